@@ -10,7 +10,7 @@ from rr.report.formatting import format_difference, format_mean_std, format_two_
 from rr.report.inputs.collect import TRAINED_CLASSIFIER
 from rr.report.paper.match import Match
 from rr.report.paper.published import PublishedResult, load_published, name_in_paper
-from rr.report.paper.settings import find_deviations
+from rr.report.paper.settings import find_deviations, recorded_datasets
 from rr.report.paper.tables import ComparisonCell
 from rr.report.paper.verdict import COMPARED, Verdict, decide_verdict
 from rr.report.statistics import mean_std
@@ -33,6 +33,17 @@ METHODS = {
 }
 TASKS = (("cifar10", "cifar10"), ("cifar100", "cifar100"), ("cifar10", "cifar100"), ("cifar100", "cifar10"),
          ("cifar100", "cifar100-20"))  # fmt: skip
+# The protocols of the table of few labels, with the headings of their columns.
+FEW_LABELS = {
+    "linear-1": "linear, 1 %",
+    "linear-10": "10 %",
+    "linear-25": "25 %",
+    "linear": "100 %",
+    "finetune-1": "finetuning, 1 %",
+    "finetune-10": "10 %",
+    "finetune-25": "25 %",
+    "finetune": "100 %",
+}
 
 
 class Experiment(NamedTuple):
@@ -87,6 +98,19 @@ def summary_table() -> str:
     return "\n".join(lines)
 
 
+def few_labels_table() -> str:
+    """Return the accuracies of Conv-4 with a part of the labels (seed 1), each with a link to its metrics."""
+    headings = ["data", "method", *FEW_LABELS.values()]
+    lines = ["| " + " | ".join(headings) + " |", "| :-- | :-- |" + " --: |" * len(FEW_LABELS)]
+    for dataset in ("cifar10", "cifar100"):
+        for method, (_, label) in METHODS.items():
+            experiment = Experiment("conv4", dataset, dataset, method)
+            cells = [_linked_accuracy(experiment, protocol) for protocol in FEW_LABELS]
+            if cells.count("–") < len(cells) - 1:  # more than linear evaluation with all labels
+                lines.append("| " + " | ".join([name_in_paper(dataset), _keep_on_one_line(label), *cells]) + " |")
+    return "\n".join(lines)
+
+
 def cost_table() -> str:
     """Return the duration of each pretraining run, and its number of views."""
     lines = ["| method, Conv-4 | CIFAR-10, hours | CIFAR-100, hours | views |", "| :-- | :-- | :-- | --: |"]
@@ -109,10 +133,17 @@ def _experiments() -> Iterator[Experiment]:
                 yield Experiment(backbone, dataset, target, method)
 
 
-def _metrics_files(experiment: Experiment) -> list[tuple[int, Path]]:
-    return _by_seed(
-        f"evaluate/{experiment.dataset}/{experiment.backbone}/{experiment.method}/*/{experiment.target}/linear/metrics.json"
-    )
+def _metrics_files(experiment: Experiment, protocol: str = "linear") -> list[tuple[int, Path]]:
+    run = f"{experiment.dataset}/{experiment.backbone}/{experiment.method}/*/{experiment.target}/{protocol}"
+    return _by_seed(f"evaluate/{run}/metrics.json")
+
+
+def _linked_accuracy(experiment: Experiment, protocol: str) -> str:
+    """Return the accuracy of seed 1 in %, with a link to its metrics, or a dash."""
+    file = dict(_metrics_files(experiment, protocol)).get(1)
+    if file is None:
+        return "–"
+    return f"[{format_two_decimals(100 * _read_json(file)['accuracy'])}]({file.relative_to(DOCS).as_posix()})"
 
 
 def _by_seed(pattern: str) -> list[tuple[int, Path]]:
@@ -134,13 +165,17 @@ def _compare(experiment: Experiment) -> ComparisonCell:
     metric = TRAINED_CLASSIFIER if published and published.is_accuracy_of_network else "accuracy"
     for seed, file in _metrics_files(experiment):
         folder = file.parents[7] / f"pretrain/{experiment.dataset}/{experiment.backbone}/{experiment.method}/{seed}"
-        pretraining, evaluation = (_read_json(path / "run.json")["params"] for path in (folder, file.parent))
+        records = [_read_json(path / "run.json") for path in (folder, file.parent)]
+        pretraining, evaluation = (record["params"] for record in records)
         settings = pretraining[f"methods.{experiment.method}"]
         epochs = settings.get("epochs", 0)
-        accuracies.append(100 * _read_json(file)[metric])
+        metrics = _read_json(file)
+        accuracies.append(100 * metrics[metric])
         if published:
             protocol, precision = evaluation["protocols.linear"], pretraining.get("precision", "float32")
-            deviations += find_deviations(published, settings, protocol, precision)
+            preprocessing = (record.get("preprocessing", {}) for record in records)
+            datasets = recorded_datasets(preprocessing, experiment.target, metrics)
+            deviations += find_deviations(published, settings, protocol, precision, datasets)
     if not accuracies:
         return ComparisonCell(published)
     match = Match(
@@ -189,7 +224,12 @@ def _keep_on_one_line(text: str) -> str:
 
 def update_tables(text: str) -> str:
     """Return a page with up-to-date tables, in place of those between `<!-- generated: … -->` lines."""
-    tables = {"accuracies": accuracy_table, "costs": cost_table, "summary": summary_table}
+    tables = {
+        "accuracies": accuracy_table,
+        "costs": cost_table,
+        "labels": few_labels_table,
+        "summary": summary_table,
+    }
     return GENERATED.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
 
 

@@ -1,7 +1,7 @@
 """Find the results of the grid that correspond to a result in the paper.
 
 Methods and protocols are matched by the settings that the runs recorded. Backbones, datasets and targets are matched by
-name.
+name; settings of a dataset that differ from the paper's are deviations.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any
 from rr.report.grouping import group_by
 from rr.report.inputs.collect import TRAINED_CLASSIFIER, EvaluationResult, GridResults
 from rr.report.paper.published import LIGHTLY, PublishedResult
-from rr.report.paper.settings import Deviation, find_deviations
+from rr.report.paper.settings import Deviation, find_deviations, recorded_datasets
 from rr.report.statistics import MeanStd, mean_std
 
 
@@ -68,6 +68,8 @@ def is_comparable(
     """Return whether a run with these settings measures the same quantity as a paper result, whatever its budget."""
     if protocol_settings["kind"] != published.protocol or protocol_settings.get("label_fraction", 1) != 1:
         return False
+    if protocol_settings.get("images_per_class") is not None:
+        return False
     kind, head = published.method, "relation"
     if kind in ("dot", "encoder-dot"):
         kind, head = "relational", kind
@@ -97,7 +99,9 @@ def _make_match(published: PublishedResult, evaluations: Sequence[EvaluationResu
     """Combine evaluations that differ only in the seed into a match."""
     first, pretraining = evaluations[0], evaluations[0].pretraining
     metric = _comparable_metric(published, evaluations)
-    deviations = find_deviations(published, pretraining.settings, first.settings, pretraining.precision)
+    records = (pretraining.record, first.record)
+    datasets = recorded_datasets((record.preprocessing for record in records), first.paths.target, first.metrics)
+    deviations = find_deviations(published, pretraining.settings, first.settings, pretraining.precision, datasets)
     if published.is_accuracy_of_network and metric == "accuracy":
         deviations.append(Deviation("new linear layer on the frozen backbone (paper: the trained network)", False))
     return Match(

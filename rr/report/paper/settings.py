@@ -4,9 +4,10 @@ The sources are the authors' code and README (mpatacchiola/self-supervised-relat
 text. lightly's settings come from its cifar10_benchmark.py at commit 42a6a92.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from rr.report.paper.published import LIGHTLY, PublishedResult
+from rr.report.paper.published import LIGHTLY, PublishedResult, name_in_paper
 
 _VIEWS = {("resnet32", "tiny-imagenet"): 16, ("resnet34", "stl10-unlabeled"): 25}
 _CROP_FLIP = {"crop": "padded", "padding": 0.125, "flip": 0.5}
@@ -80,6 +81,21 @@ _PROTOCOLS: dict[str, dict[str, Any]] = {
     },
     "knn": {"neighbors": 200, "temperature": 0.1},
 }
+_CIFAR = {"image_size": 32, "stored_size": None, "train_images": 50_000, "test_images": 10_000}
+_CIFAR100 = _CIFAR | {"mean": [0.507, 0.487, 0.441], "std": [0.267, 0.256, 0.276]}
+_HALF, _QUARTER = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
+_STL10 = {"image_size": 96, "stored_size": None, "mean": _HALF, "std": _HALF}
+_64_PIXELS = {"image_size": 64, "stored_size": None, "mean": _HALF, "std": _QUARTER}
+_DATASETS: dict[str, dict[str, Any]] = {
+    "cifar10": _CIFAR | {"mean": [0.491, 0.482, 0.447], "std": [0.247, 0.243, 0.262]},
+    "cifar100": _CIFAR100,
+    "cifar100-20": _CIFAR100,
+    "stl10": _STL10 | {"train_images": 5_000, "test_images": 8_000},
+    "stl10-unlabeled": _STL10,
+    "tiny-imagenet": _64_PIXELS | {"train_images": 100_000, "test_images": 10_000},
+    "slimagenet64": _64_PIXELS | {"train_images": 160_000, "test_images": 40_000},
+}
+_PREPROCESSING = ("image_size", "stored_size", "mean", "std")
 _BUDGET = {"epochs", "views"}
 _SYMBOLS = {"batch_size": "M", "views": "K"}
 
@@ -172,13 +188,29 @@ def find_deviations(
     method_settings: dict[str, Any],
     protocol_settings: dict[str, Any],
     precision: str = "float32",
+    datasets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Deviation]:
-    """Return a run's deviations from a paper result, including those that no setting can remove."""
+    """Return a run's deviations from a paper result, including those that no setting can remove.
+
+    Args:
+        published: the result in the paper.
+        method_settings: the settings of the method.
+        protocol_settings: the settings of the protocol. They are not compared if the paper's result is the accuracy of
+            the trained network, because no protocol affects it.
+        precision: the floating-point precision used in training.
+        datasets: what the run recorded about its datasets, from `recorded_datasets`.
+    """
     deviations = []
+    protocol = {} if published.is_accuracy_of_network else _PROTOCOLS[published.protocol]
     for settings, expected, prefix in (
         (method_settings, _paper_settings(published, method_settings["kind"]), ""),
-        (protocol_settings, _PROTOCOLS[published.protocol], f"{published.protocol} "),
-    ):
+        (protocol_settings, protocol, f"{published.protocol} "),
+        *(
+            (ours, {key: theirs for key, theirs in _paper_dataset(published, name).items() if key in ours},
+             f"{name_in_paper(name)}: ")
+            for name, ours in (datasets or {}).items()
+        ),
+    ):  # fmt: skip
         for key, theirs in expected.items():
             ours = settings.get(key)
             if key == "augmentation":
@@ -219,6 +251,30 @@ def paper_protocol_settings(kind: str) -> dict[str, Any]:
     return {} if kind == "knn" else _PROTOCOLS.get(kind, {})
 
 
+def paper_preprocessing(dataset: str) -> dict[str, Any]:
+    """Return the size and normalization of a dataset's images in the paper; empty if the paper does not use it."""
+    return {key: value for key, value in _DATASETS.get(dataset, {}).items() if key in _PREPROCESSING}
+
+
+def recorded_datasets(
+    preprocessing: Iterable[Mapping[str, Any]], target: str, metrics: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """Return what a run recorded about its datasets, by name, for `find_deviations`.
+
+    Args:
+        preprocessing: the preprocessing in the records of the pretraining and the evaluation.
+        target: the target dataset.
+        metrics: the metrics of the evaluation, with the numbers of training and test images.
+    """
+    datasets: dict[str, dict[str, Any]] = {}
+    for sections in preprocessing:
+        for path, values in sections.items():
+            datasets.setdefault(path.removeprefix("datasets."), {}).update(values)
+    counts = {name: metrics[name] for name in ("train_images", "test_images") if name in metrics}
+    datasets.setdefault(target, {}).update(counts)
+    return datasets
+
+
 def is_augmentation_operation(name: str) -> bool:
     """Return whether a key of an augmentation is an operation that the value 0 disables, such as `flip`."""
     return name in _OPERATIONS
@@ -234,6 +290,12 @@ def _paper_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
     return expected
 
 
+def _paper_dataset(published: PublishedResult, name: str) -> dict[str, Any]:
+    """Return the paper's preprocessing and number of images of a dataset. lightly's normalization is not compared."""
+    skipped = ("mean", "std") if published.table == LIGHTLY else ()
+    return {key: value for key, value in _DATASETS.get(name, {}).items() if key not in skipped}
+
+
 def _enabled_operations(augmentation: dict[str, Any]) -> dict[str, Any]:
     """Return an augmentation's enabled operations and their settings, which determine its effect."""
     names = [name for name in _OPERATIONS if name == augmentation.get("crop") or augmentation.get(name)]
@@ -241,7 +303,7 @@ def _enabled_operations(augmentation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe_deviation(prefix: str, key: str, ours: Any, theirs: Any, published: PublishedResult) -> str:
-    if key == "epochs":
+    if key == "epochs" and ours < theirs:
         return f"{ours} of {theirs} {prefix}epochs"
     name = f"{prefix}{_SYMBOLS.get(key, key.replace('_', ' '))}"
     source = "lightly" if published.table == LIGHTLY else "paper"
@@ -253,4 +315,10 @@ def _format_setting(value: Any) -> str:
     if isinstance(value, dict):
         others = (f"{key.replace('_', ' ')} {_format_setting(item)}" for key, item in value.items() if key != "kind")
         return ", ".join(filter(None, [value.get("kind"), *others]))
-    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_format_setting, value))
+    if value is None:
+        return "none"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,7 +6,12 @@ from fractions import Fraction
 from typing import Any
 
 from rr.report.inputs.collect import GridResults
-from rr.report.paper.settings import is_augmentation_operation, paper_method_settings, paper_protocol_settings
+from rr.report.paper.settings import (
+    is_augmentation_operation,
+    paper_method_settings,
+    paper_preprocessing,
+    paper_protocol_settings,
+)
 from rr.report.table import Cell, Column, Table, make_table
 
 _SECTIONS = ("methods", "backbones", "protocols", "datasets")
@@ -38,7 +43,7 @@ def build_settings(results: GridResults) -> dict[str, Table]:
 
 
 def _published_settings(results: GridResults) -> dict[str, dict[str, list[dict[str, str]]]]:
-    """Return the paper's settings of each method and protocol of the grid, by its section and name.
+    """Return the paper's settings of each method, protocol and dataset of the grid, by its section and name.
 
     A method has one entry for each backbone and dataset, because the paper's settings depend on them.
     """
@@ -48,7 +53,9 @@ def _published_settings(results: GridResults) -> dict[str, dict[str, list[dict[s
         methods.setdefault(run.paths.method, []).append(_flatten(settings))
     kinds = {run.paths.protocol: run.kind for run in results.evaluations}
     protocols = {name: [_flatten(paper_protocol_settings(kind))] for name, kind in kinds.items()}
-    return {"methods": methods, "protocols": protocols}
+    names = [name for run in results.evaluations for name in (run.paths.pretraining.dataset, run.paths.target)]
+    datasets = {name: [_flatten(paper_preprocessing(name))] for name in names}
+    return {"methods": methods, "protocols": protocols, "datasets": datasets}
 
 
 def _settings_tables(

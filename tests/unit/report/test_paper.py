@@ -37,7 +37,12 @@ from rr.report.page import escape_markdown
 from rr.report.paper.averages import BASELINES, mean_margin_of_first_row
 from rr.report.paper.match import Match, find_match, is_comparable
 from rr.report.paper.published import PAPER_CSV, PublishedResult, load_published
-from rr.report.paper.settings import KNOWN_DEVIATIONS, find_deviations
+from rr.report.paper.settings import (
+    KNOWN_DEVIATIONS,
+    find_deviations,
+    paper_preprocessing,
+    recorded_datasets,
+)
 from rr.report.paper.tables import comparison_table
 from rr.report.paper.verdict import Verdict, decide_verdict, describe_chance_differences
 from rr.report.sections.paper_comparison import build_comparison
@@ -258,6 +263,47 @@ def test_deviations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clusters = method_settings(params, "deepcluster-paper") | {"clusters_per": "dataset"}
     deviations = find_deviations(find_published("L1", "deepcluster", "Table 2"), clusters, linear)
     assert deviations[0] == ("clusters per = dataset (paper: class)", False)
+    longer = find_deviations(published, full | {"epochs": 400}, linear)
+    assert longer == [("epochs = 400 (paper: 200)", False)]
+    # The accuracy of the trained network does not depend on the protocol.
+    supervised = find_published("L1", "supervised", "Table 2")
+    assert find_deviations(supervised, method_settings(params, "supervised-paper"), short) == []
+
+
+def test_deviations_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_suites(tmp_path, monkeypatch, "cifar")
+    random, linear = {"kind": "random"}, to_jsonable_python(params.protocols["linear"])
+    published = find_published("T1", "random")  # ResNet-32, CIFAR-10 → CIFAR-100
+    metrics = {"accuracy": 0.1, "train_images": 50_000, "test_images": 10_000}
+
+    def find_data_deviations(metrics: dict[str, float], **changes: Any) -> list[str]:
+        datasets = {
+            f"datasets.{name}": stage_params(params, "convert", dataset=name)[f"datasets.{name}"]
+            for name in ("cifar10", "cifar100")
+        }
+        datasets["datasets.cifar10"] |= changes
+        recorded = recorded_datasets([datasets], "cifar100", metrics)
+        return [deviation.text for deviation in find_deviations(published, random, linear, "float32", recorded)]
+
+    assert find_data_deviations(metrics) == []
+    assert find_data_deviations(metrics, image_size=64) == ["CIFAR-10: image size = 64 (paper: 32)"]
+    assert find_data_deviations(metrics, stored_size=40) == ["CIFAR-10: stored size = 40 (paper: none)"]
+    assert find_data_deviations(metrics, std=[0.25, 0.25, 0.25]) == [
+        "CIFAR-10: std = 0.25, 0.25, 0.25 (paper: 0.247, 0.243, 0.262)"
+    ]
+    assert find_data_deviations(metrics | {"train_images": 500, "test_images": 100}) == [
+        "CIFAR-100: train images = 500 (paper: 50,000)",
+        "CIFAR-100: test images = 100 (paper: 10,000)",
+    ]
+
+
+def test_paper_preprocessing_is_that_of_params_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_suites(tmp_path, monkeypatch, "cifar")
+    names = {name for result in load_published() for name in (result.dataset, result.target)}
+    for name in names:
+        ours = stage_params(params, "convert", dataset=name)[f"datasets.{name}"]
+        assert paper_preprocessing(name) == {key: ours[key] for key in paper_preprocessing(name)}
+    assert paper_preprocessing("shapes") == {}
 
 
 def test_is_comparable_depends_on_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +316,7 @@ def test_is_comparable_depends_on_settings(tmp_path: Path, monkeypatch: pytest.M
         assert not is_comparable(relational, method_settings(params, other), linear)
     assert not is_comparable(relational, full | {"label_fraction": 0.1}, linear)
     assert not is_comparable(relational, full, linear | {"label_fraction": 0.1})
+    assert not is_comparable(relational, full, linear | {"images_per_class": 10})
     assert not is_comparable(relational, full, {"kind": "knn", "neighbors": 20, "temperature": 0.1})
     dot = find_published("A1", "dot", target="cifar10", dataset="cifar10")
     assert is_comparable(dot, method_settings(params, "dot-paper"), linear)
