@@ -169,7 +169,9 @@ def _decode_or_explain(data: bytes | Image.Image, draft_size: int | None = None)
 _MIN_ZEROS = 65  # bytes
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # a marker that starts a segment or ends the image
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"  # name and checksum of the last chunk
 _PNG_PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
+_QOI_END = bytes(7) + b"\1"
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -212,10 +214,14 @@ def _decode_pixels(data: bytes, draft_size: int | None = None) -> DecodedImage:
 
 
 def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) -> bool:
-    """Return whether the compressed pixels of a JPEG, WebP or AVIF image end in zeros that no encoder has written.
+    """Return whether the compressed pixels of an image end in zeros that no encoder has written.
 
-    Pillow decodes such images without an error.
+    These are formats that Pillow decodes without an error in this case. Without compression, zeros are black pixels.
     """
+    if image_format in ("PNG", "ICO", "ICNS"):  # icons may contain several PNG images
+        return data.endswith(bytes(4 + len(_PNG_END))) and data.count(_PNG_SIGNATURE) > data.count(_PNG_END)
+    if image_format == "QOI":
+        return data.endswith(bytes(len(_QOI_END))) and not data.rstrip(b"\0").endswith(_QOI_END)
     if image_format in ("JPEG", "MPO"):  # an MPO file has several JPEG images, of which only the first one is read
         return data.endswith(bytes(_MIN_ZEROS)) and not _has_end_of_jpeg(data)
     if image_format not in ("WEBP", "AVIF"):

@@ -20,6 +20,21 @@ def to_png(image: Image.Image, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+Image.init()  # loads the plugins
+# Without formats that need another program (BUFR to WMF), contain only floating-point numbers or are deprecated.
+READ_AND_WRITTEN = Image.SAVE.keys() & Image.OPEN.keys() - {"BUFR", "EPS", "GRIB", "HDF5", "WMF", "SPIDER", "IM"}
+
+
+def encode(image: Image.Image, image_format: str, **options: object) -> bytes | None:
+    """Return the encoded image, or None if the format does not support the image's mode."""
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, image_format, **options)
+    except (OSError, ValueError, KeyError):
+        return None
+    return buffer.getvalue()
+
+
 def test_png_is_lossless() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     assert np.array_equal(decode_image(encode_png(pixels), 32), pixels)
@@ -184,6 +199,35 @@ def test_jpeg_image_that_ends_in_zeros_is_damaged(kept: float, quality: int, pro
     for draft_size in (None, 32):
         with pytest.raises(UnreadableImageError):
             decode_image(data[:num_kept] + bytes(len(data) - num_kept), draft_size)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
+@pytest.mark.parametrize("image_format", ["PNG", "ICO", "ICNS", "QOI"])
+@pytest.mark.parametrize("num_zeros", [20, 4096, 12000])
+def test_image_without_its_end_marker_is_damaged(image_format: str, mode: str, num_zeros: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 4), np.uint8)
+    data = encode(Image.fromarray(noise).convert(mode), image_format)
+    if data is None:
+        pytest.skip(f"{image_format} images of mode {mode} do not exist")
+    assert np.array_equal(decode_image(data + bytes(5000)), decode_image(data))  # some programs pad files
+    num_zeros = min(num_zeros, len(data) // 2)
+    with pytest.raises(UnreadableImageError):
+        decode_image(data[:-num_zeros] + bytes(num_zeros))
+
+
+@pytest.mark.parametrize("image_format", sorted(READ_AND_WRITTEN))
+@pytest.mark.parametrize("num_rows", [0, 1, 50])  # above a black area
+def test_image_that_ends_in_black_is_not_damaged(image_format: str, num_rows: int) -> None:
+    pixels = np.zeros((256, 256), np.uint8)
+    pixels[:num_rows] = np.random.default_rng(0).integers(0, 256, (num_rows, 256), np.uint8)
+    num_decoded = 0
+    for mode in ("RGB", "RGBA", "L", "P", "1", "I;16"):
+        for options in ({}, {"compression": "tiff_deflate"}, {"lossless": True}, {"compress_level": 0}):
+            data = encode(Image.fromarray(pixels).convert(mode), image_format, **options)
+            if data is not None:
+                assert np.array_equal(decode_image(data + bytes(5000)), decode_image(data))
+                num_decoded += 1
+    assert num_decoded
 
 
 def test_mpo_file_needs_only_its_first_image() -> None:
