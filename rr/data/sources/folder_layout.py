@@ -19,8 +19,8 @@ from rr.runtime.formatting import format_count, format_names
 
 _HOW_TO_STATE = (
     "Specify the layout in this dataset's source in params.yaml: `splits: {train: FOLDER, test: FOLDER}` (without "
-    "test, test_fraction of train is held out), `splits: none` if each folder is a class, or `labels: none` to use all "
-    "images without labels"
+    "test, test_fraction of train is held out), `splits: none` if each folder is a class, or `labels: none` to use the "
+    "images of all folders without labels"
 )
 
 
@@ -46,14 +46,23 @@ class FolderLayout(NamedTuple):
         class_names: class names in alphabetical order; empty if the images are unlabeled.
         files: for each split ("train" and "test", or "all" if test images are to be held out), the files of each class,
             relative to the dataset folder. The key of unlabeled images is the empty string.
-        folders: the folder of each split, relative to the dataset folder ("" for that folder itself).
+        folders: the folder of each split, relative to the dataset folder ("" for that folder itself). The test folder
+            may be in the training folder; its images are not training images.
+        unused: folders in the training folder that are not used.
         test_choice: why the test folder was chosen, or an empty string if the reason is the default order.
     """
 
     class_names: list[str]
     files: dict[str, dict[str, list[str]]]
     folders: dict[str, str]
+    unused: list[str]
     test_choice: str
+
+    def is_used(self, name: str) -> bool:
+        """Return whether a file, relative to the dataset folder, is in a folder that is used."""
+        return any(is_below(name, folder) for folder in self.folders.values()) and not any(
+            is_below(name, folder) for folder in self.unused
+        )
 
 
 def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> FolderLayout:
@@ -71,10 +80,18 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
         folders, test_choice = {"all": ""}, ""
     else:
         folders, test_choice = _find_split_folders(tree, "", is_labeled)
+    unused: list[str] = []
     if is_labeled:
         files = {split: _list_classes(tree, folder, source) for split, folder in folders.items()}
     else:
         files = {split: {"": tree.files_below(folder)} for split, folder in folders.items()}
+        if "test" in folders and is_below(folders["test"], folders["train"]):
+            siblings = [child for child in tree.children(folders["train"]) if child != folders["test"]]
+            unused = [child for child in siblings if find_split(basename(child)) in TEST_ROLES]
+            reserved = [folders["test"], *unused]
+            files["train"][""] = [
+                name for name in files["train"][""] if not any(is_below(name, folder) for folder in reserved)
+            ]
     for split, classes in files.items():
         if not any(classes.values()):
             raise UserError(
@@ -84,7 +101,7 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
     if "test" in files:
         _check_same_classes(tree, folders, files)
     classes = files["train" if "test" in files else "all"]
-    return FolderLayout(sorted(name for name in classes if name), files, folders, test_choice)
+    return FolderLayout(sorted(name for name in classes if name), files, folders, unused, test_choice)
 
 
 class _Tree:
@@ -189,7 +206,10 @@ def _folders_from_names(tree: _Tree, splits: SplitNames) -> dict[str, str]:
 
 
 def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dict[str, str], str]:
-    """Return the attributes `folders` and `test_choice` of a `FolderLayout`, for the splits in `folder`."""
+    """Return the attributes `folders` and `test_choice` of a `FolderLayout`, for the splits in `folder`.
+
+    Without labels, all images outside the folders of test splits are training images.
+    """
     by_role: dict[str | None, list[str]] = defaultdict(list)
     for child in [*tree.children(folder), *tree.empty_children(folder)]:
         by_role[find_split(basename(child))].append(child)
@@ -201,10 +221,13 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
     if train and tests:
         test, test_choice = _choose_test_folder(tree, train[0], tests) if is_labeled else (tests[0], "")
         for candidates, split in ((train, "training"), (test, "test")):
-            if len(candidates) > 1:
+            if len(candidates) > 1 and (is_labeled or split == "test"):
                 raise _ambiguity_error(
                     f"{where} has {len(candidates)} folders of {split} images: {tree.describe(candidates)}"
                 )
+        has_other_images = bool(others or train[1:] or tree.num_direct_images[folder])
+        if not is_labeled and has_other_images and tree.num_images[train[0]]:
+            return {"train": folder, "test": test[0]}, ""
         return {"train": train[0], "test": test[0]}, test_choice
     if is_labeled:
         if train and others:

@@ -73,16 +73,12 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
             skipped.add_damaged(damaged_file)
         skipped.raise_if_unreadable()
         raise
-
-    def is_used(name: str) -> bool:
-        return any(is_below(name, folder) for folder in layout.folders.values())
-
     for file in listing.skipped:
         skipped.count(file)
     for damaged_file in listing.damaged:
-        if is_used(damaged_file.name):
+        if layout.is_used(damaged_file.name):
             skipped.add_damaged(damaged_file)
-    unused = [name for name in [*listing.files, *(file.name for file in listing.damaged)] if not is_used(name)]
+    unused = [name for name in [*listing.files, *(file.name for file in listing.damaged)] if not layout.is_used(name)]
     for name in unused:
         skipped.count(SkippedFile(name, UNUSED))
     files = _label_files(layout)
@@ -95,6 +91,8 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
             "test": f"{source.test_fraction:g} of the images{' of each class' if layout.class_names else ''}, held out",
         }
     else:
+        if is_below(layout.folders["test"], layout.folders["train"]):
+            origins["train"] = "all other folders"
         images = skipped.iter_readable(_iter_readable_images(root, files, skipped))
         origins["test"] += f" ({layout.test_choice})" if layout.test_choice else ""
     if unused:

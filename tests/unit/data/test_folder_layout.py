@@ -249,7 +249,11 @@ def test_without_splits_each_folder_is_a_class(tmp_path: Path) -> None:
     [
         ({"2019/summer": 4, "2020": 4, "": 2}, "auto", (8, 2)),
         ({"Training": 5, "Holiday": 5}, "auto", (8, 2)),
-        ({"train": 3, "test/a": 2, "more": 2}, "auto", (3, 2)),
+        ({"train": 3, "test/a": 2, "more/b": 2, "": 1}, "auto", (6, 2)),
+        ({"a/train": 3, "a/test": 2, "a/more": 2}, "auto", (5, 2)),
+        ({"train1": 3, "train2": 1, "test": 2}, "auto", (4, 2)),
+        ({"train": 3, "test": 2, "val": 4}, "auto", (3, 2)),
+        ({"train": 3, "val": 2, "more": 1}, {"train": "train", "test": "val"}, (3, 2)),
         ({"train": 3, "test": 2}, "none", (4, 1)),
         ({"x/a": 3, "y/b": 2, "z": 1}, {"train": "x", "test": "y"}, (3, 2)),
     ],
@@ -261,6 +265,26 @@ def test_images_without_labels(tmp_path: Path, counts: dict, splits: object, exp
     assert facts["classes"] == 0
     assert set(raw.RawFile(raw_file(root)).labels) == {raw.UNLABELED}
     assert f"unlabeled images: {expected[0]} train, {expected[1]} test" in format_fetch_facts(facts)
+
+
+def test_test_splits_are_never_training_images_without_labels(tmp_path: Path) -> None:
+    counts = in_folders("train", "test") | {"unlabeled": 4, "validation": 2, "": 1}
+    root = save_tree(tmp_path / "images", counts)
+    facts = fetch_folder(root, labels="none")
+    assert facts["images"] == {"train": 11, "test": 6}
+    assert facts["splits"] == {
+        "train": "all other folders", "test": "folder test", "not used": "validation (2 images)",
+    }  # fmt: skip
+    assert {name.split("/")[0] for name, (split, _) in fetched_labels(root).items() if split == "test"} == {"test"}
+    for number in range(3):
+        (root / f"train/cat/{number}.png").write_bytes(b"")
+        (root / f"validation/{number}.png").write_bytes(b"")
+    facts = fetch_folder(root, labels="none", on_unreadable="skip")
+    assert facts["images"] == {"train": 8, "test": 6}
+    shutil.rmtree(root / "train")
+    (root / "train").mkdir()
+    with pytest.raises(UserError, match="train has no images"):
+        fetch_folder(root, labels="none")
 
 
 def test_flat_test_folder_raises_with_both_ways_out(tmp_path: Path) -> None:
