@@ -9,7 +9,10 @@ missing, damaged or outdated.
 
 import os
 import random
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,12 +33,13 @@ from rr.params import (
 )
 from rr.params.backbones import check_backbone_name
 from rr.params.methods import TrainableConfig
-from rr.project import create_project, describe_outdated_files
+from rr.project import check_can_create_project, create_project, describe_outdated_files, read_template
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count, format_names, utc_now
 from rr.runtime.gpu_lock import acquire_device
 from rr.runtime.hashing import json_sha256
 from rr.runtime.local_copy import ensure_local_copy
+from rr.runtime.lock import exclusive_lock
 from rr.runtime.machine import describe_machine, package_versions
 from rr.runtime.malloc import keep_freed_memory
 from rr.runtime.signals import run_command
@@ -50,8 +54,20 @@ from rr.workflow.grid_checks import (
 )
 from rr.workflow.params_file import require_single_grid, write_params
 from rr.workflow.records import RunRecorder, find_current_record, find_record, load_record, record_run
-from rr.workflow.sync import register_run, require_engines, sync_engines, was_started_by_dvc, was_started_by_user
-from rr.workflow.verify import find_grid_changed_files, find_grid_mismatches, find_mismatches
+from rr.workflow.sync import (
+    register_run,
+    require_engines,
+    sync_engines,
+    was_started_by_dvc,
+    was_started_by_engine,
+    was_started_by_user,
+)
+from rr.workflow.verify import (
+    check_unchanged_during_run,
+    find_grid_changed_files,
+    find_grid_mismatches,
+    find_mismatches,
+)
 
 if TYPE_CHECKING:
     from rr.data.preprocessing import Preprocessing
@@ -81,73 +97,106 @@ def run_init_images(
     """Fetch a user's own images, and add them to the parameter file as a dataset, with a grid that trains on them.
 
     The parameter file is changed only after all images have been read. If it already defines a dataset with the same
-    name and path, this definition is not changed. If `params.yaml` is missing, a project is created in the current
-    folder first. If an earlier call has already added the images, UserError is raised or, with `accept_earlier`, the
-    images are fetched again.
+    name and path, this definition is not changed. If `params.yaml` is missing, a project is then created in the current
+    folder; if the images cannot be read, the folder stays as it was. If an earlier call has already added the images,
+    UserError is raised or, with `accept_earlier`, the images are fetched again.
     """
     from rr.workflow import init
 
     require_single_process("init")
     init.check_folder(path)
-    source = init.make_source_config(path, use_labels=use_labels, skip_unreadable=skip_unreadable)
     if not params_file.is_file() and params_file == paths.PARAMS_FILE:
-        create_project(Path.cwd())
-    params, text = load_params(params_file), read_utf8(params_file)
+        check_can_create_project(Path.cwd())
+    params, text = _load_or_make_params(params_file)
     require_single_grid(text, params_file)
+    source = init.make_source_config(
+        path, name, params, params_file, use_labels=use_labels, skip_unreadable=skip_unreadable
+    )
     if accept_earlier and (known := init.find_in_grid(path, name, source, params)):
         # Images may have been added or removed.
         return f"{run_fetch(known, None, params_file)}\nthe grid in {params_file} already trains on {known}"
     name = init.choose_name(path, name, params, params_file)
-    is_new = name not in params.datasets
-    if not is_new and (skip_unreadable or not use_labels):
+    if is_new := name not in params.datasets:
+        params = parse_params(init.add_dataset(text, name, source, init.IMAGE_SIZES[0]), params_file)
+    defined = params.datasets[name].source.model_dump()
+    if any(defined.get(key) != value for key, value in source.items() if key in ("labels", "on_unreadable")):
         raise UserError(
             f"--no-labels and --skip-unreadable apply only to new datasets, but {params_file} already defines {name}: "
             "set `labels: none` or `on_unreadable: skip` in its source there, or choose another name with --name"
         )
-    if is_new:
-        params = parse_params(init.add_dataset(text, name, source, init.IMAGE_SIZES[0]), params_file)
     files = paths.DatasetPaths(name)
     run = stage_runs.make_fetch_run(params, name)
-    try:
-        with record_run(run) as recorder:
-            from rr.fetch import fetch, format_fetch_facts
+    with _undo_without_project(run, params_file):
+        try:
+            with record_run(run) as recorder:
+                from rr.fetch import fetch, format_fetch_facts
 
-            facts = recorder.facts = fetch(params.datasets[name].source, files.images, files.download_dir)
-    except UserError as error:
-        if not is_new:
-            raise
-        raise UserError(
-            f"{error}\n{params_file} is unchanged. rr init --no-labels treats all images as unlabeled, and "
-            "--skip-unreadable leaves out those that cannot be read. To set other keys of the source, add this entry "
-            f"with those keys to the section `datasets` of the file, and run the same command again:\n"
-            f"{init.format_dataset_entry(name, source)}"
-        ) from error
-    from rr.data.raw import RawFile
+                facts = recorder.facts = fetch(params.datasets[name].source, files.images, files.download_dir)
+        except UserError as error:
+            if not is_new:
+                raise
+            state = f"{params_file} is unchanged" if params_file.is_file() else "no project was created"
+            raise UserError(
+                f"{error}\n{state}. rr init --no-labels treats all images as unlabeled, and --skip-unreadable leaves "
+                "out those that cannot be read. To set other keys of the source, "
+                f"{init.explain_entry('this entry with those keys', params_file)}:\n"
+                f"{init.format_dataset_entry(name, source)}"
+            ) from error
+        from rr.data.raw import RawFile
 
-    raw_file = RawFile(files.images)
-    former, text = load_params(params_file), read_utf8(params_file)  # reading the images may have taken hours
-    if (name not in former.datasets) != is_new:
-        change = "added to" if is_new else "removed from"
-        raise UserError(
-            f"the dataset {name} was {change} {params_file} while the images were read: run the same command again"
+        raw_file = RawFile(files.images)
+        former, text = _load_or_make_params(params_file)  # reading the images may have taken hours
+        if (name not in former.datasets) != is_new:
+            change = "added to" if is_new else "removed from"
+            raise UserError(
+                f"the dataset {name} was {change} {params_file} while the images were read: run the same command again"
+            )
+        median_side, num_images = facts["sizes"]["median_shorter_side"], len(raw_file.labels)
+        is_test = raw_file.splits == "test"
+        image_size, stored_size = init.choose_image_size(median_side), init.choose_stored_size(median_side, num_images)
+        hint = ""
+        if is_new:
+            text = init.add_dataset(text, name, source, image_size, stored_size)
+        elif (former.datasets[name].image_size, former.datasets[name].stored_size) != (image_size, stored_size):
+            sizes = f"image_size: {image_size}" + (f" and stored_size: {stored_size}" if stored_size else "")
+            hint = f"\nthe sizes that {params_file} defines are kept; for a new dataset, rr init would write {sizes}"
+        text = init.set_grid_for_dataset(
+            text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test]
         )
-    median_side, num_images = facts["sizes"]["median_shorter_side"], len(raw_file.labels)
-    is_test = raw_file.splits == "test"
-    image_size, stored_size = init.choose_image_size(median_side), init.choose_stored_size(median_side, num_images)
-    hint = ""
-    if is_new:
-        text = init.add_dataset(text, name, source, image_size, stored_size)
-    elif (former.datasets[name].image_size, former.datasets[name].stored_size) != (image_size, stored_size):
-        sizes = f"image_size: {image_size}" + (f" and stored_size: {stored_size}" if stored_size else "")
-        hint = f"\nthe sizes that {params_file} defines are kept; for a new dataset, rr init would write {sizes}"
-    text = init.set_grid_for_dataset(
-        text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test]
-    )
-    new_params = parse_params(text, params_file)
-    write_params(params_file, text)
+        new_params = parse_params(text, params_file)
+        if not params_file.is_file():
+            create_project(Path.cwd())
+        write_params(params_file, text)
     _register_with_engines(run, params_file)
     fetched = f"{files.images}: {format_fetch_facts(facts)}{grid.describe_replaced(former, new_params)}"
     return f"{fetched}\n{init.describe_new_dataset(new_params, params_file, name, raw_file.labels[is_test])}{hint}"
+
+
+def _load_or_make_params(params_file: Path) -> tuple[Params, str]:
+    """Return the contents and the text of a parameter file or, if `params.yaml` is missing, of a new project's file."""
+    if params_file.is_file() or params_file != paths.PARAMS_FILE:
+        return load_params(params_file), read_utf8(params_file)
+    text = read_template(params_file)
+    return parse_params(text, params_file), text
+
+
+@contextmanager
+def _undo_without_project(run: stage_runs.StageRun, params_file: Path) -> Iterator[None]:
+    """Delete what a run has written if the body fails before a project has been created."""
+    is_first = not run.folder.exists()
+    try:
+        yield
+    except BaseException:
+        if is_first and not params_file.is_file():
+            with suppress(UserError), exclusive_lock(run.folder):  # not if another process is writing there
+                shutil.rmtree(run.folder, ignore_errors=True)
+                files = (paths.lock_file(run.folder), paths.status_file(run.stage, run.folder.parts[2:]))
+                for file in files:
+                    file.unlink(missing_ok=True)
+                for parent in [parent for path in (run.folder, *files) for parent in path.parents]:
+                    with suppress(OSError):
+                        parent.rmdir()
+        raise
 
 
 def check_can_run(params_file: Path) -> None:
@@ -665,8 +714,14 @@ def _kind_and_path(fetch_params: dict[str, Any]) -> list[tuple[str, str | None]]
 
 
 def _register_with_engines(run: stage_runs.StageRun, params_file: Path) -> None:
-    """Register a finished run with DVC and Snakemake if a user started it. Both read only `params.yaml`."""
-    if was_started_by_user() and params_file.resolve() == paths.PARAMS_FILE.resolve():
+    """Register a finished run with DVC and Snakemake if a user started it. Both read only `params.yaml`.
+
+    Raises:
+        UserError: if an engine started the run, and its parameters, code or inputs have changed meanwhile.
+    """
+    if was_started_by_engine():
+        check_unchanged_during_run(run, params_file)
+    elif was_started_by_user() and params_file.resolve() == paths.PARAMS_FILE.resolve():
         register_run(run, load_params(params_file))
 
 

@@ -8,14 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rr.data.folder_listing import describe_non_folder, image_kind, list_folder
+from rr.data.folder_listing import (
+    BROKEN_LINK,
+    OTHER_SUFFIX,
+    describe_non_folder,
+    file_suffix,
+    image_kind,
+    list_folder,
+)
 from rr.data.printable_names import display_name
 from rr.errors import UserError
 from rr.evaluate.protocol_checks import find_protocol_problem
-from rr.params import Params, parse_params
+from rr.params import Params, ParquetSource, parse_params
 from rr.params.base import NAME
 from rr.paths import PARAMS_FILE, expand_user
-from rr.runtime.formatting import format_count
+from rr.runtime.formatting import format_count, format_names
 from rr.workflow.params_file import dump_yaml, make_yaml, set_axis
 from rr.workflow.suites import add_methods
 
@@ -105,7 +112,7 @@ def find_in_grid(path: Path, name: str | None, source: dict[str, str], params: P
     dataset's source, which may have other keys as well.
     """
     name = name or _default_name(path)
-    if name not in params.datasets or not _is_source_of(path, name, params):
+    if not _is_source_of(path, name, params):
         return None
     values = params.datasets[name].source.model_dump()
     is_same = all(values.get(key) == value for key, value in source.items() if key != "path")
@@ -124,8 +131,8 @@ def _default_name(path: Path) -> str:
 
 
 def _is_source_of(path: Path, name: str, params: Params) -> bool:
-    """Return whether the images of the dataset `name` come from `path`."""
-    source_path = getattr(params.datasets[name].source, "path", None)
+    """Return whether `params` defines a dataset `name` whose images come from `path`."""
+    source_path = getattr(params.datasets[name].source, "path", None) if name in params.datasets else None
     return source_path is not None and expand_user(source_path).resolve() == expand_user(path).resolve()
 
 
@@ -148,32 +155,80 @@ def check_folder(path: Path) -> None:
         )
 
 
-def make_source_config(path: Path, *, use_labels: bool = True, skip_unreadable: bool = False) -> dict[str, str]:
+def make_source_config(
+    path: Path,
+    name: str | None,
+    params: Params,
+    params_file: Path,
+    *,
+    use_labels: bool = True,
+    skip_unreadable: bool = False,
+) -> dict[str, str]:
     """Return the `source` section for a folder of images, a Parquet file, or a folder of Parquet files.
+
+    The kind is that of the dataset with the same name and path in `params`, if there is one.
 
     Args:
         path: the folder or file.
+        name: the dataset's name; by default, that of the folder or file.
+        params: the contents of `params_file`.
+        params_file: the parameter file.
         use_labels: whether folder names or a column may serve as labels.
         skip_unreadable: whether to leave out images that cannot be read.
 
     Raises:
-        UserError: if `path` is neither a folder nor a Parquet file.
+        UserError: if `path` is neither a folder nor a Parquet file, or if it contains both images and Parquet files
+            with images.
     """
     expanded = expand_user(path)
-    if expanded.is_file() and expanded.suffix.lower() == ".parquet":
-        kind = "parquet"
-    elif not expanded.is_dir():
-        what = describe_non_folder(expanded)
-        raise UserError(f"{display_name(path)} is not a folder or a Parquet file{what}: use a folder of images")
-    else:
-        has_images = bool(list_folder(expanded, image_kind()).files)
-        kind = "imagefolder" if has_images or not any(expanded.rglob("*.parquet")) else "parquet"
-    source = {"kind": kind, "path": str(path)}
+    source = {"kind": "parquet", "path": str(path)}
     if not use_labels:
         source["labels"] = "none"
     if skip_unreadable:
         source["on_unreadable"] = "skip"
-    return source
+    if expanded.is_file() and expanded.suffix.lower() == ".parquet":
+        return source
+    if not expanded.is_dir():
+        what = describe_non_folder(expanded)
+        raise UserError(f"{display_name(path)} is not a folder or a Parquet file{what}: use a folder of images")
+    name = name or _default_name(path)
+    if _is_source_of(path, name, params):
+        return source | {"kind": params.datasets[name].source.kind}
+    listing = list_folder(expanded, image_kind())
+    tables = [
+        file.name
+        for file in listing.skipped
+        if file_suffix(file.name) == ".parquet" and file.reason in (OTHER_SUFFIX, BROKEN_LINK)
+    ]
+    if tables and not listing.files:
+        return source
+    if any(_may_contain_images(expanded / table) for table in tables):
+        entries = [
+            format_dataset_entry(name or "images", source | {"kind": kind}) for kind in ("imagefolder", "parquet")
+        ]
+        images = format_names([display_name(file) for file in listing.files])
+        raise UserError(
+            f"{display_name(path)} contains images ({images}) and Parquet files with images "
+            f"({format_names([display_name(table) for table in tables])}), and either may be the dataset. Use a folder "
+            f"that contains only one of them or, to choose, {explain_entry('one of these entries', params_file)}:\n"
+            + "\n".join(entries)
+        )
+    return source | {"kind": "imagefolder"}
+
+
+def _may_contain_images(path: Path) -> bool:
+    """Return whether a Parquet file has a column that may contain images. If it cannot be read, the answer is yes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rr.data.sources.parquet_columns import has_image_column
+
+    try:
+        with open(path, "rb") as file:
+            schema = pq.read_schema(file)
+    except (OSError, pa.ArrowException):
+        return True
+    return has_image_column(schema, ParquetSource(kind="parquet", path=str(path)))
 
 
 def add_dataset(text: str, name: str, source: dict[str, str], image_size: int, stored_size: int | None = None) -> str:
@@ -251,6 +306,12 @@ def set_grid_for_dataset(
 def format_dataset_entry(name: str, source: dict[str, str]) -> str:
     """Return a dataset's `params.yaml` entry, for a message that explains how to edit the file."""
     return add_dataset("datasets:\n  {}\n", name, source, 64).partition("\n")[2].rstrip()
+
+
+def explain_entry(what: str, params_file: Path) -> str:
+    """Return the end of a message that asks the user to add `what`, such as an entry, to the parameter file."""
+    create = "" if params_file.is_file() else f"run `rr init` without arguments, which creates {params_file}, "
+    return f"{create}add {what} to the section `datasets` of {params_file}, and run the same command again"
 
 
 def describe_new_dataset(params: Params, path: Path, name: str, test_labels: np.ndarray) -> str:

@@ -7,6 +7,7 @@
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def patch_snakemake() -> None:
     """Patch Snakemake in this process.
 
     - A failed or killed job keeps its previous outputs and their metadata. This works because `rr` replaces a stage's
-      outputs only when all new ones are complete.
+      outputs only when all new ones are complete. Outputs that a job has replaced before it fails are incomplete.
     - The parameters of a job are also compared with the record of its outputs.
 
     The Snakefile calls this function, so it also takes effect in the processes that Snakemake starts on the nodes of a
@@ -66,7 +67,9 @@ def patch_snakemake() -> None:
             return
         persistence = job.dag.workflow.persistence
         for file in job.output:
-            persistence._unmark_incomplete(persistence._get_key(file))
+            start = persistence._get_recorded_starttime(persistence._get_key(file))
+            if start is None or not os.path.exists(file) or os.path.getmtime(file) < start:
+                persistence._unmark_incomplete(persistence._get_key(file))
 
     async def replaced_by_killed_job(persistence: PersistenceBase, job: Job) -> list[Any]:
         """Return the outputs that were written after the start of a job that Snakemake did not record as finished."""

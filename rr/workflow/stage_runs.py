@@ -4,8 +4,9 @@ The Snakefile, the records and `rr verify` use this module. `dvc.yaml` has to re
 checks that the two agree.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -31,7 +32,8 @@ STAGE_PARAMETERS = {
 class StageRun(NamedTuple):
     """A run of one stage: its folder, the parameters and inputs that determine its result, and its output files.
 
-    `extension_module_files` are the files that define the user's own classes, if the run uses any.
+    `extension_module_files` are the files that define the user's own classes, if the run uses any. `names` are the
+    names in the dotted paths of the parameters, such as {"dataset": "cifar10"}.
     """
 
     stage: str
@@ -40,6 +42,7 @@ class StageRun(NamedTuple):
     inputs: list[Path]
     outputs: list[Path]
     extension_module_files: tuple[Path, ...] = ()
+    names: Mapping[str, str] = MappingProxyType({})
 
 
 def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
@@ -94,7 +97,7 @@ def _make_run(
     params: Params, stage: str, folder: Path, inputs: list[Path], outputs: list[Path], **names: str
 ) -> StageRun:
     values, files = stage_params(params, stage, **names), stage_extension_module_files(params, stage, **names)
-    return StageRun(stage, folder, values, inputs, outputs, tuple(dict.fromkeys(files)))
+    return StageRun(stage, folder, values, inputs, outputs, tuple(dict.fromkeys(files)), names)
 
 
 def make_fetch_run(params: Params, dataset: str) -> StageRun:

@@ -49,13 +49,17 @@ def sync_engines(from_engine: str | None, params: Params) -> tuple[int, int]:
 
 def was_started_by_dvc() -> bool:
     """Return whether DVC has started this process."""
-    return "DVC_STAGE" in os.environ
+    return "DVC_STAGE" in os.environ  # DVC sets it for the commands that it runs
+
+
+def was_started_by_engine() -> bool:
+    """Return whether DVC or Snakemake has started this process."""
+    return was_started_by_dvc() or "RR_ENGINE" in os.environ  # the Snakefile sets RR_ENGINE
 
 
 def was_started_by_user() -> bool:
     """Return whether a user, not an engine, has started this process, in a folder that both engines can use."""
-    # DVC sets DVC_STAGE for the commands that it runs; the Snakefile sets RR_ENGINE.
-    return not {"DVC_STAGE", "RR_ENGINE"} & set(os.environ) and Path(".dvc").is_dir() and Path("dvc.yaml").is_file()
+    return not was_started_by_engine() and Path(".dvc").is_dir() and Path("dvc.yaml").is_file()
 
 
 def require_engines(what: str) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rr import paths
 from rr.errors import UserError
-from rr.params import Params
+from rr.params import Params, load_params
 from rr.project import PACKAGE
 from rr.runtime.hashing import code_sha256, file_sha256
 from rr.runtime.progress import Progress
 from rr.workflow.records import code_files, find_current_record, load_record
-from rr.workflow.stage_runs import StageRun, iter_stage_runs
+from rr.workflow.stage_runs import StageRun, iter_stage_runs, stage_params
 
 
 def find_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
@@ -85,6 +85,35 @@ def find_mismatches(
     if run.stage == "fetch" and (message := find_exclude_list_change(run)):
         messages.append(message)
     return messages
+
+
+def check_unchanged_during_run(run: StageRun, params_file: Path) -> None:
+    """Raise UserError if parameters, code or inputs of a run have changed between its start and now.
+
+    Both engines record them as they are when a stage has ended. If the stage did not fail, the engines would therefore
+    consider its outputs up to date. Inputs are compared by the hashes in the records of the stages that wrote them.
+    """
+    try:
+        params = stage_params(load_params(params_file), run.stage, **run.names)
+        messages = find_mismatches(run._replace(params=params), _recorded_sha256)
+    except UserError as error:
+        messages = [str(error)]
+    if messages:
+        raise UserError(
+            "\n".join(
+                [
+                    *messages,
+                    f"this has changed while {run.folder} was computed; run the same command again to repeat it",
+                ]
+            )
+        )
+
+
+def _recorded_sha256(path: Path) -> str:
+    """Return the hash of a file that a stage has written, as in the record of that stage."""
+    if path.name == paths.RECORD_NAME:
+        return file_sha256(path)
+    return str(load_record(paths.find_record_folder(path))["outputs"].get(str(path)))
 
 
 def find_grid_mismatches(params: Params, *, allow_missing: bool = False) -> list[tuple[StageRun, list[str]]]:

@@ -1,11 +1,13 @@
 """Test, with both engines, what editing the code of a project with finished runs makes out of date."""
 
 import os
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from engine_calls import ENVIRONMENT, call
+from engine_calls import BIN, ENVIRONMENT, call
 from helpers import copy_project, keep_one_evaluation
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -76,3 +78,35 @@ def test_edit_of_comments_is_carried_into_both_engines_and_a_constant_is_not(pro
     call(project, "rr", "sync", "dvc")
     assert outdated_stages(project) == ([], [])
     assert "every artifact matches its record" in call(project, "rr", "verify")
+
+
+@pytest.mark.parametrize("engine", [("dvc", "repro"), ("snakemake", "--cores", "1")], ids=["dvc", "snakemake"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("params.yaml", f"{EVALUATION}: its parameters in params.yaml have changed since the run"),
+        ("rr/evaluate/knn.py", f"rr/evaluate/knn.py (code of {EVALUATION}) has changed since the run"),
+    ],
+)
+def test_edit_while_a_stage_runs_makes_the_engine_repeat_it(
+    project: Path, engine: tuple[str, ...], name: str, message: str
+) -> None:
+    def increase(text: str) -> str:
+        return re.sub(r"(neighbors: |_BATCH_SIZE = )(\d+)", lambda match: f"{match[1]}{int(match[2]) + 1}", text)
+
+    call(project, *engine)
+    edit(project, f"../{name}", increase)  # so that the engine runs the stage
+    (project / "edited").write_text(increase((project / name).read_text()))
+    faults = f"{Path(__file__).parent / 'faults'}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+    process = subprocess.run(
+        [str(BIN / engine[0]), *engine[1:]], cwd=project, capture_output=True, text=True,
+        env=ENVIRONMENT | {"PYTHONPATH": faults, "RR_TEST_FAULT": f"evaluate: copy edited {name}"},
+    )  # fmt: skip
+    output = process.stdout + process.stderr
+    assert process.returncode != 0, output
+    assert message in output
+    assert f"this has changed while {EVALUATION} was computed; run the same command again to repeat it" in output
+    assert message in call(project, "rr", "verify", code=2)
+    assert "rr evaluate" in call(project, *engine)
+    assert "every artifact matches its record" in call(project, "rr", "verify")
+    assert "Nothing to be done" in call(project, "snakemake", "-n") or engine[0] == "dvc"

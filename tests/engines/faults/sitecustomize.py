@@ -1,4 +1,4 @@
-"""Make a stage fail when all of its outputs are complete but not yet in place.
+"""Make a stage fail, or change a file, when all of its outputs are complete but not yet in place.
 
 Python imports this module at startup if this folder is in PYTHONPATH. RR_TEST_FAULT specifies the stage and the fault.
 """
@@ -6,6 +6,7 @@ Python imports this module at startup if this folder is in PYTHONPATH. RR_TEST_F
 import errno
 import os
 import runpy
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ def fail_and_fsync(file: int) -> None:
                 os.killpg(0, signal.SIGKILL)  # the engine and the stage
             case "Ctrl-C":
                 os.killpg(0, signal.SIGINT)
+            case _ if fault.startswith("copy "):  # an edit while the stage runs
+                shutil.copy(*fault.split()[1:])
     fsync(file)
 
 
