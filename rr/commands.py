@@ -357,7 +357,7 @@ def run_pretrain(
             from rr.pretrain import pretrain
             from rr.pretrain.checkpoint import delete_checkpoints
             from rr.pretrain.loop import format_history
-            from rr.workflow.claims import claim_sha256, grid_claims
+            from rr.workflow.claims import grid_claim_hashes
 
             def write_history(history: list[dict[str, float]]) -> None:
                 write_text(paths.unfinished_history(run.checkpoint), format_history(history))
@@ -386,7 +386,7 @@ def run_pretrain(
                 "started": utc_now(),
                 **about_this_process,
                 "machine": describe_machine(),
-                "claims": [claim_sha256(claim) for claim in grid_claims(params)],
+                "claims": grid_claim_hashes(params),
             }
             facts = pretrain(
                 job, beton, run, device=device, threads=params.threads, group=group, on_epoch=write_history,

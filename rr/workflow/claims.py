@@ -1,7 +1,9 @@
 """Claims that are stated before training: their hashes, and how many seeds they need."""
 
 from collections.abc import Iterator
+from typing import Any
 
+from pydantic_core import to_jsonable_python
 from scipy.special import nctdtr, stdtrit
 
 from rr.params import ClaimConfig, Params
@@ -19,9 +21,17 @@ def grid_claims(params: Params) -> list[ClaimConfig]:
     return claims
 
 
-def claim_sha256(claim: ClaimConfig) -> str:
-    """Return the hash that a pretraining record contains to show that a claim was stated before training."""
-    return json_sha256(claim.model_dump(mode="json"))
+def claim_sha256(claim: ClaimConfig, protocol_settings: dict[str, Any]) -> str:
+    """Return the hash that a pretraining record contains to show that a claim was stated before training.
+
+    It also depends on the settings of the claim's protocol, because they determine what the claim says.
+    """
+    return json_sha256([claim.model_dump(mode="json"), protocol_settings])
+
+
+def grid_claim_hashes(params: Params) -> list[str]:
+    """Return the hash of each claim of all grids."""
+    return [claim_sha256(claim, to_jsonable_python(params.protocols[claim.protocol])) for claim in grid_claims(params)]
 
 
 def describe_difference(claim: ClaimConfig) -> str:
@@ -67,14 +77,10 @@ def describe_required_seeds(params: Params) -> Iterator[str]:
     grid tests.
     """
     claims = grid_claims(params)
-    seeds = {
-        claim_sha256(claim): min(_count_seeds(params, claim, method) for method in (claim.method, claim.above))
-        for claim in claims
-    }
-    num_tested = sum(map(bool, seeds.values()))
-    for claim in claims:
+    seeds = [min(_count_seeds(params, claim, method) for method in (claim.method, claim.above)) for claim in claims]
+    num_tested = sum(map(bool, seeds))
+    for claim, own_seeds in zip(claims, seeds, strict=True):
         text = f"claim: {describe_difference(claim)} ({describe_data(claim)}): "
-        own_seeds = seeds[claim_sha256(claim)]
         has = f"the grid has {own_seeds}"
         assumed = claim.assumed
         if not own_seeds:

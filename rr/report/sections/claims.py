@@ -129,6 +129,6 @@ def _describe_when_stated(
     if not (ours and theirs):
         return "no such runs"
     runs = [*ours, *theirs]
-    late = sum(claim_sha256(claim) not in run.pretraining.record.claims for run in runs)
+    late = sum(claim_sha256(claim, run.settings) not in run.pretraining.record.claims for run in runs)
     text = f"late, after {late} of {len(runs)} runs" if late else "before training"
     return text if min(len(ours), len(theirs)) > 1 else f"{text}; cannot be tested with one seed"

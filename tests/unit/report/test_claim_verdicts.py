@@ -4,7 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_files import change_record, make_params, normalized_rows, read_markdown, read_page, write_grid_files
+from report_files import (
+    PROTOCOLS,
+    change_record,
+    make_params,
+    normalized_rows,
+    read_markdown,
+    read_page,
+    write_grid_files,
+)
 from scipy import stats
 
 from rr.params import ClaimConfig, Params
@@ -87,9 +95,10 @@ def test_more_claims_widen_the_interval(params: Params) -> None:
 
 def test_page_shows_when_a_claim_was_stated(params: Params) -> None:
     early, late = make_claim(), make_claim(margin=1.0)
+    first, second = (claim_sha256(claim, PROTOCOLS["linear"]) for claim in (early, late))
     for method in ("random", "relational"):
         for seed in (1, 2):
-            claims = [claim_sha256(early)] + [claim_sha256(late)] * (seed == 2)
+            claims = [first] + [second] * (seed == 2)
             change_record(PretrainPaths("shapes", "conv4", method, seed).folder, claims=claims)
     write_report(with_claims(params, early, late, make_claim(above="simclr")))
     page = read_page()

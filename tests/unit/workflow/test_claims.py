@@ -9,7 +9,7 @@ from helpers import PRETRAIN, RunRr, write_params
 
 from rr import params, paths
 from rr.workflow import suites
-from rr.workflow.claims import claim_sha256, grid_claims, seeds_for_power
+from rr.workflow.claims import grid_claim_hashes, grid_claims, seeds_for_power
 from rr.workflow.records import load_record
 
 CLAIM = {
@@ -83,18 +83,32 @@ def test_invalid_claim_raises(project: Path, rr: RunRr, changes: dict, message: 
 def test_hash_depends_on_every_key(project: Path) -> None:
     changes: list[dict] = [{}, {"margin": 2.0}, {"protocol": "linear"}, {"assumed": ASSUMED}]
     write_params(project, add_claims(*(CLAIM | change for change in changes)))
-    claims = grid_claims(params.load_params(project / "params.yaml"))
-    assert len({claim_sha256(claim) for claim in claims}) == len(claims) == 4
+    assert len(set(grid_claim_hashes(params.load_params(project / "params.yaml")))) == 4
+
+
+def test_hash_depends_on_the_settings_of_the_protocol(project: Path) -> None:
+    """The settings of other protocols do not matter."""
+    hashes = []
+    for protocol, key in ((None, ""), ("retrieval", "cutoffs"), ("knn", "neighbors")):
+
+        def change(contents: dict, protocol: str | None = protocol, key: str = key) -> None:
+            add_claims(CLAIM)(contents)
+            if protocol:
+                contents["protocols"][protocol][key] = [1, 2] if key == "cutoffs" else 7
+
+        write_params(project, change)
+        hashes += grid_claim_hashes(params.load_params(project / "params.yaml"))
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_record_of_a_training_has_the_claims_of_its_start(project_copy: Path, rr: RunRr) -> None:
     """A later claim does not make the run out of date, but it is not in its record."""
     write_params(Path(), add_claims(CLAIM))
-    (claim,) = grid_claims(params.load_params(Path("params.yaml")))
+    hashes = grid_claim_hashes(params.load_params(Path("params.yaml")))
     run = paths.PretrainPaths("shapes", "conv4", "random", 1)
     arguments = ("--dataset", "shapes", "--backbone", "conv4", "--method", "random", "--seed", "1")
     assert rr("pretrain", *arguments).code == 0
-    assert load_record(run.folder)["claims"] == [claim_sha256(claim)]
+    assert load_record(run.folder)["claims"] == hashes
     write_params(Path(), add_claims(CLAIM, CLAIM | {"margin": 2.0}))
     assert "runs/pretrain/shapes/conv4/random" not in rr("verify").err
 
