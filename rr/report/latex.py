@@ -18,6 +18,7 @@ _ESCAPES = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$", "−": "$-$", "–": "--",
     "’": "'", "“": "``", "”": "''",
 }  # fmt: skip
+_BEST_IN_BOLD = " The best self-supervised method in each column is in bold."
 _OUR_RESULT = "Our results are means ± standard deviations in percent, with the number of seeds in parentheses."
 _THEIR_RESULT = (
     "The lines below each of our results contain the published result (in the paper, the mean over three seeds), "
@@ -41,9 +42,9 @@ def escape_latex(text: str) -> str:
 def _render_accuracy_table(table: ResultTable) -> str:
     statistic = "" if len(table.seeds) == 1 else "mean ± standard deviation over "
     caption = (
-        f"Accuracy in percent on {table.target} of {table.backbone} pretrained on {table.dataset}, {statistic}"
-        f"{table.seeds_text}. The best self-supervised method in each column is in bold."
-    )
+        f"Accuracy in percent on {table.target} of {table.backbone_text}, {statistic}{table.seeds_text}."
+        f"{_BEST_IN_BOLD * table.marks_best} {table.roles_text}"
+    ).strip()
     rows = [[_format_cell(cell) for cell in row] for row in table.as_table.rows]
     return _format_table(caption, f"accuracies-{table.name}", [column.title for column in table.as_table.columns], rows)
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from rr.report.formatting import format_mean_std, format_percent, format_seed_counts
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import CLASSIFICATION, TRAINED_CLASSIFIER, EvaluationResult, GridResults
+from rr.report.method_roles import Role, explain_roles
 from rr.report.statistics import MeanStd, mean_std
 from rr.report.table import Cell, Table, make_table, numeric_columns
 
-LOWER_BOUND, UPPER_BOUND = "lower bound", "upper bound"
 TRAINED_CLASSIFIER_TITLE = "trained classifier"  # not a protocol's name, because those contain no spaces
-_ROLES = {"random": LOWER_BOUND, "supervised": UPPER_BOUND}
+_BOUNDS = (Role.LOWER_BOUND, Role.UPPER_BOUND)
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,20 @@ class ResultRow:
 
     Attributes:
         method: the method's name in params.yaml.
-        role: "lower bound" or "upper bound"; empty for a self-supervised method.
+        role: the method's role.
         color: the method's color number, from 1.
         cells: the results by column title. Columns that were not run for the method are absent.
     """
 
     method: str
-    role: str
+    role: Role
     color: int
     cells: dict[str, ResultCell]
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Results of backbones that were pretrained on one dataset and evaluated on one target."""
+    """Results of the backbones of one architecture and pretraining dataset that were evaluated on one target."""
 
     dataset: str
     backbone: str
@@ -87,6 +87,30 @@ class ResultTable:
     def title(self) -> str:
         """Dataset, backbone and target."""
         return f"{self.dataset}, {self.backbone} → {self.target}"
+
+    @property
+    def backbone_text(self) -> str:
+        """The backbone and, if any was pretrained on the dataset, the dataset as text for a caption."""
+        roles = {row.role for row in self.rows}
+        if roles <= {Role.LOWER_BOUND, Role.IMPORTED}:
+            return self.backbone
+        exception = " (except imported weights)" if Role.IMPORTED in roles else ""
+        return f"{self.backbone} pretrained on {self.dataset}{exception}"
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The meaning of each role that the table shows."""
+        return explain_roles({row.role for row in self.rows})
+
+    @property
+    def roles_text(self) -> str:
+        """The meanings of the roles as sentences."""
+        return " ".join(f"{role.capitalize()}: {meaning}." for role, meaning in self.roles.items())
+
+    @property
+    def marks_best(self) -> bool:
+        """Whether a value is in bold."""
+        return any(cell.is_best for row in self.rows for cell in row.cells.values())
 
     @property
     def titles(self) -> list[str]:
@@ -130,8 +154,17 @@ class ResultTable:
         """Return the row of the best self-supervised method in a column, or the first such row in case of a tie."""
         return next((row for row in self.rows if title in row.cells and row.cells[title].is_best), None)
 
-    def bound_row(self, role: str, title: str) -> ResultRow | None:
-        """Return the first row with this role (`LOWER_BOUND` or `UPPER_BOUND`) that has a result in a column."""
+    def main_row(self, title: str) -> ResultRow | None:
+        """Return the row of the best self-supervised method in a column or, without one, of the best other method.
+
+        A bound is never returned.
+        """
+        others = [row for row in self.rows if title in row.cells and row.role not in _BOUNDS]
+        best_other = max(others, key=lambda row: row.cells[title].value.mean, default=None)
+        return self.best_row(title) or best_other
+
+    def bound_row(self, role: Role, title: str) -> ResultRow | None:
+        """Return the first row with this role that has a result in a column."""
         return next((row for row in self.rows if row.role == role and title in row.cells), None)
 
 
@@ -158,15 +191,17 @@ def group_by_method(evaluations: Sequence[EvaluationResult]) -> dict[str, list[E
 
 
 def sort_by_example_priority(runs: Sequence[EvaluationResult]) -> list[EvaluationResult]:
-    """Return runs in the order in which their examples are embedded in the page: relational first, bounds last."""
-    kinds = {run.paths: run.pretraining.settings["kind"] for run in runs}
-    return sorted(runs, key=lambda run: (kinds[run.paths] in _ROLES, kinds[run.paths] != "relational"))
+    """Return runs in the order in which their examples are embedded in the page.
+
+    Self-supervised methods come before the others, and relational methods come first within both groups.
+    """
+    return sorted(runs, key=lambda run: (bool(run.pretraining.role), run.pretraining.settings["kind"] != "relational"))
 
 
 def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricColumn]) -> ResultTable:
     """Return a table with one row per method. All evaluations must share the dataset, backbone and target."""
     by_method = group_by_method(evaluations)
-    roles = {method: _ROLES.get(runs[0].pretraining.settings["kind"], "") for method, runs in by_method.items()}
+    roles = {method: runs[0].pretraining.role for method, runs in by_method.items()}
     rows = [ResultRow(method, role, by_method[method][0].pretraining.color, {}) for method, role in roles.items()]
     for column in columns:
         runs = group_by_method(

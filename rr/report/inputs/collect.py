@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rr.errors import UserError
-from rr.params import CLASSIFICATION_PROTOCOLS, ClaimConfig, Params
+from rr.params import CLASSIFICATION_PROTOCOLS, ClaimConfig, MethodConfig, Params
 from rr.paths import DatasetPaths, EvaluationPaths, FeaturePaths, PretrainPaths, record_file
 from rr.report.grouping import unique
 from rr.report.inputs.files import RunRecord, read_history, read_image_names, read_metrics, read_png, read_typed_record
 from rr.report.inputs.predictions import EmbeddingMap, Predictions, read_embedding_map, read_predictions
+from rr.report.method_roles import Role, find_role
 from rr.workflow.claims import grid_claims
 from rr.workflow.grid import evaluations, extractions, pretrainings
 
@@ -32,6 +33,7 @@ class PretrainResult:
         history: the columns of the history, one value per epoch; empty if nothing was trained.
         views_png: a PNG file that shows training images and their views, as bytes.
         color: number of the method's color in all plots and tables, from 1.
+        role: the method's role.
     """
 
     paths: PretrainPaths
@@ -39,6 +41,7 @@ class PretrainResult:
     history: dict[str, list[float]]
     views_png: bytes
     color: int = 1
+    role: Role = Role.SELF_SUPERVISED
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -139,7 +142,10 @@ def collect_results(params: Params) -> GridResults:
             have different classes.
     """
     methods = unique(run.method for run in pretrainings(params))
-    runs = {run: _collect_pretraining(run, methods.index(run.method) % NUM_COLORS + 1) for run in pretrainings(params)}
+    runs = {
+        run: _collect_pretraining(run, params.methods[run.method], methods.index(run.method) % NUM_COLORS + 1)
+        for run in pretrainings(params)
+    }
     results = GridResults(
         list(runs.values()),
         [ExtractionResult(run, read_typed_record(run.folder)) for run in extractions(params)],
@@ -162,9 +168,12 @@ def collect_results(params: Params) -> GridResults:
     return results
 
 
-def _collect_pretraining(run: PretrainPaths, color: int) -> PretrainResult:
-    record = read_typed_record(run.folder, f"methods.{run.method}")
-    return PretrainResult(run, record, read_history(run.history), read_png(run.views), color)
+def _collect_pretraining(run: PretrainPaths, config: MethodConfig, color: int) -> PretrainResult:
+    section = f"methods.{run.method}"
+    record = read_typed_record(run.folder, section)
+    # In a user's own method, the fraction of labels belongs to the code, so the record does not contain it.
+    role = find_role(record.params[section], getattr(config, "label_fraction", 0.0))
+    return PretrainResult(run, record, read_history(run.history), read_png(run.views), color, role)
 
 
 def _collect_evaluation(run: EvaluationPaths, pretraining: PretrainResult) -> EvaluationResult:

@@ -1,12 +1,14 @@
 """Section `accuracies`: a table for each dataset, backbone and target, and a plot of every seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 
 from rr.report.formatting import format_percent, format_seed_counts
-from rr.report.inputs.collect import CLASSIFICATION, GridResults
+from rr.report.grouping import group_by, unique
+from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
+from rr.report.method_roles import explain_roles
 from rr.report.plots.svg import SERIES, Panel, format_csv, render_svg
 from rr.report.result_tables import TRAINED_CLASSIFIER_TITLE, ResultTable, accuracy_tables
 from rr.report.sections.summary import summarize_table
@@ -33,11 +35,17 @@ class AccuracyTable:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """The tables, the number of seeds as text, and a description of each protocol."""
+    """The tables, the number of seeds as text, and descriptions of the roles and protocols."""
 
     tables: list[AccuracyTable]
     seeds_text: str
+    roles: dict[str, str]
     protocols: dict[str, str]
+
+    @property
+    def marks_best(self) -> bool:
+        """Whether a value is in bold."""
+        return any(entry.table.marks_best for entry in self.tables)
 
 
 def build_accuracies(results: GridResults) -> Accuracies | None:
@@ -45,26 +53,35 @@ def build_accuracies(results: GridResults) -> Accuracies | None:
     tables = accuracy_tables(results, with_trained_classifiers=True)
     if not tables:
         return None
-    settings = {run.paths.protocol: run.settings for run in results.evaluations_of_kind(*CLASSIFICATION)}
-    protocols = {name: _describe_protocol(values) for name, values in settings.items()}
+    by_protocol = group_by(results.evaluations_of_kind(*CLASSIFICATION), lambda run: run.paths.protocol)
+    protocols = {name: _describe_protocol(runs) for name, runs in by_protocol.items()}
     if any(TRAINED_CLASSIFIER_TITLE in table.titles for table in tables):
         protocols[TRAINED_CLASSIFIER_TITLE] = _TRAINED_CLASSIFIER
     entries = []
     for table in tables:
-        panels = [_plot_accuracies(table, protocol) for protocol in table.titles if protocol in settings]
+        panels = [_plot_accuracies(table, protocol) for protocol in table.titles if protocol in by_protocol]
         entries.append(AccuracyTable(table, summarize_table(table), panels, _accuracies_by_seed_table(table)))
     seeds = format_seed_counts(count for table in tables for count in table.seed_counts)
-    return Accuracies(entries, seeds, protocols)
+    roles = explain_roles({row.role for table in tables for row in table.rows})
+    return Accuracies(entries, seeds, roles, protocols)
 
 
-def _describe_protocol(settings: dict[str, Any]) -> str:
+def _describe_protocol(evaluations: Sequence[EvaluationResult]) -> str:
+    settings = evaluations[0].settings
     fraction, count = settings.get("label_fraction") or 1, settings.get("images_per_class")
     suffix = f", with {100 * fraction:g} % of the labels of each class" if fraction < 1 else ""
     suffix = f", with {format_count(count, 'labels')} per class" if count else suffix
     if isinstance(rates := settings.get("learning_rate"), list):
         listed = ", ".join(f"{rate:g}" for rate in rates)
-        suffix += f"; the learning rate is chosen from {listed} on a fifth of the labeled images"
+        suffix += f"; the learning rate is chosen from {listed} on {_describe_validation_images(evaluations)}"
     return f"{_PROTOCOLS[settings['kind']]}{suffix}"
+
+
+def _describe_validation_images(evaluations: Sequence[EvaluationResult]) -> str:
+    """Return how many of the labeled images are used to choose the learning rate; the targets may differ in this."""
+    counts = [(run.metrics.get("validation_images"), run.metrics.get("train_images")) for run in evaluations]
+    texts = [f"{chosen:,.0f} of the {total:,.0f}" for chosen, total in unique(counts) if chosen and total]
+    return f"{' or '.join(texts) or 'some of the'} labeled images"
 
 
 def _accuracies_by_seed_table(table: ResultTable) -> Table:

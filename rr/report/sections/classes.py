@@ -67,8 +67,8 @@ class ClassAnalysis:
 def build_classes(results: GridResults) -> list[ClassAnalysis]:
     """Return the analysis of each table of accuracies.
 
-    If there are many tables, only the best self-supervised method of each has a confusion matrix, because the page
-    would otherwise be too large.
+    If there are many tables, only the best self-supervised method of each (`ResultTable.main_row`) has a confusion
+    matrix, because the page would otherwise be too large.
     """
     tables = accuracy_tables(results)
     return [_analyze_classes(table, len(tables) > _MAX_TABLES_WITH_ALL_MATRICES) for table in tables]
@@ -141,7 +141,7 @@ def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
     top: list[list[Cell | str]] = []
     confusions: list[Panel] = []
     curves: dict[str, list[tuple[float, float]]] = {}  # of the calibration, by method
-    best = table.best_row(table.first_protocol)
+    best = table.main_row(table.first_protocol)
     accuracies: dict[str, np.ndarray] = {}  # of each class under the first protocol, by method
     class_names: list[str] = []
     for row in table.rows:
@@ -215,7 +215,7 @@ def _redundant_columns(table: ResultTable) -> list[str]:
 
 def _summarize_class_gap(table: ResultTable, class_names: list[str], accuracies: dict[str, np.ndarray]) -> str:
     """Return a sentence on the best and the worst class of the best method under the first protocol."""
-    best = table.best_row(table.first_protocol) or next(row for row in table.rows if table.first_protocol in row.cells)
+    best = table.main_row(table.first_protocol) or next(row for row in table.rows if table.first_protocol in row.cells)
     accuracy, by_class = best.cells[table.first_protocol].value, accuracies[best.method]
     highest, lowest = int(np.nanargmax(by_class)), int(np.nanargmin(by_class))
     return (

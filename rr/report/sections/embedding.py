@@ -10,6 +10,7 @@ from rr.data.printable_names import printable
 from rr.report.formatting import format_three_decimals, format_two_decimals
 from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
 from rr.report.inputs.predictions import EmbeddingMap, Predictions
+from rr.report.method_roles import Role
 from rr.report.plots.image import ByteBudget, ImagePanel, image_panel
 from rr.report.plots.image_map import ImageMap, MapLayer, Sprite, make_sprite
 from rr.report.result_tables import (
@@ -30,7 +31,8 @@ _TITLES = {
 }
 _MIN_RANKME = 2.0
 _MAX_EXAMPLE_BYTES, _MAX_MAP_BYTES = 200_000, 800_000  # on the page
-_NOT_SELF_SUPERVISED = ("random", "supervised", "imported")
+# Training on all labels separates the classes, which may need few directions, and the other roles train nothing.
+_MAY_COLLAPSE = (Role.SELF_SUPERVISED, Role.SEMI_SUPERVISED, Role.INITIAL_WEIGHTS)
 _CAPTION = (
     "Each image shows, from top to bottom: test images, each followed by the most similar training images; the test "
     "images nearest to the center of each cluster; outliers; and the map, drawn with the images."
@@ -105,17 +107,18 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
 
 
 def collapse_warnings(results: GridResults) -> list[str]:
-    """Return a warning for each self-supervised run whose features use fewer directions than those of random weights.
+    """Return a warning for each run whose features use fewer directions than those of random weights.
 
-    If the grid has no random weights, the limit is a RankMe of 2.
+    Runs that used all labels and imported weights are not checked. If the grid has no random weights, the limit is a
+    RankMe of 2.
     """
     warnings = []
     for runs in split_by_target_and_protocol(results.evaluations_of_kind("embedding")):
-        bounds = [run.metrics["rankme"] for run in runs if run.pretraining.settings["kind"] == "random"]
+        bounds = [run.metrics["rankme"] for run in runs if run.pretraining.role == Role.LOWER_BOUND]
         limit = min(bounds, default=_MIN_RANKME)
         for run in runs:
             rank = run.metrics["rankme"]
-            if rank < limit and run.pretraining.settings["kind"] not in _NOT_SELF_SUPERVISED:
+            if rank < limit and run.pretraining.role in _MAY_COLLAPSE:
                 limit_text = format_two_decimals(limit)
                 reason = f"with random weights ({limit_text})" if bounds else limit_text
                 warnings.append(

@@ -6,9 +6,10 @@ from typing import Any
 from rr.report.formatting import format_mean_std, format_percent, format_two_decimals, join_words, seed_note
 from rr.report.grouping import unique
 from rr.report.inputs.collect import CLASSIFICATION, GridResults
+from rr.report.method_roles import Role
 from rr.report.result_tables import (
-    LOWER_BOUND,
-    UPPER_BOUND,
+    ResultCell,
+    ResultRow,
     ResultTable,
     accuracy_tables,
     group_by_method,
@@ -16,7 +17,7 @@ from rr.report.result_tables import (
 )
 from rr.report.sections.code_versions import code_version_warnings
 from rr.report.sections.embedding import collapse_warnings
-from rr.report.statistics import MeanStd, mean_std
+from rr.report.statistics import mean_std
 
 _MAX_TARGETS = 3  # with more targets, a clause about each would make the header too long
 
@@ -80,14 +81,17 @@ def summarize_tables(tables: list[ResultTable]) -> str:
         bests = [best for best in map(_find_best, tables) if best]
         if bests:
             sentences = [f"{_describe_best(best)}." for best in bests]
-            return " ".join([*sentences, seed_note(best.accuracy.count for best in bests)])
+            return " ".join([*sentences, seed_note(best.cell.value.count for best in bests)])
     parts = []
-    for role, text in ((LOWER_BOUND, "is above the random backbone"), (UPPER_BOUND, "reaches the supervised backbone")):
-        margins = [_margin_over_bound(table, title, role) for table in tables for title in table.titles]
-        known = [margin for margin in margins if margin is not None]
-        if known:
-            count = sum(margin > 0 or (margin == 0 and role == UPPER_BOUND) for margin in known)
-            parts.append(f"{text} in {count} of {len(known)} comparisons")
+    texts = {Role.LOWER_BOUND: "is above the random backbone", Role.UPPER_BOUND: "reaches the supervised backbone"}
+    for role, text in texts.items():
+        pairs = [
+            (title, table.best_row(title), table.bound_row(role, title)) for table in tables for title in table.titles
+        ]
+        margins = [_margin(best, bound, title) for title, best, bound in pairs if best and bound]
+        if margins:
+            count = sum(margin > 0 or (margin == 0 and role == Role.UPPER_BOUND) for margin in margins)
+            parts.append(f"{text} in {count} of {len(margins)} comparisons")
     if not parts:
         return (
             "There is nothing to compare: the grid needs a self-supervised method, and either random weights or a "
@@ -98,61 +102,68 @@ def summarize_tables(tables: list[ResultTable]) -> str:
 
 
 def summarize_table(table: ResultTable) -> str:
-    """Return sentences that compare the best self-supervised method with its bounds."""
+    """Return sentences that compare the best self-supervised method with its bounds.
+
+    If there is no self-supervised method, they are about the best method that is not a bound.
+    """
     best = _find_best(table)
     if best is None:
         return "This grid has no self-supervised method, so the table shows only the bounds."
-    return f"{_describe_best(best)}{_position_between_bounds(best)}. {seed_note([best.accuracy.count])}"
+    return f"{_describe_best(best)}{_position_between_bounds(best)}. {seed_note([best.cell.value.count])}"
 
 
 @dataclass(frozen=True)
 class _Best:
-    """The best self-supervised method of a table, in the first protocol that was run with such a method."""
+    """The best method of a table, in the first protocol that was run with such a method."""
 
     table: ResultTable
     protocol: str
-    method: str
-    accuracy: MeanStd
+    row: ResultRow
+
+    @property
+    def cell(self) -> ResultCell:
+        return self.row.cells[self.protocol]
+
+    def bound(self, role: Role) -> ResultRow | None:
+        return self.table.bound_row(role, self.protocol)
 
 
 def _find_best(table: ResultTable) -> _Best | None:
-    for title in table.titles:
-        if row := table.best_row(title):
-            return _Best(table, title, row.method, row.cells[title].value)
+    for find_row in (table.best_row, table.main_row):
+        for title in table.titles:
+            if row := find_row(title):
+                return _Best(table, title, row)
     return None
 
 
 def _describe_best(best: _Best) -> str:
     """Return a sentence, without its period, that compares a table's best method with the bounds."""
+    role = f" ({best.row.role})" if best.row.role else ""
     text = (
-        f"On {best.table.target}, {best.method} classifies {format_mean_std(best.accuracy, format_percent)} % of the "
-        f"test images correctly ({best.protocol})"
+        f"On {best.table.target}, {best.row.method}{role} classifies "
+        f"{format_mean_std(best.cell.value, format_percent)} % of the test images correctly ({best.protocol})"
     )
     comparisons = []
-    for role in (LOWER_BOUND, UPPER_BOUND):
-        bound, margin = best.table.bound_row(role, best.protocol), _margin_over_bound(best.table, best.protocol, role)
-        if bound and margin is not None:
-            word = "above" if margin > 0 else "below" if margin < 0 else "equal to"
-            comparisons.append(f"{word} {bound.method} ({format_percent(bound.cells[best.protocol].value.mean)} %)")
+    for bound in filter(None, map(best.bound, (Role.LOWER_BOUND, Role.UPPER_BOUND))):
+        margin = _margin(best.row, bound, best.protocol)
+        word = "above" if margin > 0 else "below" if margin < 0 else "equal to"
+        comparisons.append(f"{word} {bound.method} ({format_percent(bound.cells[best.protocol].value.mean)} %)")
     return f"{text}, {' and '.join(comparisons)}" if comparisons else text
 
 
 def _position_between_bounds(best: _Best) -> str:
     """Return text on how far the accuracy is from the lower to the upper bound; empty if it is not between them."""
-    lower, upper = (best.table.bound_row(role, best.protocol) for role in (LOWER_BOUND, UPPER_BOUND))
+    lower, upper = map(best.bound, (Role.LOWER_BOUND, Role.UPPER_BOUND))
     if not (lower and upper):
         return ""
     low, high = (row.cells[best.protocol].value.mean for row in (lower, upper))
-    if not low < best.accuracy.mean < high:
+    if not low < best.cell.value.mean < high:
         return ""
-    fraction = (best.accuracy.mean - low) / (high - low)
+    fraction = (best.cell.value.mean - low) / (high - low)
     return f". This is {100 * fraction:.0f} % of the way from the lower to the upper bound"
 
 
-def _margin_over_bound(table: ResultTable, protocol: str, role: str) -> float | None:
-    """Return by how many points the best method, as printed, exceeds a bound; None if one of the two is absent."""
-    best, bound = table.best_row(protocol), table.bound_row(role, protocol)
-    if not (best and bound):
-        return None
-    ours, theirs = (float(format_percent(row.cells[protocol].value.mean)) for row in (best, bound))
+def _margin(row: ResultRow, bound: ResultRow, protocol: str) -> float:
+    """Return by how many points a method, as printed, exceeds a bound."""
+    ours, theirs = (float(format_percent(other.cells[protocol].value.mean)) for other in (row, bound))
     return ours - theirs

@@ -287,13 +287,14 @@ def test_chosen_learning_rates_are_shown_by_seed(params: Params) -> None:
             settings = {**PROTOCOLS["linear"], "label_fraction": None, "images_per_class": 5}
             settings["learning_rate"] = [0.001, 0.01]
             change_record(run.folder, params={"protocols.linear": settings, "threads": 1})
-            change_metrics(run, learning_rate=0.01 if run.pretraining.seed == 1 else 0.001)
+            counts = {"validation_images": 20, "train_images": 40} if run.pretraining.seed == 1 else {}
+            change_metrics(run, learning_rate=0.01 if run.pretraining.seed == 1 else 0.001, **counts)
     write_report(params)
     assert ["relational", "linear, chosen learning rate", "0.01", "0.001"] in normalized_rows(read_page())
     for text in (read_page().text, read_markdown()):
         assert (
             "a linear layer is trained on the frozen features, with 5 labels per class; the learning rate is "
-            "chosen from 0.001, 0.01 on a fifth of the labeled images"
+            "chosen from 0.001, 0.01 on 20 of the 40 labeled images"
         ) in text
 
 
