@@ -38,23 +38,27 @@ def create_project(folder: Path) -> None:
         UserError: if the folder contains unrelated files with the names of project files, if it is inside another
             project, or if git is missing. Nothing is written in these cases.
     """
-    git = shutil.which("git")
-    if git is None:
-        raise UserError("git is not installed, and DVC needs it: install git, then run rr init again")
-    _check_folder(folder)
+    check_can_create_project(folder)
     # If this function is interrupted, the link `rr` shows the next call that the other files are those of a project.
     # `rr init IMAGES` calls it again only if params.yaml is missing, so this file comes last.
     for name, destination in _LINKS.items():
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(destination)
-    if subprocess.run([git, "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode:
-        subprocess.run([git, "init", "--quiet"], cwd=folder, check=True)
+    if subprocess.run(["git", "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode:
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     for file in _files_to_copy():
         target = folder / file
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            text = _read_template(file, git)
+            text = read_template(file)
             write_text(target, text + _LINKED_CODE if file == Path(".gitignore") else text)
+
+
+def check_can_create_project(folder: Path) -> None:
+    """Raise UserError if `create_project` would refuse to create a project in `folder`."""
+    if shutil.which("git") is None:
+        raise UserError("git is not installed, and DVC needs it: install git, then run rr init again")
+    _check_folder(folder)
 
 
 def describe_outdated_files(folder: Path) -> str:
@@ -76,11 +80,11 @@ def describe_outdated_files(folder: Path) -> str:
     )
 
 
-def _read_template(file: Path, git: str) -> str:
-    """Return the text of a project file, without images that `rr init` has added to the params.yaml of a clone."""
+def read_template(file: Path) -> str:
+    """Return the text of a file of a new project, without images that `rr init` has added to a clone's params.yaml."""
     text = (PROJECT_FILES / file).read_text(encoding="utf-8")
     if file == Path("params.yaml") and runs_from_git_clone() and _OWN_IMAGES.search(text):
-        committed = subprocess.run([git, "show", f"HEAD:./{file}"], cwd=PROJECT_FILES, capture_output=True, text=True)
+        committed = subprocess.run(["git", "show", f"HEAD:./{file}"], cwd=PROJECT_FILES, capture_output=True, text=True)
         return text if committed.returncode else committed.stdout
     return text
 

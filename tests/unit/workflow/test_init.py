@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from helpers import RunRr
 from own_images import make_table, save_tables, save_tree
@@ -14,6 +15,8 @@ from PIL import Image
 import rr.fetch as rr_fetch
 from rr import commands
 from rr.params import load_params
+from rr.paths import lock_file
+from rr.runtime.lock import exclusive_lock
 from rr.workflow import stage_runs
 from rr.workflow.grid_checks import find_grid_problems
 from rr.workflow.init import MAX_VIEWS, choose_image_size, choose_settings, choose_stored_size
@@ -241,6 +244,49 @@ def test_parquet(params_file: Path, rr: RunRr, path: str) -> None:
     assert load_params(params_file).datasets["tables"].source.kind == "parquet"
 
 
+def save_clone(root: Path, *images: str) -> Path:
+    """Write images in a Parquet file and in files, like those of a dataset's description on the Hugging Face Hub."""
+    save_tables(root / "data", {"train-00000-of-00001.PARQUET": make_table(["a", "b"] * 20)})
+    for name in images:
+        save_images(root / name, {"": 3}, (40, 40))
+    (root / "README.md").touch()
+    return root
+
+
+@pytest.mark.parametrize("images", [".", "assets"])
+@pytest.mark.parametrize("kind", ["parquet", "imagefolder"])
+def test_images_next_to_parquet_files_with_images_raise(params_file: Path, rr: RunRr, images: str, kind: str) -> None:
+    save_clone(Path("hub"), images)
+    text = params_file.read_text()
+    outcome = rr("init", "hub", "--no-labels")
+    assert (outcome.code, params_file.read_text()) == (2, text)
+    first = f"{images}/0.png".removeprefix("./")
+    assert outcome.err.startswith(f"rr: hub contains images ({first}, ")
+    assert "and Parquet files with images (data/train-00000-of-00001.PARQUET), and either may be the" in outcome.err
+    entries = outcome.err.partition("run the same command again:\n")[2].split("  hub:\n")[1:]
+    (entry,) = [entry for entry in entries if f"kind: {kind}, path: hub, labels: none" in entry]
+    params_file.write_text(text.replace("\ndatasets:\n", f"\ndatasets:\n  hub:\n{entry}"))
+    outcome = rr("init", "hub", "--no-labels")
+    assert outcome.code == 0, outcome.err
+    assert load_params(params_file).datasets["hub"].source.kind == kind
+
+
+def test_images_next_to_other_parquet_files_are_the_dataset(params_file: Path, rr: RunRr) -> None:
+    root = save_images(Path("photos"), {"": 20}, (40, 40))
+    save_tables(root, {"metadata.parquet": pa.table({"file_name": ["0.png"], "text": ["a bird"]})})
+    save_tables(root / ".cache", {"x.parquet": make_table(["a", "b"])})
+    assert rr("init", "photos").code == 0
+    assert load_params(params_file).datasets["photos"].source.kind == "imagefolder"
+    (root / "metadata.parquet").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "and Parquet files with images (metadata.parquet)" in rr("init", "photos", "--name", "mine").err
+
+
+def test_parquet_files_are_found_regardless_of_case(params_file: Path, rr: RunRr) -> None:
+    outcome = rr("init", save_clone(Path("hub")))
+    assert outcome.code == 0, outcome.err
+    assert load_params(params_file).datasets["hub"].source.kind == "parquet"
+
+
 def test_existing_name_is_not_overwritten(params_file: Path, rr: RunRr) -> None:
     save_tree(Path("shapes"), {"a": 5, "b": 5})
     text = params_file.read_text()
@@ -370,6 +416,49 @@ def test_project_is_created_in_an_empty_folder(tmp_path: Path, monkeypatch: pyte
     assert outcome.code == 0, outcome.err
     assert "images" in load_params(Path("params.yaml")).datasets
     assert Path("dvc.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"fold1/cat": 3, "fold1/dog": 3, "fold2/cat": 3, "fold2/dog": 3}, "\nno project was created. rr init --no-la"),
+        ({"": 2}, "mine: a training split of 1 image is too small"),
+        ({"cat": 1, "dog": 1}, "run `rr init` without arguments, which creates params.yaml, add this entry"),
+    ],
+)
+@pytest.mark.parametrize("existing", [[], [".rr/gallery/x", "data/raw/other/y"]])
+def test_first_init_that_fails_leaves_the_folder_unchanged(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rr: RunRr,
+    counts: dict[str, int],
+    message: str,
+    existing: list[str],
+) -> None:
+    images = save_tree(tmp_path / "images", counts)
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in existing:
+        (project / name).parent.mkdir(parents=True)
+        (project / name).touch()
+    monkeypatch.chdir(project)
+    outcome = rr("init", str(images), "--name", "mine")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert message in outcome.err
+    assert {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file()} == set(existing)
+    assert existing or not list(project.iterdir())
+
+
+def test_first_init_that_fails_keeps_what_another_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
+) -> None:
+    images = save_tree(tmp_path / "images", {"a": 5, "b": 5})
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    with exclusive_lock(Path("data/raw/images")):
+        outcome = rr("init", str(images))
+        assert (outcome.code, "is writing data/raw/images: wait until it has finished" in outcome.err) == (2, True)
+        assert lock_file(Path("data/raw/images")).is_file()
 
 
 def test_name_without_images_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
