@@ -1,22 +1,25 @@
-"""Set the number of torch threads, for a process or for a block of code."""
+"""Set the number of threads, for a process or for a block of code."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 def configure_torch(num_threads: int) -> None:
-    """Set the number of torch threads, make cuDNN deterministic, and make optimizers start quickly.
+    """Set the number of threads, make cuDNN deterministic, and make optimizers start quickly.
 
     On the CPU, torch results are bit-identical only if the number of threads is the same. The number is therefore a
     project parameter and does not depend on the machine. The numba kernels produce bit-identical results with any
-    number of threads.
+    number of threads, but runs that share a machine must not use more cores than they are given. numba has a limit,
+    which is the number of cores by default.
     """
+    import numba
     import torch
 
     from rr.compute.optimizers import detach_optimizers_from_dynamo
 
     detach_optimizers_from_dynamo()
     torch.set_num_threads(num_threads)
+    numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
 

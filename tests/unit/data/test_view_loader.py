@@ -3,21 +3,24 @@
 import copy
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
 from rr import backbones, methods
+from rr.compute.torch_threads import configure_torch
 from rr.data import beton
 from rr.data.shapes import generate_shapes
 from rr.data.view_loader import ViewLoader, prefetch
 from rr.params import DatasetConfig, RelationalConfig, ShapesSource
 from rr.pretrain.loop import _forward
+from rr.views import cpu_views
 from rr.views.augmentation import Augmentation
 
 SHAPES = DatasetConfig(
@@ -39,8 +42,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def make_loader(path: Path, *, resident: bool = True, on_device: bool = False) -> ViewLoader:
-    data = beton.Beton(path, threads=2, max_resident_bytes=1 << 30 if resident else 0)
+def make_loader(path: Path, *, resident: bool = True, on_device: bool = False, threads: int = 2) -> ViewLoader:
+    data = beton.Beton(path, threads=threads, max_resident_bytes=1 << 30 if resident else 0)
     return ViewLoader(
         data, SHAPES, PAPER, num_views=3, batch_size=16, seed=5, device="cpu", augment_on_device=on_device
     )
@@ -61,6 +64,28 @@ def test_every_code_path_gives_the_same_views(path: Path) -> None:
             assert torch.equal(labels, same_labels)
             # On the CPU path the views are bit-identical. The device path differs by rounding errors.
             assert torch.allclose(views, same_views, atol=5e-5 if on_device else 0, rtol=0)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_views_use_the_configured_number_of_threads(
+    path: Path, resident: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several runs with `threads: 1` can share a machine without taking cores from each other."""
+    numbers = set()
+
+    def count_threads(function: Callable[[int, int], object], num_items: int, num_threads: int) -> None:
+        numbers.add(num_threads)
+        function(0, num_items)
+
+    monkeypatch.setattr(cpu_views, "parallel_for", count_threads)
+    before = torch.get_num_threads(), numba.get_num_threads()
+    try:
+        configure_torch(1)
+        list_batches(make_loader(path, resident=resident, threads=1), 0)
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
+    assert numbers == {1}
 
 
 def test_epoch_can_start_at_any_step_and_has_its_own_order(path: Path) -> None:
