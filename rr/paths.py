@@ -203,9 +203,12 @@ def previous_checkpoint(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
 
 
-def last_epoch_start(checkpoint: Path) -> Path:
-    """Return the path where an unfinished run keeps the file that becomes `PretrainPaths.last_epoch`."""
-    return checkpoint.with_name("last_epoch.safetensors")
+def last_epoch_start(checkpoint: Path, fingerprint: str) -> Path:
+    """Return the path where an unfinished run keeps the file that becomes `PretrainPaths.last_epoch`.
+
+    The name depends on the run's fingerprint, so that runs with other settings do not replace the file.
+    """
+    return checkpoint.with_name(f"last_epoch.{fingerprint[:16]}.safetensors")
 
 
 def unfinished_history(checkpoint: Path) -> Path:

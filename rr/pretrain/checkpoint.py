@@ -218,5 +218,6 @@ def delete_checkpoints(path: Path) -> None:
 
     The newest checkpoint needs the start of the last epoch, so the checkpoint is deleted first.
     """
-    for file in (paths.previous_checkpoint(path), path, paths.last_epoch_start(path), paths.unfinished_history(path)):
+    epoch_starts = sorted(path.parent.glob(paths.last_epoch_start(path, "*").name))
+    for file in (paths.previous_checkpoint(path), path, *epoch_starts, paths.unfinished_history(path)):
         file.unlink(missing_ok=True)

@@ -133,7 +133,7 @@ def pretrain(
         save_method(method, job, outputs.weights)
         with atomic_write(outputs.last_epoch) as temporary:
             if state.epoch:
-                shutil.copyfile(paths.last_epoch_start(outputs.checkpoint), temporary)
+                shutil.copyfile(paths.last_epoch_start(outputs.checkpoint, job.fingerprint), temporary)
             else:  # a method that is not trained
                 temporary.write_bytes(safetensors.torch.save({}))
     seconds = sum(state.epoch_seconds)
@@ -204,7 +204,7 @@ class Trainer:
         self.state = load_checkpoint(self.checkpoint, job.fingerprint, method, self.optimizer, config.epochs)
         self.state.metric_sums = {name: total.to(device) for name, total in self.state.metric_sums.items()}
         self.state.sessions.append({})
-        start = paths.last_epoch_start(checkpoint)
+        start = paths.last_epoch_start(checkpoint, job.fingerprint)
         if (self.state.epoch, self.state.step) > (config.epochs - 1, 0) and not start.is_file():
             raise UserError(
                 f"{start} is missing: delete {checkpoint.parent} and run the command again, which starts training "
@@ -257,7 +257,8 @@ class Trainer:
         method.epoch = state.epoch
         if state.step == 0:
             if state.epoch == self.config.epochs - 1 and self.group.is_main:
-                save_epoch_start(paths.last_epoch_start(self.checkpoint), method, self.optimizer)
+                start = paths.last_epoch_start(self.checkpoint, self.job.fingerprint)
+                save_epoch_start(start, method, self.optimizer)
             seed = int(np.random.SeedSequence([self.job.seed, state.epoch]).generate_state(1)[0])
             was_training = method.training
             method.eval()

@@ -179,6 +179,31 @@ def test_interrupted_run_continues_within_an_epoch_to_identical_results(
     assert read_outputs(project_copy) == expected
 
 
+def test_interrupted_trial_does_not_affect_an_interrupted_run(
+    project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial has fewer epochs. Both are interrupted in their last epoch, and share a folder with two checkpoints."""
+    rr(*PRETRAIN)
+    expected = read_outputs(project_copy)
+    shutil.rmtree("runs")
+    save = loop.save_checkpoint
+
+    def save_and_interrupt(path: Path, fingerprint: str, state: loop.TrainState, *rest: object) -> None:
+        save(path, fingerprint, state, *rest)  # type: ignore[arg-type]
+        if (state.epoch, state.step) == last_step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    for epochs, last_step in ((3, (2, 2)), (1, (0, 1))):
+        write_params(project_copy, lambda params, epochs=epochs: params["methods"]["relational"].update(epochs=epochs))
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "save_checkpoint", save_and_interrupt)
+            assert rr(*PRETRAIN).code == 130
+    write_params(project_copy)
+    assert "continuing in epoch 3 after step 2" in rr(*PRETRAIN).out
+    assert read_outputs(project_copy) == expected
+
+
 def test_checkpoint_cannot_execute_code(project_copy: Path, rr: RunRr) -> None:
     checkpoint = project_copy / "runs/resume/shapes/conv4/relational/1/resume.pt"
     checkpoint.parent.mkdir(parents=True)
