@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,9 @@ def test_interrupted_trial_does_not_affect_an_interrupted_run(
     shutil.rmtree("runs")
     save = loop.save_checkpoint
 
-    def save_and_interrupt(path: Path, fingerprint: str, state: loop.TrainState, *rest: object) -> None:
+    def save_and_interrupt(
+        last_step: tuple[int, int], path: Path, fingerprint: str, state: loop.TrainState, *rest: object
+    ) -> None:
         save(path, fingerprint, state, *rest)  # type: ignore[arg-type]
         if (state.epoch, state.step) == last_step:
             raise KeyboardInterrupt
@@ -197,7 +200,7 @@ def test_interrupted_trial_does_not_affect_an_interrupted_run(
     for epochs, last_step in ((3, (2, 2)), (1, (0, 1))):
         write_params(project_copy, lambda params, epochs=epochs: params["methods"]["relational"].update(epochs=epochs))
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "save_checkpoint", save_and_interrupt)
+            patch.setattr(loop, "save_checkpoint", partial(save_and_interrupt, last_step))
             assert rr(*PRETRAIN).code == 130
     write_params(project_copy)
     assert "continuing in epoch 3 after step 2" in rr(*PRETRAIN).out
