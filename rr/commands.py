@@ -79,7 +79,9 @@ if TYPE_CHECKING:
 def run_init() -> str:
     """Create a project in the current folder."""
     require_single_process("init")
-    create_project(Path.cwd())
+    check_can_create_project(Path.cwd())
+    with exclusive_lock(paths.PARAMS_FILE, wait=True):
+        create_project(Path.cwd())
     outdated = describe_outdated_files(Path.cwd())
     note = f"\n{outdated}" if outdated else ""
     return f"{Path.cwd()} is now a project: run the example with dvc repro or snakemake --cores 8{note}"
@@ -142,34 +144,46 @@ def run_init_images(
                 f"{init.explain_entry('this entry with those keys', params_file)}:\n"
                 f"{init.format_dataset_entry(name, source)}"
             ) from error
-        from rr.data.raw import RawFile
-
-        raw_file = RawFile(files.images)
-        former, text = _load_or_make_params(params_file)  # reading the images may have taken hours
-        if (name not in former.datasets) != is_new:
-            change = "added to" if is_new else "removed from"
-            raise UserError(
-                f"the dataset {name} was {change} {params_file} while the images were read: run the same command again"
-            )
-        median_side, num_images = facts["sizes"]["median_shorter_side"], len(raw_file.labels)
-        is_test = raw_file.splits == "test"
-        image_size, stored_size = init.choose_image_size(median_side), init.choose_stored_size(median_side, num_images)
-        hint = ""
-        if is_new:
-            text = init.add_dataset(text, name, source, image_size, stored_size)
-        elif (former.datasets[name].image_size, former.datasets[name].stored_size) != (image_size, stored_size):
-            sizes = f"image_size: {image_size}" + (f" and stored_size: {stored_size}" if stored_size else "")
-            hint = f"\nthe sizes that {params_file} defines are kept; for a new dataset, rr init would write {sizes}"
-        text = init.set_grid_for_dataset(
-            text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test]
-        )
-        new_params = parse_params(text, params_file)
-        if not params_file.is_file():
-            create_project(Path.cwd())
-        write_params(params_file, text)
+        with exclusive_lock(paths.PARAMS_FILE, wait=True):
+            message = _add_images(name, source, facts, params_file, is_new=is_new)
     _register_with_engines(run, params_file)
-    fetched = f"{files.images}: {format_fetch_facts(facts)}{grid.describe_replaced(former, new_params)}"
-    return f"{fetched}\n{init.describe_new_dataset(new_params, params_file, name, raw_file.labels[is_test])}{hint}"
+    return f"{files.images}: {format_fetch_facts(facts)}{message}"
+
+
+def _add_images(name: str, source: dict[str, str], facts: dict[str, Any], params_file: Path, *, is_new: bool) -> str:
+    """Add a dataset that has been fetched, and a grid that trains on it, to the parameter file; return a message.
+
+    `is_new` is whether the file did not define the dataset before it was fetched. Only the grid is changed otherwise.
+    """
+    from rr.data.raw import RawFile
+    from rr.workflow import init
+
+    raw_file = RawFile(paths.DatasetPaths(name).images)
+    former, text = _load_or_make_params(params_file)  # reading the images may have taken hours
+    if (name not in former.datasets) != is_new:
+        change = "added to" if is_new else "removed from"
+        raise UserError(
+            f"the dataset {name} was {change} {params_file} while the images were read: run the same command again"
+        )
+    median_side, num_images = facts["sizes"]["median_shorter_side"], len(raw_file.labels)
+    is_test = raw_file.splits == "test"
+    image_size, stored_size = init.choose_image_size(median_side), init.choose_stored_size(median_side, num_images)
+    hint = ""
+    if is_new:
+        text = init.add_dataset(text, name, source, image_size, stored_size)
+    elif (former.datasets[name].image_size, former.datasets[name].stored_size) != (image_size, stored_size):
+        sizes = f"image_size: {image_size}" + (f" and stored_size: {stored_size}" if stored_size else "")
+        hint = f"\nthe sizes that {params_file} defines are kept; for a new dataset, rr init would write {sizes}"
+    text = init.set_grid_for_dataset(
+        text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test]
+    )
+    new_params = parse_params(text, params_file)
+    if not params_file.is_file():
+        create_project(Path.cwd())
+    write_params(params_file, text)
+    replaced = grid.describe_replaced(former, new_params)
+    description = init.describe_new_dataset(new_params, params_file, name, raw_file.labels[is_test])
+    return f"{replaced}\n{description}{hint}"
 
 
 def _load_or_make_params(params_file: Path) -> tuple[Params, str]:
@@ -190,10 +204,11 @@ def _undo_without_project(run: stage_runs.StageRun, params_file: Path) -> Iterat
         if is_first and not params_file.is_file():
             with suppress(UserError), exclusive_lock(run.folder):  # not if another process is writing there
                 shutil.rmtree(run.folder, ignore_errors=True)
-                files = (paths.lock_file(run.folder), paths.status_file(run.stage, run.folder.parts[2:]))
+                locks = [paths.lock_file(path) for path in (run.folder, params_file)]
+                files = [*locks, paths.status_file(run.stage, run.folder.parts[2:])]
                 for file in files:
                     file.unlink(missing_ok=True)
-                for parent in [parent for path in (run.folder, *files) for parent in path.parents]:
+                for parent in [parent for path in [run.folder, *files] for parent in path.parents]:
                     with suppress(OSError):
                         parent.rmdir()
         raise
@@ -275,13 +290,14 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     current = source.exclude if isinstance(source, FolderSource | ParquetSource) else None
     folder = files.dataset_check_dir
     output = CheckOutputPaths(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
-    summary, facts = check(
-        files.images,
-        output,
-        paths.expand_user(current) if current else None,
-        extractor,
-        are_rows=isinstance(source, ParquetSource),
-    )
+    with exclusive_lock(folder):
+        summary, facts = check(
+            files.images,
+            output,
+            paths.expand_user(current) if current else None,
+            extractor,
+            are_rows=isinstance(source, ParquetSource),
+        )
     lines = [summary, *format_skipped(record["skipped"])]
     can_exclude = bool(facts["findings"].keys() & set(EXCLUDED_KINDS))
     if can_exclude and current:

@@ -68,7 +68,10 @@ def write_crate(params_file: Path, output: Path) -> str:
     for run, record in zip(runs, records, strict=True):
         crate.add_run(run.stage, run.folder, record)
     crate.describe_workflow(records, [str(path) for path in runs[-1].outputs])
-    with atomic_write(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        atomic_write(output, concurrent=True) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
         archive.writestr("ro-crate-metadata.json", crate.to_json())
         archive.writestr("README.md", _README)
         for name, file in crate.included.items():

@@ -16,6 +16,7 @@ from rr.data.raw import SPLITS, RawFile
 from rr.errors import UserError
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
+from rr.runtime.lock import exclusive_lock
 from rr.workflow.records import load_record
 
 # The specification's context, which maps the short keys to their full names.
@@ -93,14 +94,22 @@ def write_croissant(
                 f"--license {license} is neither a URL nor an SPDX identifier: use an identifier from "
                 "https://spdx.org/licenses, such as CC-BY-4.0, or the URL of the license"
             ) from error
+    folder = paths.DatasetPaths(dataset).raw_dir
+    load_record(folder)
+    values = {"license": license, "url": url, "creator": creator, "date": date}
+    with exclusive_lock(folder):  # otherwise, rr fetch might replace the images while they are described
+        return _write_croissant(dataset, values)
+
+
+def _write_croissant(dataset: str, required: dict[str, str | None]) -> str:
+    """Write `croissant.json` with the values that the format requires (None if unknown), and return a message."""
     files = paths.DatasetPaths(dataset)
     record = load_record(files.raw_dir)
     raw_file = RawFile(files.images)
     kind = record["params"][f"datasets.{dataset}.source"]["kind"]
     version = record["machine"]["versions"]["relational-reasoning"]
-    required = {"license": license, "url": url, "creator": creator, "date": date}
     values = {key: value or _KNOWN.get(kind, {}).get(key, _UNKNOWN) for key, value in required.items()}
-    is_organization = creator is not None or kind == "tiny_imagenet"  # the other known creators are persons
+    is_organization = required["creator"] is not None or kind == "tiny_imagenet"  # the other known creators are persons
     counts = {split: int((raw_file.splits == split).sum()) for split in SPLITS}
     metadata = {
         "@context": _CONTEXT,

@@ -75,7 +75,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
         )
     generator = torch.Generator().manual_seed(0)
     example_B3SS, other_B3SS = (torch.randn((B, 3, image_size, image_size), generator=generator) for B in (2, 5))
-    with atomic_write(output) as temporary, torch.no_grad(), warnings.catch_warnings():
+    with atomic_write(output, concurrent=True) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # users cannot act on warnings from torch's exporters
         if format == "safetensors":
             temporary.write_bytes(weights.read_bytes())

@@ -145,7 +145,7 @@ def _write_output(output: Path, is_default: bool) -> Iterator[Path]:
     Raises:
         UserError: if `output` is the default path and exists with other contents.
     """
-    with atomic_write(output) as temporary:
+    with atomic_write(output, concurrent=True) as temporary:
         yield temporary
         if is_default and output.is_file() and file_sha256(output) != file_sha256(temporary):
             raise UserError(

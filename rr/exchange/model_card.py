@@ -98,7 +98,7 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
         "of use of the training images may apply to the weights.\n",
     ]
     path = card_path(output)
-    write_text(path, "\n".join(sections))
+    write_text(path, "\n".join(sections), concurrent=True)
     return path
 
 

@@ -78,6 +78,6 @@ def embed(
     if map_path:
         from rr.gallery.map_page import render_map_page
 
-        write_text(map_path, render_map_page(folder, *join_batches(shown, extractor.num_features)))
+        write_text(map_path, render_map_page(folder, *join_batches(shown, extractor.num_features)), concurrent=True)
         summary += f"; map {map_path} written"
     return "\n".join([summary, *format_skipped(skipped.counts)])

@@ -84,7 +84,7 @@ def retrieve(
         from rr.gallery.search_page import render_page
 
         score = "probability that both are views of the same image" if scorer else "cosine similarity of their features"
-        write_text(page_path, render_page(results, f"the {score}"))
+        write_text(page_path, render_page(results, f"the {score}"), concurrent=True)
         summary += f"; page {page_path} written"
     if as_json:
         facts = {

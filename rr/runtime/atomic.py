@@ -62,7 +62,7 @@ def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write UTF-8 text to `target` atomically."""
-    with atomic_write(target) as temporary:
+def write_text(target: Path, text: str, *, concurrent: bool = False) -> None:
+    """Write UTF-8 text to `target` atomically. `atomic_write` describes `concurrent`."""
+    with atomic_write(target, concurrent=concurrent) as temporary:
         temporary.write_text(text, encoding="utf-8")

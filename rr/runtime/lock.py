@@ -45,16 +45,20 @@ def wait_until_unlocked(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Let only this process write the outputs in `folder` while the body runs.
 
+    `folder` may also be a file. If `wait` is true, wait for other processes that hold the lock.
+
     Raises:
-        UserError: if another process holds the lock; the message names its process id.
+        UserError: if another process holds the lock, unless `wait` is true; the message names its process id.
     """
     path = paths.lock_file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = try_lock(path, "move the project to a file system that supports them")
-    if file is None:
+    while (file := try_lock(path, "move the project to a file system that supports them")) is None:
+        if wait:
+            wait_until_unlocked(path)
+            continue
         holder = path.read_text().strip() or "(unknown id)"
         raise UserError(
             f"process {holder} is writing {folder}: wait until it has finished, then run the same command again"

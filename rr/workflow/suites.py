@@ -19,6 +19,7 @@ from rr.params import load_params, parse_params, parse_yaml, read_utf8
 from rr.params.base import NAME
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
+from rr.runtime.lock import exclusive_lock
 from rr.workflow.grid import describe_replaced
 from rr.workflow.params_file import dump_yaml, make_yaml, require_single_grid, set_axis, write_params
 
@@ -60,10 +61,16 @@ def use_suite(name: str, params_file: Path) -> str:
     Raises:
         UserError: if the suite or a `base` is unknown, or if the result is not valid. The file is then unchanged.
     """
-    former = load_params(params_file)
+    load_params(params_file)
     suite = load_suite(name)
+    with exclusive_lock(paths.PARAMS_FILE, wait=True):
+        return _add_suite(name, suite, params_file)
+
+
+def _add_suite(name: str, suite: dict[str, Any], params_file: Path) -> str:
+    """Write a suite with this name and these contents into `params_file`, and return a message."""
+    former, old_text = load_params(params_file), read_utf8(params_file)
     yaml = make_yaml()
-    old_text = read_utf8(params_file)
     require_single_grid(old_text, params_file)
     params = yaml.load(old_text)
     old_claims = list(params["grid"].get("claims", []))
@@ -123,7 +130,7 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     parse_params(text, target)
     # Every Snakemake job runs this; write only if the content changed.
     if not target.is_file() or target.read_text(encoding="utf-8") != text:
-        write_text(target, text)
+        write_text(target, text, concurrent=True)
     return target
 
 

@@ -20,6 +20,7 @@ from rr.backbones.weights import save_backbone
 from rr.check import Finding, find_similar, find_small_classes
 from rr.params import load_params
 from rr.runtime.hashing import file_sha256
+from rr.runtime.lock import exclusive_lock
 from rr.workflow.grid_checks import find_grid_problems
 from rr.workflow.verify import find_grid_mismatches
 
@@ -272,6 +273,17 @@ def test_small_class_is_printed_by_name(project: Path, rr: RunRr) -> None:
 def test_check_before_fetch_raises(project: Path, rr: RunRr) -> None:
     outcome = rr("check", "shapes")
     assert (outcome.code, outcome.err) == (2, "rr: data/raw/shapes/run.json is missing: run rr fetch first\n")
+
+
+def test_second_check_at_the_same_time_raises(project: Path, rr: RunRr) -> None:
+    save_tree(project / "images", {"cat": 12, "dog": 9})
+    add_dataset(project, SOURCE)
+    rr("fetch", "--dataset", "mine")
+    with exclusive_lock(CHECK):
+        outcome = rr("check", "mine")
+    assert (outcome.code, "is writing data/check/mine: wait until it has finished" in outcome.err) == (2, True)
+    assert not CHECK.exists()
+    assert rr("check", "mine").code == 0
 
 
 def test_16_bit_images_with_few_values_are_not_blank(project: Path, rr: RunRr) -> None:

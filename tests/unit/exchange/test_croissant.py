@@ -9,6 +9,7 @@ from own_images import save_tree
 from report_files import change_record
 
 from rr.runtime.hashing import file_sha256
+from rr.runtime.lock import exclusive_lock
 from rr.workflow.records import load_record
 
 FOLDER = Path("data/raw/shapes")
@@ -45,6 +46,13 @@ def test_file_has_the_required_fields(fetched: Path, rr: RunRr) -> None:
     assert all(field["source"]["fileObject"]["@id"] == file["@id"] for field in images["field"])
     identifiers = [entity["@id"] for record_set in (classes, images) for entity in (record_set, *record_set["field"])]
     assert len(set(identifiers)) == len(identifiers) == 7
+
+
+def test_images_that_are_being_fetched_are_not_described(fetched: Path, rr: RunRr) -> None:
+    with exclusive_lock(FOLDER):
+        outcome = rr("croissant", "shapes")
+    assert (outcome.code, "is writing data/raw/shapes: wait until it has finished" in outcome.err) == (2, True)
+    assert not (FOLDER / "croissant.json").exists()
 
 
 def test_missing_values_are_named(fetched: Path, rr: RunRr) -> None:

@@ -33,6 +33,16 @@ def test_failed_write_keeps_the_former_file(former_files: list[Path]) -> None:
     assert sorted(former_files[0].parent.iterdir()) == former_files
 
 
+def test_file_can_be_written_by_several_processes(former_files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with atomic_write(former_files[0], concurrent=True) as temporary:
+        temporary.write_text("first")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1)
+            write_text(former_files[0], "second", concurrent=True)
+        assert read(former_files) == ["second", "old"]
+    assert read(former_files) == ["first", "old"]
+
+
 def test_targets_are_replaced_together_and_in_order(former_files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     replaced = []
     replace = os.replace

@@ -1,14 +1,19 @@
 """Tests for suites: a suite changes only the grid and the methods of params.yaml, and the result is valid."""
 
+import re
 import textwrap
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from helpers import ROOT, RunRr
+from own_images import save_tree
 
-from rr import params
+from rr import commands, params
 from rr.errors import UserError
+from rr.runtime.lock import exclusive_lock
 from rr.workflow import grid, stage_runs, suites
 from rr.workflow.params_file import dump_yaml, make_yaml, set_axis
 
@@ -79,6 +84,31 @@ def test_file_with_several_grids_is_refused(params_file: Path, rr: RunRr) -> Non
         outcome = rr(*command, "--params", merged)
         assert outcome.code == 2
         assert "grid is a list of grids; only Snakemake can use it: keep one of them, as a mapping" in outcome.err
+
+
+@pytest.mark.parametrize("command", [("suite", "use", "quick"), ("init", "images"), ("init",)])
+def test_command_waits_until_another_process_has_edited_the_file(
+    params_file: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    save_tree(Path("images"), {"a": 10, "b": 10})
+    monkeypatch.setattr(commands, "check_can_create_project", lambda folder: None)
+    monkeypatch.setattr(commands, "create_project", lambda folder: None)
+    codes: list[int] = []
+    codes_before_the_edit = []
+    with ExitStack() as stack:
+        stack.enter_context(exclusive_lock(Path("params.yaml")))
+
+        def edit_and_release() -> None:
+            codes_before_the_edit.extend(codes)
+            params_file.write_text(re.sub("threads: [0-9]+", "threads: 3", params_file.read_text()))
+            stack.close()
+
+        timer = threading.Timer(2, edit_and_release)
+        timer.start()
+        codes.append(rr(*command).code)
+        timer.join()
+    assert (codes, codes_before_the_edit) == ([0], [])
+    assert params.load_params(params_file).threads == 3
 
 
 @pytest.mark.parametrize("value", ["cifar", ["cifar"], {7: {}}])
