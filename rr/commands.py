@@ -146,6 +146,7 @@ def run_init_images(
             ) from error
         with exclusive_lock(paths.PARAMS_FILE, wait=True):
             message = _add_images(name, source, facts, params_file, is_new=is_new)
+    _warn_of_outdated_croissant(name)
     _register_with_engines(run, params_file)
     return f"{files.images}: {format_fetch_facts(facts)}{message}"
 
@@ -264,8 +265,16 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
         facts = recorder.facts = fetch(config.source, files.images, files.download_dir, local_copy)
         if local_copy:
             facts["local_copy"] = str(paths.expand_user(local_copy).absolute())
+    _warn_of_outdated_croissant(dataset)
     _register_with_engines(run, params_file)
     return f"{files.images}: {format_fetch_facts(facts)}"
+
+
+def _warn_of_outdated_croissant(dataset: str) -> None:
+    from rr.exchange.croissant import describe_outdated_croissant
+
+    if warning := describe_outdated_croissant(dataset):
+        print(f"fetch: {warning}", file=sys.stderr)
 
 
 def run_check(dataset: str, weights: Path | None, device: str, params_file: Path) -> tuple[str, dict[str, Any]]:

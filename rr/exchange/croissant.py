@@ -59,6 +59,7 @@ _KNOWN = {
     },
 }
 _UNKNOWN = "unknown"
+_FILE_NAME = "croissant.json"
 
 
 def write_croissant(
@@ -152,11 +153,23 @@ def _write_croissant(dataset: str, required: dict[str, str | None]) -> str:
             },
         ],
     }
-    target = files.raw_dir / "croissant.json"
+    target = files.raw_dir / _FILE_NAME
     write_text(target, json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
     missing = [f"--{key}" for key, value in values.items() if value == _UNKNOWN]
     hint = f"; add {', '.join(missing)}, which the format requires" if missing else ""
     return f"{target}: {format_count(sum(counts.values()), 'images')}{hint}"
+
+
+def describe_outdated_croissant(dataset: str) -> str:
+    """Return a sentence about a `croissant.json` that does not describe the images of a fetched dataset, or ""."""
+    files = paths.DatasetPaths(dataset)
+    file = files.raw_dir / _FILE_NAME
+    if not file.is_file() or load_record(files.raw_dir)["outputs"][str(files.images)].encode() in file.read_bytes():
+        return ""
+    return (
+        f"{file} describes the former images: run `rr croissant {dataset}` with the same options as before, which "
+        "replaces this file and any edits in it"
+    )
 
 
 def _is_url(text: str) -> bool:

@@ -55,6 +55,27 @@ def test_images_that_are_being_fetched_are_not_described(fetched: Path, rr: RunR
     assert not (FOLDER / "croissant.json").exists()
 
 
+def test_fetch_of_other_images_reports_an_outdated_file(project: Path, rr: RunRr) -> None:
+    root = save_tree(project / "images", {"a": 10, "b": 10})
+    add_dataset(project, {"kind": "imagefolder", "path": "images"})
+    rr("fetch", "--dataset", "mine")
+    assert rr("croissant", "mine").code == 0
+    file = Path("data/raw/mine/croissant.json")
+    text = file.read_text()
+    assert "croissant.json" not in rr("fetch", "--dataset", "mine").err
+    (root / "a/0.png").unlink()
+    for command in (("fetch", "--dataset", "mine", "--json"), ("init", "images", "--name", "mine")):
+        outcome = rr(*command)
+        assert outcome.code == 0, outcome.err
+        assert (
+            "fetch: data/raw/mine/croissant.json describes the former images: run `rr croissant mine` with the same "
+            "options as before, which replaces this file and any edits in it\n" in outcome.err
+        )
+    assert file.read_text() == text
+    assert rr("croissant", "mine").code == 0
+    assert "croissant.json" not in rr("fetch", "--dataset", "mine").err
+
+
 def test_missing_values_are_named(fetched: Path, rr: RunRr) -> None:
     assert rr("croissant", "shapes", "--license", "MIT").out.endswith(
         "; add --url, --creator, --date, which the format requires\n"
