@@ -5,7 +5,6 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from rr.errors import UserError
-from rr.views.augmentation import Augmentation
 
 # Names become folder names, DVC stage names and shell words. These characters are safe in all three.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -46,8 +45,6 @@ RENAMED_KEYS = {
     "variance": "variance_weight",
     "weight_decay": "optimizer.weight_decay",
 }
-
-Augmentation.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
 
 
 class UnknownNameError(UserError, ValueError):

@@ -11,10 +11,10 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from rr.errors import UserError, format_alternatives
+from rr.params.augmentations import Augmentation, AugmentationConfig
 from rr.params.base import NAME, RENAMED_KEYS, SHA256, StrictModel
 from rr.params.extensions import is_extension_kind, load_config_class
 from rr.params.schema import Params
-from rr.views.augmentation import Augmentation
 
 MAX_VALUES = 100_000  # params.yaml has about a hundredth of this number
 # Explanations of the patterns that pydantic would print as regular expressions.
@@ -189,6 +189,6 @@ def _valid_keys(location: list[Any], raw: dict[str, Any]) -> list[str]:
         node = tagged[0] if tagged and node is not Params else (arguments[-1] if arguments else node)
     if isinstance(node, type) and issubclass(node, BaseModel):
         return list(node.model_fields)
-    if node is Augmentation or Augmentation in get_args(node):
+    if node is Augmentation or AugmentationConfig in get_args(node):
         return list(Augmentation.__dataclass_fields__)
     return []

@@ -4,10 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from rr.params.augmentations import Augmentation, AugmentationConfig
 from rr.params.base import MAX_COUNT, SHA256, Count, Fraction, NonNegativeFloat, PositiveFloat, StrictModel
 from rr.params.extensions import accept_extensions
 from rr.params.optimizers import ADAM, CONSTANT, OptimizerConfig, ScheduleConfig, check_warmup
-from rr.views.augmentation import Augmentation
 
 
 class WeightsFile(StrictModel):
@@ -27,7 +27,8 @@ class TrainableConfig(StrictModel):
     """Keys of every method that trains. The defaults are the paper's settings for its self-supervised methods.
 
     Attributes:
-        augmentation: the random changes that make the views of an image.
+        augmentation: the random changes that make the views of an image. A strength, such as `brightness`, needs the
+            key of its operation, such as `jitter`, which may be 0. An operation that is on must have an effect.
         second_augmentation: augmentation of every second view. By default, all views use `augmentation`.
         views: K, the number of views of each image in a mini-batch.
         batch_size: M, the number of images in a mini-batch.
@@ -38,8 +39,8 @@ class TrainableConfig(StrictModel):
         initial_weights: file of the backbone from which training starts. By default, the weights are random.
     """
 
-    augmentation: Augmentation
-    second_augmentation: Augmentation | None = None
+    augmentation: AugmentationConfig
+    second_augmentation: AugmentationConfig | None = None
     views: Count
     batch_size: Count
     epochs: Annotated[int, Field(ge=1, le=100_000)]

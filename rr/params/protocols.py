@@ -4,10 +4,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
+from rr.params.augmentations import AugmentationConfig
 from rr.params.base import Count, PositiveFloat, StrictModel
 from rr.params.extensions import accept_extensions
 from rr.params.optimizers import OptimizerConfig, ScheduleConfig, check_warmup
-from rr.views.augmentation import Augmentation
 
 # Protocol kinds that use only numpy. They run on the CPU, without loading torch.
 NUMPY_PROTOCOLS = ("knn", "retrieval")
@@ -73,7 +73,7 @@ class FinetuneConfig(LabelUse):
     """
 
     kind: Literal["finetune"]
-    augmentation: Augmentation
+    augmentation: AugmentationConfig
     epochs: Count
     batch_size: Count
     backbone_lr: PositiveFloat
@@ -127,7 +127,7 @@ class EmbeddingConfig(StrictModel):
     images: Annotated[int, Field(ge=10)]
     perplexity: PositiveFloat
     clusters: Count = 10
-    augmentation: Augmentation
+    augmentation: AugmentationConfig
 
 
 class ExtensionProtocolConfig(StrictModel):
