@@ -676,6 +676,7 @@ for _group in (app, suite):
 
 def main() -> None:
     """Run the command line, and end the process without unloading libraries: unloading torch takes half a second."""
+    _replace_closed_streams()
     gc.set_threshold(100_000)  # fewer garbage collections make imports 10 % faster
     try:
         run()
@@ -685,6 +686,15 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(error.code)
+
+
+def _replace_closed_streams() -> None:
+    """Open os.devnull for closed standard streams (as after `>&-`); otherwise, a file could get their number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            file = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115  # stays open
+            os.set_inheritable(file.fileno(), True)
+            setattr(sys, name, file)
 
 
 def run() -> None:

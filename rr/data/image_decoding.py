@@ -273,6 +273,7 @@ def _convert_pixels(image: Image.Image, size: tuple[int, int], box_size: tuple[f
 
     `size` is the width and height of the original, and `box_size` those of the area in `image` that shows it.
     """
+    _rescale_transparent_color(image)
     image.load()
     rgb, transposition = _convert_to_rgb(image), _find_transposition(image)
     (width, height), (box_width, box_height) = size, box_size
@@ -284,6 +285,17 @@ def _convert_pixels(image: Image.Image, size: tuple[int, int], box_size: tuple[f
     left = rgb.width - box_width if transposition in _LEFT_FROM_FAR_SIDE else 0
     top = rgb.height - box_height if transposition in _TOP_FROM_FAR_SIDE else 0
     return DecodedImage(rgb, (left, top, left + box_width, top + box_height), (width, height))
+
+
+def _rescale_transparent_color(image: Image.Image) -> None:
+    """Rescale the transparent color of a PNG image to the decoded values; Pillow leaves it at the file's bit depth."""
+    color, tile = image.info.get("transparency"), getattr(image, "tile", None)  # a loaded image has no tile
+    stored = str(tile[0].args) if image.format == "PNG" and tile else ""
+    if stored in ("L;2", "L;4") and color is not None:
+        max_value = 2 ** int(stored[2:]) - 1
+        image.info["transparency"] = (color & max_value) * 255 // max_value
+    elif stored.startswith("RGB;16") and color is not None:  # decoded to the upper 8 bits
+        image.info["transparency"] = tuple(value >> 8 for value in color)
 
 
 def _find_transposition(image: Image.Image) -> Image.Transpose | None:
@@ -312,9 +324,11 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
     # Pillow reads 16-bit PGM images (and, before version 11.3, 16-bit PNG images) into 32-bit values.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
         # Pillow would clip 16-bit values to 255 instead of scaling them.
-        values = np.asarray(image, dtype=np.float64) / (2 ** (bits or 16) - 1)
+        stored = np.asarray(image)
+        values = stored / (2 ** (bits or 16) - 1)
         if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # 0 is white; Pillow inverts only up to 8 bits
             values = 1 - values
+        values = np.where(stored == image.info.get("transparency", -1), 1, values)
         return Image.fromarray((values * 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         kind = (

@@ -215,6 +215,16 @@ def test_error_of_the_system_is_explained(
     assert outcome.err.startswith(f"rr: {expected}")
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+@pytest.mark.parametrize(("name", "code"), [("quick", 0), ("nosuch", 2)])
+def test_standard_streams_may_be_closed(params_file: Path, closed: str, name: str, code: int) -> None:
+    command = f"{sys.executable} -m rr suite show {name} {closed}"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert result.returncode == code
+    assert result.stdout.startswith("#") == (code == 0 and "1>&-" not in closed)
+    assert result.stderr.startswith("rr: unknown suite") == (code == 2 and "2>&-" not in closed)
+
+
 def test_bug_is_printed_with_its_traceback(project: Path) -> None:
     code = (
         "import sys; from rr import cli, commands; sys.argv = sys.argv[1:]\n"

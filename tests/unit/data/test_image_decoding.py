@@ -273,6 +273,25 @@ def test_transparent_pixels_become_white() -> None:
     assert (decode_image(to_png(transparent)) == 255).all()
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("is_rgb", [False, True])
+def test_transparent_color_becomes_white(bits: int, is_rgb: bool) -> None:
+    """A tRNS chunk contains the color in the bit depth of the PNG file."""
+    if is_rgb and bits < 8:
+        pytest.skip("PNG images with these depths are gray")
+    max_value = 2**bits - 1
+    values = np.linspace(0, max_value, min(max_value, 15) + 1).astype(np.uint16)
+    samples = values.repeat(3) if is_rgb else values
+    row = np.unpackbits(samples.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1)[:, -bits:].ravel()
+    header = struct.pack(">IIBBBBB", len(values), 1, bits, 2 if is_rgb else 0, 0, 0, 0)
+    pixels = make_png_chunk(b"IDAT", zlib.compress(b"\0" + np.packbits(row).tobytes())) + make_png_chunk(b"IEND", b"")
+    for key in values.tolist():
+        transparency = make_png_chunk(b"tRNS", struct.pack(">H", key) * (3 if is_rgb else 1))
+        data = b"\x89PNG\r\n\x1a\n" + make_png_chunk(b"IHDR", header) + transparency + pixels
+        expected = np.where(values == key, 255, values / max_value * 255)
+        assert np.abs(decode_image(data)[0, :, 0] - expected).max() <= 1
+
+
 @pytest.mark.parametrize("size", [(64, 32), (32, 64), (20, 20), (7, 300)])
 def test_any_size_is_resized(size: tuple[int, int]) -> None:
     assert decode_image(to_png(Image.new("RGB", size, "red")), 32).shape == (32, 32, 3)
