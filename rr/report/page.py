@@ -100,7 +100,7 @@ def relative_link(path: Path) -> str:
 
 def _template_variables(sections: dict[str, Any]) -> dict[str, Any]:
     contents = {name: title for name, (title, _) in _SECTIONS.items() if sections[name]}
-    has_several_seeds = len(sections["summary"].axes["seed"]) > 1
+    has_several_seeds = any(len(entry.files) > 1 for entry in sections["curves"])
     return {"sections": sections, "contents": contents, "has_several_seeds": has_several_seeds}
 
 

@@ -20,7 +20,7 @@ _PROTOCOLS = {
     "finetune": "the backbone and a linear layer are trained together",
     "knn": "the nearest training images in feature space vote; nothing is trained",
 }
-_TRAINED_CLASSIFIER = "the linear layer that was trained with the backbone in supervised training is tested"
+_TRAINED_CLASSIFIER = "the linear layer that was trained together with the backbone is tested"
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Accuracies:
     seeds_text: str
     roles: dict[str, str]
     protocols: dict[str, str]
+
+    @property
+    def has_std(self) -> bool:
+        """Whether a value has a standard deviation."""
+        return any(count > 1 for entry in self.tables for count in entry.table.seed_counts)
 
     @property
     def marks_best(self) -> bool:

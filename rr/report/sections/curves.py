@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rr.report.grouping import group_by
 from rr.report.inputs.collect import GridResults, PretrainResult
@@ -22,6 +23,7 @@ _PAIR_LABELS = {
     "accuracy_positive": "two views of one image",
     "accuracy_negative": "views of two images",
 }
+_PAIR_LABELS_WITH_LABELS = _PAIR_LABELS | {"accuracy_positive": "two views of one image or class"}
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,15 @@ def _plot_losses_and_accuracies(runs: Sequence[PretrainResult], name: str) -> li
         curves = []
         for style, column in enumerate(c for c in common if re.match(rf"{prefix}(_|$)", c)):
             seeds = [{e: (e, scale * y) for e, y in zip(h["epoch"], h[column], strict=True)} for h in histories]
-            curves.append(Curve(_curve_label(column, runs[0].settings["kind"]), runs[0].color, seeds, style))
+            curves.append(Curve(_curve_label(column, runs[0].settings), runs[0].color, seeds, style))
         if curves:
             panels.append(plot_curves(f"{name}-{prefix}", title, alt_text, curves, format_axes))
     return panels
 
 
-def _curve_label(column: str, method_kind: str) -> str:
+def _curve_label(column: str, settings: dict[str, Any]) -> str:
     """Return the legend's label of a column of the history."""
-    if method_kind == "relational" and column in _PAIR_LABELS:
-        return _PAIR_LABELS[column]
+    if settings["kind"] == "relational" and column in _PAIR_LABELS:
+        uses_labels = bool(settings.get("label_fraction"))
+        return (_PAIR_LABELS_WITH_LABELS if uses_labels else _PAIR_LABELS)[column]
     return {"accuracy": "training images"}.get(column, column.replace("_", " "))

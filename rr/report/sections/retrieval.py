@@ -20,7 +20,7 @@ from rr.report.table import Cell, Table, make_table, numeric_columns
 _RERANKED = "reranked_"  # prefix of the metrics after the relation head has reordered the nearest images
 _MAX_BYTES = 200_000  # of examples on the page
 _CAPTION = (
-    "Each row shows a query (the first test image of a class), followed by its ten nearest training images in order of "
+    "Each row shows a query (the first test image of a class), followed by its nearest training images in order of "
     "distance. A green frame marks an image of the same class, and a red frame marks an image of a different class."
 )
 

@@ -19,6 +19,7 @@ from report_files import (
     CLASSIFICATION,
     CONFIDENCE,
     LABELS,
+    METHODS,
     PREDICTIONS,
     PROTOCOLS,
     RELATIONAL,
@@ -435,3 +436,33 @@ def test_map_names_the_files_of_images(full_grid: Params) -> None:
     raw_file.write_bytes(b"damaged")
     write_report(full_grid)
     assert '"names":["image 0 of shapes"' in REPORT_FILES[0].read_text(encoding="utf-8")
+
+
+def test_page_does_not_mention_standard_deviations_of_single_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make_params(methods=("relational",), seeds=(1,))
+    other = make_params(methods=("simclr",), seeds=(2,))
+    params = params.model_copy(update={"grid": [*params.grid, *other.grid]})
+    write_grid_files(params)
+    write_report(params)
+    for text in (read_page().text, read_markdown()):
+        assert "Each value is from a single seed, so there is no standard deviation." in text
+        assert "over 1 seed" not in text
+        assert "Thin lines" not in text
+
+
+def test_positive_pairs_may_share_only_a_class_if_labels_are_used(params: Params) -> None:
+    for folder in (RELATIONAL.folder, RELATIONAL.folder.with_name("2")):
+        settings = METHODS["relational"] | {"label_fraction": 0.1}
+        change_record(folder, params={"methods.relational": settings, "threads": 1})
+    write_report(params)
+    assert "two views of one image or class" in read_page().text
+
+
+def test_trained_classifier_may_be_that_of_an_own_method(params: Params) -> None:
+    write_report(params)
+    text = "trained classifier: the linear layer that was trained together with the backbone is tested"
+    assert text in read_page().text
+    assert text in read_markdown()
