@@ -15,6 +15,8 @@ from ruamel.yaml import YAML
 from rr import __version__, paths
 from rr.backbones.base import Backbone
 from rr.backbones.weights import read_metadata
+from rr.params.extensions import is_extension_kind
+from rr.report.method_roles import Role, find_role
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_duration
 from rr.runtime.hashing import file_sha256
@@ -29,7 +31,7 @@ _INTERVAL = (
 )
 _NO_INTERVAL = "–"
 _HEADER = """---
-tags: [image-feature-extraction, self-supervised-learning]
+tags: [image-feature-extraction{tag}]
 pipeline_tag: image-feature-extraction
 ---
 """
@@ -64,8 +66,9 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
     inputs = f"RGB images of {size} × {size} pixels" if size else "RGB images"
     if "mean" in metadata:
         inputs += f", values in [0, 1], normalized with mean {metadata['mean']} and std {metadata['std']}"
+    tag = ", self-supervised-learning" if record and _is_self_supervised(_method_settings(record)) else ""
     sections = [
-        _HEADER,
+        _HEADER.format(tag=tag),
         f"# {_title(backbone, record)}\n",
         "A network that maps images to feature vectors. It was exported with "
         f"[relational-reasoning](https://arxiv.org/abs/2006.05849) {__version__}.\n",
@@ -118,6 +121,8 @@ def _title(backbone: Backbone, record: dict[str, Any] | None) -> str:
     if record is None:
         return backbone.name
     dataset, _, method, seed = _dataset_backbone_method_seed(record)
+    if find_role(_method_settings(record)) in (Role.LOWER_BOUND, Role.IMPORTED):
+        return f"{backbone.name}, {method} (seed {seed})"
     return f"{backbone.name}, trained on {dataset} with {method} (seed {seed})"
 
 
@@ -125,6 +130,17 @@ def _dataset_backbone_method_seed(record: dict[str, Any]) -> list[str]:
     """Return a run's dataset, backbone, method and seed."""
     file = next(name for name in record["outputs"] if name.endswith("/backbone.safetensors"))
     return list(Path(file).parts[-5:-1])
+
+
+def _method_settings(record: dict[str, Any]) -> dict[str, Any]:
+    settings: dict[str, Any] = record["params"][f"methods.{_dataset_backbone_method_seed(record)[2]}"]
+    return settings
+
+
+def _is_self_supervised(settings: dict[str, Any]) -> bool:
+    """Return whether a method uses no labels, or only some. The settings of a user's own method do not say so."""
+    role = find_role(settings)
+    return role in (Role.SELF_SUPERVISED, Role.SEMI_SUPERVISED) and not is_extension_kind(settings["kind"])
 
 
 def _describe_training(record: dict[str, Any]) -> str:
@@ -143,7 +159,7 @@ def _describe_training(record: dict[str, Any]) -> str:
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "torchvision", "ffcv")),
     }
     buffer = io.StringIO()
-    YAML(typ="safe", pure=True).dump({method: record["params"][f"methods.{method}"]}, buffer)
+    YAML(typ="safe", pure=True).dump({method: _method_settings(record)}, buffer)
     return f"{_format_table(facts)}\nMethod parameters:\n\n```yaml\n{buffer.getvalue()}```\n"
 
 

@@ -40,7 +40,9 @@ def export(rr: RunRr, weights: Path, output: str, format: str = "safetensors") -
 def test_card_has_the_facts_of_the_run(finished: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     card = export(rr, WEIGHTS, "out.safetensors")
     _, header, body = card.split("---\n", 2)
-    assert YAML(typ="safe").load(header)["pipeline_tag"] == "image-feature-extraction"
+    assert YAML(typ="safe").load(header) == {
+        "tags": ["image-feature-extraction", "self-supervised-learning"], "pipeline_tag": "image-feature-extraction",
+    }  # fmt: skip
     record = json.loads((RUN / "run.json").read_text())
     for line in (
         "# conv4, trained on shapes with relational (seed 1)",
@@ -81,6 +83,13 @@ def test_card_has_the_facts_of_the_run(finished: Path, rr: RunRr, monkeypatch: p
     other = Path("other/record/of/other/weights/backbone.safetensors")
     save_backbone(random_backbone("conv4"), other)
     assert "There is no record of how these weights were trained." in export(rr, other, "other.safetensors")
+
+
+def test_card_of_random_weights_does_not_say_that_they_were_trained(project_copy: Path, rr: RunRr) -> None:
+    assert rr(*(value if value != "relational" else "random" for value in PRETRAIN)).code == 0
+    card = export(rr, Path("runs/pretrain/shapes/conv4/random/1/backbone.safetensors"), "out.safetensors")
+    assert card.startswith("---\ntags: [image-feature-extraction]\n")
+    assert "\n# conv4, random (seed 1)\n" in card
 
 
 def test_card_without_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
