@@ -41,8 +41,6 @@ FEW_LABELS = {
     "linear": "100 %",
     "finetune-1": "finetuning, 1 %",
     "finetune-10": "10 %",
-    "finetune-25": "25 %",
-    "finetune": "100 %",
 }
 
 
