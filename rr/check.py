@@ -110,7 +110,8 @@ def check(
     rows = sorted(
         {finding.image for finding in findings if finding.kind in EXCLUDED_KINDS and finding.image is not None}
     )
-    # `rr fetch` has left out the images in its list. If the list has changed since then, they may be in the raw file.
+    # Keep the names on the current list, because `rr fetch` has left these images out. (If the list has changed since
+    # the fetch, the raw file may contain some of them.)
     excluded = list(dict.fromkeys(map(display_name, [*excluded, *(lines_to_exclude[row] for row in rows)])))
     exclude.write_excluded_names(files.exclude, excluded)
     with atomic_write(files.findings) as temporary:

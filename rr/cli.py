@@ -158,7 +158,7 @@ def init(
     run: Annotated[bool, typer.Option("--run", help="Also train on the images and write the report.")] = False,
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Create a project in this folder; with IMAGES, also add them and a grid that trains on them to params.yaml."""
+    """Create a project in this folder. Given IMAGES, add a dataset and a grid that trains on it to params.yaml."""
     from rr import commands
 
     if images is None:
@@ -660,7 +660,7 @@ def bench(
     from rr import bench as benchmark
 
     counts = threads.split(",") if threads else []
-    if not all(count.strip().isdigit() and int(count) > 0 for count in counts):
+    if not all(count.strip().isdecimal() and int(count) > 0 for count in counts):
         raise UserError(f"--threads {threads}: must be positive integers separated by commas, such as 1,2")
     print(
         benchmark.run_benchmark(
@@ -689,7 +689,7 @@ def main() -> None:
 
 
 def _replace_closed_streams() -> None:
-    """Open os.devnull for closed standard streams (as after `>&-`); otherwise, a file could get their number."""
+    """Open os.devnull for closed standard streams (as after `>&-`), so that no other file gets descriptor 0, 1 or 2."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             file = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115  # stays open

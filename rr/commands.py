@@ -154,7 +154,7 @@ def run_init_images(
 def _add_images(name: str, source: dict[str, str], facts: dict[str, Any], params_file: Path, *, is_new: bool) -> str:
     """Add a dataset that has been fetched, and a grid that trains on it, to the parameter file; return a message.
 
-    `is_new` is whether the file did not define the dataset before it was fetched. Only the grid is changed otherwise.
+    `is_new` states whether the dataset was missing from the file before it was fetched; if not, only the grid changes.
     """
     from rr.data.raw import RawFile
     from rr.workflow import init
@@ -310,7 +310,8 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
     lines = [summary, *format_skipped(record["skipped"])]
     can_exclude = bool(facts["findings"].keys() & set(EXCLUDED_KINDS))
     if can_exclude and current:
-        copy = "" if Path(current) == output.exclude else f"copy the list to {current}, then "
+        is_current = paths.expand_user(current).resolve() == output.exclude.resolve()
+        copy = "" if is_current else f"copy the list to {current}, then "
         lines.append(f"to leave these images out: {copy}run `rr fetch --dataset {dataset}`, then dvc repro")
     elif can_exclude and isinstance(source, FolderSource | ParquetSource):
         lines.append(
@@ -521,7 +522,7 @@ def run_report(params_file: Path) -> str:
     outdated = [
         run.folder
         for run in stage_runs.iter_stage_runs(params)
-        if run.stage != "report" and find_record(run.folder) and not find_current_record(run)
+        if run.stage != "report" and (record := find_record(run.folder)) and record["params"] != run.params
     ]
     if outdated:
         print(

@@ -13,7 +13,7 @@ from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
 from rr.params import ExtensionSource, FolderSource, ParquetSource, SlimageNetSource, Source, TinyImageNetSource
 from rr.paths import expand_user
-from rr.runtime.formatting import format_names
+from rr.runtime.formatting import format_count, format_names
 from rr.runtime.hashing import file_sha256
 from rr.runtime.progress import Progress
 
@@ -102,7 +102,7 @@ def format_fetch_facts(facts: dict[str, Any]) -> str:
     """Summarize what `fetch` returned in a few lines."""
     images, per_class, num_classes = facts["images"], facts["images_per_class"], facts["classes"]
     counts = [f"{count:,} {split}" for split, count in images.items()]
-    lines = [", ".join([*counts, f"{num_classes:,} {'class' if num_classes == 1 else 'classes'}"])]
+    lines = [", ".join([*counts, format_count(num_classes, "classes", "class")])]
     if "splits" in facts:
         lines.append("; ".join(f"{split}: {origin}" for split, origin in facts["splits"].items()))
     if "columns" in facts:

@@ -228,6 +228,13 @@ def find_record_folder(path: Path) -> Path:
     return path.parent
 
 
+def producing_command(path: Path) -> str:
+    """Return the command that writes the stage output `path`, without its options."""
+    stages = {"raw": "fetch", "beton": "convert", "history": "pretrain", "features": "extract"}
+    stages |= {stage: stage for stage in ("pretrain", "evaluate")}
+    return f"rr {stages.get(path.parts[1], 'report')}"
+
+
 def list_metrics() -> list[Path]:
     """Return the paths of all metrics in the current folder. Evaluations on the pretraining dataset come first."""
     files = Path("runs/evaluate").glob("*/*/*/*/*/*/metrics.json")

@@ -12,12 +12,15 @@ from pathlib import Path
 from rr.errors import UserError
 from rr.runtime.atomic import write_text
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).resolve().parent  # with `python -m rr`, __file__ is inside a project's link to the package
 # In a wheel, the project files are inside the package (see pyproject.toml); in a clone, they are next to it.
 PROJECT_FILES = PACKAGE / "project" if (PACKAGE / "project").is_dir() else PACKAGE.parent
 
-_FILES = ("dvc.yaml", "Snakefile", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
-_FOLDERS = ("workflow/extensions", "workflow/profiles", "workflow/report", "workflow/rules", "workflow/suites")
+_FILES = (
+    "dvc.yaml", "Snakefile", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore",
+    "workflow/extensions/README.md",  # only this file, because a clone's own classes stay in the clone
+)  # fmt: skip
+_FOLDERS = ("workflow/profiles", "workflow/report", "workflow/rules", "workflow/suites")
 _PIPELINE = ("dvc.yaml", "Snakefile")
 _LINKS = {"rr": PACKAGE, "profiles": Path("workflow/profiles")}  # Snakemake looks for profiles next to the Snakefile
 _OWN_IMAGES = re.compile(r"^ *source: \{kind: (imagefolder|parquet),", re.MULTILINE)

@@ -281,7 +281,7 @@ def _conv_output_gradient(
     """
     B, F, h, w = grad_BFhw.shape
     grad_BFp = grad_BFhw.reshape((B, F, h * w))
-    widened = np.empty(2 * h * w, np.float32)  # each gradient twice, so that one fast loop covers all windows
+    widened = np.empty(2 * h * w, np.float32)  # has each gradient twice, so that one fast loop covers all windows
     zero = np.float32(0)
     for o in range(F):
         mean, scale, bias = norm_3F[0, o], norm_3F[1, o], norm_3F[2, o]

@@ -119,7 +119,7 @@ def _write_croissant(dataset: str, required: dict[str, str | None]) -> str:
         "name": dataset,
         "description": (
             f"{format_count(counts['train'], 'training images')} and {format_count(counts['test'], 'test images')} of "
-            f"{format_count(len(raw_file.class_names), 'classes')} (source: {kind}), fetched on "
+            f"{format_count(len(raw_file.class_names), 'classes', 'class')} (source: {kind}), fetched on "
             f"{record['started'][:10]} with relational-reasoning {version}. The label -1 marks unlabeled images."
         ),
         "license": values["license"],

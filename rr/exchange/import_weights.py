@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         path: the keys that lead to the state dict in the file, joined with dots.
-        prefix: a common start of the tensor names, which the names in the backbone lack.
+        prefix: common prefix of the tensor names in the file; the names in the backbone do not have it.
         state: the tensors, by their names in the backbone.
         names: their names in the state dict.
         missing: names of the weights that the state dict lacks.

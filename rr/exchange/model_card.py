@@ -26,7 +26,7 @@ from rr.workflow.records import load_record
 _METRICS = ("accuracy", "balanced_accuracy", "top_5_accuracy", "mean_average_precision", "silhouette")
 _ACCURACIES = ("accuracy", "top_5_accuracy")  # proportions of the test images
 _INTERVAL = (
-    "The interval (Wilson) covers only the random selection of the test images. Other seeds for pretraining give "
+    "The Wilson interval accounts only for the random sampling of the test images. Other seeds for pretraining give "
     "different values.\n"
 )
 _NO_INTERVAL = "–"
@@ -155,7 +155,7 @@ def _describe_training(record: dict[str, Any]) -> str:
         "precision": record["params"]["precision"],
         "training": f"{record['views']:,} views, {format_duration(seconds)}, {record['device']}",
         "date": record["started"],
-        "commit": f"{commit['id']}{', with changes' if commit['changed'] else ''}" if commit else "unknown",
+        "commit": f"{commit['id']}{', with uncommitted changes' if commit['changed'] else ''}" if commit else "unknown",
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("torch", "torchvision", "ffcv")),
     }
     buffer = io.StringIO()

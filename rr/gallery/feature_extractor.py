@@ -149,7 +149,7 @@ class FeatureExtractor:
         if not np.isfinite(features_BD).all():
             raise UserError(
                 f"{self.weights}: the features of some images are NaN or infinite, so the weights are unusable: "
-                "download the file or train the backbone again"
+                "download the file again, or retrain the backbone"
             )
         return features_BD
 

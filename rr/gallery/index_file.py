@@ -69,7 +69,7 @@ class StaleIndexError(Exception):
 def default_index_path(extractor: FeatureExtractor, folder: Path) -> Path:
     """Return the default path of the index of `folder`.
 
-    The path does not depend on the code that decodes images, so that an index of other code is replaced.
+    The path does not depend on the code that decodes images, so that an index written by other code is replaced.
     """
     metadata = {name: value for name, value in extractor.metadata.items() if name != "decoding_code"}
     key = json_sha256([metadata, path_to_text(folder.resolve())])

@@ -59,7 +59,7 @@ def _evaluated_weights_sha256(metrics_file: Path) -> str:
     try:
         inputs = json.loads(paths.record_file(metrics_file.parent).read_text(encoding="utf-8"))["inputs"]
         return next(value for name, value in inputs.items() if Path(name).name == "backbone.safetensors")
-    except (OSError, ValueError, KeyError, StopIteration):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
         return ""
 
 

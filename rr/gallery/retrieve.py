@@ -78,7 +78,8 @@ def retrieve(
     seconds += time.perf_counter() - start
     summary = (
         f"{seconds:.3f} s to search {format_count(len(gallery.images), 'images')} for "
-        f"{format_count(len(queries), 'queries', 'query')}; index {index_path}: {num_embedded:,} embedded"
+        f"{format_count(len(queries), 'queries', 'query')}; computed the features of "
+        f"{format_count(num_embedded, 'images')}; index {index_path}"
     )
     if page_path:
         from rr.gallery.search_page import render_page

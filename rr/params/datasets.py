@@ -98,7 +98,7 @@ class OwnImagesSource(StrictModel):
     """Keys that the two sources of your own images share.
 
     Attributes:
-        path: folder or, for Parquet, also a file.
+        path: a folder; for Parquet, a folder or a single file.
         splits: `auto` to recognize the splits by their names, `none` if there are no splits, or the names of the
             splits.
         labels: with `none`, all images are unlabeled.

@@ -19,7 +19,7 @@ from rr.params.schema import Params
 MAX_VALUES = 100_000  # params.yaml has about a hundredth of this number
 # Explanations of the patterns that pydantic would print as regular expressions.
 _PATTERN_MESSAGES = {
-    NAME: "invalid name; use letters, digits, - and _, with a letter or digit first",
+    NAME: "invalid name; use letters, digits, - and _, and start with a letter or digit",
     SHA256: "must be 64 hexadecimal digits in lower case, as printed by rr import",
 }
 

@@ -26,7 +26,7 @@ class SGDConfig(StrictModel):
     """Stochastic gradient descent with momentum.
 
     Attributes:
-        momentum: the momentum.
+        momentum: momentum coefficient.
         weight_decay: strength of the weight decay, which applies to all parameters.
     """
 
@@ -39,7 +39,7 @@ class LARSConfig(StrictModel):
     """LARS: SGD with steps proportional to the norm of each weight tensor, except for biases and normalization layers.
 
     Attributes:
-        momentum: the momentum.
+        momentum: momentum coefficient.
         weight_decay: strength of the weight decay, which does not apply to biases and normalization layers.
         trust_coefficient: ratio of a step's norm to the weight's norm, before learning rate and momentum.
     """
@@ -62,12 +62,12 @@ class SmoothScheduleConfig(StrictModel):
 
 
 class StepsScheduleConfig(StrictModel):
-    """A learning rate that is multiplied by `lr_decay` after each of the `milestones`.
+    """A learning rate that changes at the `milestones`.
 
     Attributes:
         warmup_epochs: number of epochs at the start in which the learning rate increases linearly from 0.
         milestones: fractions of the epochs, rounded down to whole epochs.
-        lr_decay: the factor.
+        lr_decay: factor by which the learning rate is multiplied at each milestone.
     """
 
     kind: Literal["steps"]

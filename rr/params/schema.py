@@ -23,7 +23,7 @@ class GridConfig(StrictModel):
     combination of pretraining run, target and protocol.
 
     Attributes:
-        data: datasets to fetch and convert; it must include all in `dataset` and `target`.
+        data: datasets to fetch and convert; the list must include every dataset in `dataset` and `target`.
         dataset: datasets to pretrain on.
         backbone: architectures.
         method: names of entries in `methods`.

@@ -21,8 +21,8 @@ EXPLANATIONS = {
     Role.UPPER_BOUND: "supervised training on all labels",
     Role.TRAINED_WITH_LABELS: "a method that uses all labels of the training images",
     Role.SEMI_SUPERVISED: "a method that uses some labels of the training images",
-    Role.INITIAL_WEIGHTS: "training that starts from weights in a file; the report does not know how they were trained",
-    Role.IMPORTED: "weights from elsewhere; the report does not know how they were trained",
+    Role.INITIAL_WEIGHTS: "training that starts from weights in a file; how they were trained is not recorded",
+    Role.IMPORTED: "weights from elsewhere; how they were trained is not recorded",
 }
 
 

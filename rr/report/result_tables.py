@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rr.params import CLASSIFICATION_PROTOCOLS
 from rr.report.formatting import format_mean_std, format_percent, format_seed_counts
 from rr.report.grouping import group_by, unique
-from rr.report.inputs.collect import CLASSIFICATION, TRAINED_CLASSIFIER, EvaluationResult, GridResults
+from rr.report.inputs.collect import TRAINED_CLASSIFIER, EvaluationResult, GridResults
 from rr.report.method_roles import Role, explain_roles
 from rr.report.statistics import MeanStd, mean_std
 from rr.report.table import Cell, Table, make_table, numeric_columns
@@ -228,7 +229,7 @@ def accuracy_tables(results: GridResults, *, with_trained_classifiers: bool = Fa
     `with_trained_classifiers` adds a column for the classifiers of supervised networks, if there are any.
     """
     tables = []
-    for runs in split_by_target(results.evaluations_of_kind(*CLASSIFICATION)):
+    for runs in split_by_target(results.evaluations_of_kind(*CLASSIFICATION_PROTOCOLS)):
         columns = [MetricColumn(name, name, "accuracy") for name in unique(run.paths.protocol for run in runs)]
         # The accuracy of a trained classifier is the same under every protocol that reports it.
         reporting = [run.paths.protocol for run in runs if TRAINED_CLASSIFIER in run.metrics]

@@ -61,7 +61,7 @@ def exclusive_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
             continue
         holder = path.read_text().strip() or "(unknown id)"
         raise UserError(
-            f"process {holder} is writing {folder}: wait until it has finished, then run the same command again"
+            f"process {holder} is writing to {folder}: wait until it has finished, then run the same command again"
         )
     with file:
         file.truncate(0)

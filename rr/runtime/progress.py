@@ -26,7 +26,7 @@ _MIN_SAMPLES = 3
 
 _lock = threading.Lock()  # for the two variables below, and for printing
 _active: list["Progress"] = []  # nested objects, of which the last one is shown
-_last_line_time: float | None = None  # None if nothing was printed since the outermost object started
+_last_line_time: float | None = None  # None if nothing has been printed since the outermost object started
 
 
 def is_main_process() -> bool:
@@ -202,7 +202,7 @@ class Progress:
         )  # fmt: skip
 
     def _send_last_heartbeat(self) -> None:
-        """Write the progress at an error or a signal to the status file, and stop outer objects from overwriting it."""
+        """After an error or signal, write the progress to the status file, and stop outer objects from replacing it."""
         with _lock:
             if _active and self is _active[-1]:
                 self._send_heartbeat(time.monotonic())

@@ -39,7 +39,7 @@ def track_run(stage: str, folder: Path) -> Iterator[None]:
     global _current_run
     _current_run = {
         "stage": stage,
-        "names": list(folder.parts[2:]),  # after data/raw, runs/pretrain and the like
+        "names": list(folder.parts[2:]),  # without the first two parts, such as data/raw
         "folder": str(folder),
         "pid": os.getpid(),
         "start_ticks": _start_ticks(os.getpid()),

@@ -74,7 +74,7 @@ def describe_required_seeds(params: Params) -> Iterator[str]:
     """Yield one line per claim in the grid: how many seeds it needs, and how many the grid has.
 
     The level of the test is the strictest one in Holm's correction: `ALPHA` divided by the number of claims that the
-    grid tests.
+    grid has runs for. (A claim with one seed counts, because it will be tested when seeds are added.)
     """
     claims = grid_claims(params)
     seeds = [min(_count_seeds(params, claim, method) for method in (claim.method, claim.above)) for claim in claims]

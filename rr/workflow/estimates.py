@@ -13,6 +13,7 @@ from rr import backbones, methods, paths
 from rr.data.beton import MAX_RESIDENT_BYTES
 from rr.params import ExtensionBackboneConfig, Params
 from rr.params.backbones import BUILTIN_BACKBONES
+from rr.params.extensions import is_extension_kind
 from rr.pretrain import checkpoint
 from rr.workflow.grid_checks import estimate_image_bytes
 
@@ -67,8 +68,11 @@ def estimate_io(
     dataset = params.datasets[run.dataset]
     image_bytes = num_images * estimate_image_bytes(dataset)
     is_read_once = dataset.stored_size is None and image_bytes <= MAX_RESIDENT_BYTES
-    with torch.device("meta"):
-        backbone = backbones.build(run.backbone, dataset.image_size, params.backbones.get(run.backbone))
+    backbone_config = params.backbones.get(run.backbone)
+    # Users' own classes may read values of tensors when they are built, and tensors on the `meta` device have none.
+    is_own = is_extension_kind(config.kind) or isinstance(backbone_config, ExtensionBackboneConfig)
+    with torch.device("cpu" if is_own else "meta"):
+        backbone = backbones.build(run.backbone, dataset.image_size, backbone_config)
         method = methods.build(config, backbone, num_classes)
     checkpoint_size = checkpoint.estimate_checkpoint_size(method, config)
     saves_within_epoch = int(train_seconds / config.epochs / checkpoint.SECONDS_BETWEEN_CHECKPOINTS)

@@ -5,6 +5,7 @@ from itertools import product
 
 from rr import paths
 from rr.params import GridConfig, Params
+from rr.runtime.formatting import format_count
 
 
 def dataset_names(params: Params) -> list[str]:
@@ -13,9 +14,13 @@ def dataset_names(params: Params) -> list[str]:
 
 
 def describe_replaced(before: Params, after: Params) -> str:
-    """If the new grid trains on different datasets, return a line that names the old ones; otherwise return ""."""
+    """Return lines that name the former datasets if the new grid trains on others, and removed claims, or ""."""
     old, new = (dict.fromkeys(name for grid in params.grid for name in grid.dataset) for params in (before, after))
-    return f"\nreplaced: the former grid, which trained on {', '.join(old)}" if old and old != new else ""
+    text = f"\nreplaced: the former grid, which trained on {', '.join(old)}" if old and old != new else ""
+    num_claims = sum(len(grid.claims) for grid in before.grid)
+    if num_claims and not any(grid.claims for grid in after.grid):
+        text += f"\nremoved with the former grid: {format_count(num_claims, 'claims')}"
+    return text
 
 
 def pretrainings(params: Params) -> Iterator[paths.PretrainPaths]:

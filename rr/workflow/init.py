@@ -93,8 +93,8 @@ def choose_name(path: Path, name: str | None, params: Params, params_file: Path)
         )
     if not re.fullmatch(NAME, name):
         raise UserError(
-            f"invalid name '{display_name(name)}': choose one with --name, using letters, digits, - and _, with a "
-            "letter or digit first"
+            f"invalid name '{display_name(name)}': choose one with --name that starts with a letter or digit and "
+            "contains only letters, digits, - and _"
         )
     is_other = name in params.datasets and not _is_source_of(path, name, params)
     if is_other or _method_name(name) in params.methods:
@@ -292,6 +292,8 @@ def set_grid_for_dataset(
     content = yaml.load(text)
     for axis, values in grid.items():
         set_axis(content["grid"], axis, values)
+    if "claims" in content["grid"]:
+        set_axis(content["grid"], "claims", [])  # the old ones are about the former grid
     add_methods(content["methods"], {method: {"base": _BASE, **settings._asdict()}}, "rr init")
     num_views = settings.views * settings.epochs * len(train_labels)
     content["methods"].yaml_set_comment_before_after_key(

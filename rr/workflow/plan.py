@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from rr import paths
 from rr.params import Params
+from rr.params.methods import TrainableConfig
 from rr.runtime.formatting import format_bytes, format_count, format_duration, format_table
 from rr.workflow import grid, stage_runs
 from rr.workflow.claims import describe_required_seeds
@@ -27,17 +27,18 @@ ThroughputFunction = Callable[[Params, Sequence[paths.PretrainPaths]], dict[path
 
 @dataclass(frozen=True)
 class PlanRow:
-    """The runs with the same dataset, backbone and method, which differ only in their seeds.
+    """The pretraining runs with the same dataset, backbone and method, which differ only in their seeds.
 
+    `done` is the number of runs with a record of the current parameters and code, and `remaining` that of all others.
     `views` is the number of views in one run: 0 if there is nothing to train, and None if the images are not known yet
     or the runs cannot succeed. In these cases, `views_per_second` and `seconds` are None. `seconds` is the total time
-    of the runs that are not done.
+    of the remaining runs.
     """
 
     dataset: str
     backbone: str
     method: str
-    runs: int
+    remaining: int
     done: int
     views: int | None
     views_per_second: float | None
@@ -49,8 +50,7 @@ class Plan:
     """The runs that a grid needs, with estimates of the time and disk space that they take.
 
     Attributes:
-        rows: the pretraining runs. `runs` and `done` count those without and with a record of the current parameters
-            and code.
+        rows: the pretraining runs.
         required_seeds: one line per claim in the grid, with the number of seeds that the claim needs.
         views: number of views in all runs that are not done.
         seconds: how long these runs take one after the other.
@@ -109,10 +109,10 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         for key, runs in groups.items()
     }
     first_runs = [runs[0] for runs in remaining.values() if runs]
-    timed = [  # these train a network on a known dataset, and can succeed
+    timed = [  # those that train a network on a known dataset, and have no known problem
         run
         for run in first_runs
-        if _is_trained_method(params, run.method)
+        if isinstance(params.methods[run.method], TrainableConfig)
         and datasets[run.dataset]
         and not find_pretraining_problem(params, run, datasets[run.dataset])
     ]
@@ -146,7 +146,7 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
     return Plan(
         rows=rows,
         required_seeds=list(describe_required_seeds(params)),
-        views=sum(row.runs * (row.views or 0) for row in rows),
+        views=sum(row.remaining * (row.views or 0) for row in rows),
         seconds=sum(seconds.values()),
         extractions=len(extractions),
         evaluations=len(evaluations),
@@ -175,23 +175,23 @@ def _estimate_work(
     rates: dict[paths.PretrainPaths, float],
 ) -> tuple[int | None, float | None, float | None]:
     """Return the last three fields of a `PlanRow`: views per run, views per second, and seconds for all runs."""
-    if not runs or not _is_trained_method(params, runs[0].method):
+    config = params.methods[runs[0].method] if runs else None
+    if not isinstance(config, TrainableConfig):
         return 0, None, None
     if known is None or runs[0] not in rates:
         return None, None, None
-    config: Any = params.methods[runs[0].method]
     views, rate = len(known.train_labels) * config.views * config.epochs, rates[runs[0]]
     return views, rate, len(runs) * views / rate
 
 
 def format_plan(plan: Plan) -> str:
     """Return a table of the grid's pretraining runs, followed by estimates for those that are not done yet."""
-    header = ("dataset", "backbone", "method", "runs", "done", "views per run", "views/s", "time")
+    header = ("dataset", "backbone", "method", "remaining", "done", "views per run", "views/s", "time")
     lines = [
         format_table(header, map(_format_row, plan.rows), text_columns=3),
         *plan.required_seeds,
-        f"{format_count(sum(row.runs for row in plan.rows), 'pretraining runs')}, {format_count(plan.views, 'views')}, "
-        f"{_format_time(plan.seconds)} if run one after the other",
+        f"{format_count(sum(row.remaining for row in plan.rows), 'pretraining runs')}, "
+        f"{format_count(plan.views, 'views')}, {_format_time(plan.seconds)} if run one after the other",
         f"not included in the time: {format_count(plan.extractions, 'feature extractions')} and "
         f"{format_count(plan.evaluations, 'evaluations')}",
         f"disk space: about {format_bytes(plan.beton_bytes)} for betons, as much as the original files for data/raw, "
@@ -223,11 +223,7 @@ def _format_row(row: PlanRow) -> tuple[str, ...]:
     else:
         rate = row.views_per_second
         work = (f"{row.views:,}", f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", _format_time(row.seconds))
-    return (row.dataset, row.backbone, row.method, f"{row.runs}", f"{row.done}", *work)
-
-
-def _is_trained_method(params: Params, method: str) -> bool:
-    return hasattr(params.methods[method], "epochs")
+    return (row.dataset, row.backbone, row.method, f"{row.remaining}", f"{row.done}", *work)
 
 
 def _format_time(seconds: float) -> str:

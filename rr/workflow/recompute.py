@@ -47,9 +47,11 @@ def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
     """
     for column, recorded in epoch.recorded.items():
         repeated = epoch.repeated.get(column, "")  # a metric that only earlier epochs have is empty
-        is_close = column not in _TOLERANCES or math.isclose(float(recorded), float(repeated), **_TOLERANCES[column])
-        if repeated != recorded if exact else not is_close:
-            return f"{column} is {repeated} instead of {recorded}"
+        if repeated == recorded or not (exact or column in _TOLERANCES):
+            continue
+        are_numbers = bool(repeated and recorded)  # a method may return no accuracy
+        if exact or not are_numbers or not math.isclose(float(recorded), float(repeated), **_TOLERANCES[column]):
+            return f"{column} is {repeated or 'empty'} instead of {recorded or 'empty'}"
     return "the weights differ" if exact and not epoch.equal_weights else None
 
 

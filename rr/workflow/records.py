@@ -153,12 +153,14 @@ def with_digest(record: dict[str, Any]) -> dict[str, Any]:
 def _verified_hash(path: Path) -> str:
     """Return the SHA-256 of an input file. Raise UserError if it differs from the record of the stage that wrote it."""
     if not path.is_file():
-        raise UserError(f"{path} is missing: run {_producing_command(path)} first")
+        raise UserError(f"{path} is missing: run {paths.producing_command(path)} first")
     sha256 = file_sha256(path)
     if path.name == paths.RECORD_NAME:
         load_record(path.parent)
     elif sha256 != load_record(paths.find_record_folder(path))["outputs"].get(str(path)):
-        raise UserError(f"{path} does not match its record (damaged or edited): run {_producing_command(path)} again")
+        raise UserError(
+            f"{path} does not match its record (damaged or edited): run {paths.producing_command(path)} again"
+        )
     return sha256
 
 
@@ -173,12 +175,12 @@ def load_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         is_intact = isinstance(record, dict) and record == with_digest(record)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: run {_producing_command(path)} first") from error
+        raise UserError(f"{path} is missing: run {paths.producing_command(path)} first") from error
     except (ValueError, RecursionError):
         is_intact = False
     if not is_intact or any(not isinstance(record.get(key), dict) for key in _SECTIONS):
         raise UserError(
-            f"{path} is damaged or is not a record: delete {folder} and run {_producing_command(path)} again"
+            f"{path} is damaged or is not a record: delete {folder} and run {paths.producing_command(path)} again"
         )
     return record
 
@@ -195,10 +197,3 @@ def find_current_record(run: StageRun) -> dict[str, Any] | None:
     """Return the record of a run if it has the run's parameters, otherwise None. Code and files are not compared."""
     record = find_record(run.folder)
     return record if record and record["params"] == run.params else None
-
-
-def _producing_command(path: Path) -> str:
-    """Return the command that writes `path`, without its options."""
-    stages = {"raw": "fetch", "beton": "convert", "history": "pretrain", "features": "extract"}
-    stages |= {stage: stage for stage in ("pretrain", "evaluate")}
-    return f"rr {stages.get(path.parts[1], 'report')}"

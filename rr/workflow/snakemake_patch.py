@@ -2,8 +2,8 @@
 
 - By default, Snakemake deletes a job's outputs before the job runs and after it fails. Its flag `update()` keeps the
   outputs, but copies every file first and records failed jobs as successful. In DVC, `persist: true` keeps them.
-- Snakemake compares a job's parameters with its own metadata. It would not notice that outputs that DVC has written
-  since then, or without metadata, have different parameters or, in the case of the report, belong to a different grid.
+- Snakemake compares a job's parameters with its own metadata. If there is no metadata, or if DVC has written the
+  outputs since then, it would not notice changed parameters or, for the report, a changed grid.
 """
 
 import json

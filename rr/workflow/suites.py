@@ -15,10 +15,9 @@ from ruamel.yaml.comments import CommentedMap
 
 from rr import paths
 from rr.errors import UserError, format_alternatives
-from rr.params import load_params, parse_params, parse_yaml, read_utf8
+from rr.params import GridConfig, load_params, parse_params, parse_yaml, read_utf8
 from rr.params.base import NAME
 from rr.runtime.atomic import write_text
-from rr.runtime.formatting import format_count
 from rr.runtime.lock import exclusive_lock
 from rr.workflow.grid import describe_replaced
 from rr.workflow.params_file import dump_yaml, make_yaml, require_single_grid, set_axis, write_params
@@ -73,7 +72,6 @@ def _add_suite(name: str, suite: dict[str, Any], params_file: Path) -> str:
     yaml = make_yaml()
     require_single_grid(old_text, params_file)
     params = yaml.load(old_text)
-    old_claims = list(params["grid"].get("claims", []))
     claims = [_to_one_line_mapping(claim) for claim in suite["grid"].get("claims", [])]
     for axis, values in (suite["grid"] | {"claims": claims}).items():
         if axis in params["grid"]:
@@ -89,10 +87,7 @@ def _add_suite(name: str, suite: dict[str, Any], params_file: Path) -> str:
         message += ": run it with `dvc repro` or `snakemake --cores 8`"
     if replaced:
         message += f"\nreplaced, because the suite defines them differently: {', '.join(replaced)}"
-    message += describe_replaced(former, new)
-    if old_claims and not claims:
-        message += f"\nremoved with the former grid: {format_count(len(old_claims), 'claims')}"
-    return message
+    return message + describe_replaced(former, new)
 
 
 def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
@@ -115,7 +110,9 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     for name, suite in suites.items():
         # Names come from Snakemake's command line, and become part of a file name.
         if not re.fullmatch(NAME, name):
-            raise UserError(f"invalid suite name '{name}': use letters, digits, - and _, with a letter or digit first")
+            raise UserError(
+                f"invalid suite name '{name}': use letters, digits, - and _, and start with a letter or digit"
+            )
         _validate_suite(suite, f"suite {name}")
         params["grid"].append(suite["grid"])
         for variant, changes in suite.get("methods", {}).items():
@@ -162,6 +159,11 @@ def _validate_suite(suite: Any, where: str) -> None:
         raise UserError(
             f"{where}: the section 'methods' must contain only mappings whose 'base' is the name of a method, such as "
             "wide: {base: relational, views: 8}"
+        )
+    axes = [name for name, field in GridConfig.model_fields.items() if field.is_required()]
+    if missing := [axis for axis in axes if axis not in grid]:
+        raise UserError(
+            f"{where}: the section 'grid' replaces the whole grid in params.yaml, and lacks {', '.join(missing)}"
         )
 
 

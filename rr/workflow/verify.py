@@ -46,7 +46,7 @@ def find_exclude_list_change(run: StageRun) -> str | None:
     if path.is_file() and file_sha256(path) == record.get("exclude_sha256"):
         return None
     state = "has changed since the run" if path.is_file() else "is missing"
-    return f"{name} (exclude of {run.folder}) {state}: run rr fetch --dataset {run.folder.name}"
+    return f"{name} (exclude list of {run.folder}) {state}: run rr fetch --dataset {run.folder.name}"
 
 
 def find_mismatches(
@@ -103,7 +103,7 @@ def check_unchanged_during_run(run: StageRun, params_file: Path) -> None:
             "\n".join(
                 [
                     *messages,
-                    f"this has changed while {run.folder} was computed; run the same command again to repeat it",
+                    f"these changes were made while {run.folder} was being computed: run the same command again",
                 ]
             )
         )

@@ -105,7 +105,7 @@ def test_edit_while_a_stage_runs_makes_the_engine_repeat_it(
     output = process.stdout + process.stderr
     assert process.returncode != 0, output
     assert message in output
-    assert f"this has changed while {EVALUATION} was computed; run the same command again to repeat it" in output
+    assert f"these changes were made while {EVALUATION} was being computed: run the same command again" in output
     assert message in call(project, "rr", "verify", code=2)
     assert "rr evaluate" in call(project, *engine)
     assert "every artifact matches its record" in call(project, "rr", "verify")

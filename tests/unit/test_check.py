@@ -177,13 +177,14 @@ def test_edit_of_the_exclude_list_is_reported(project: Path, rr: RunRr) -> None:
     assert rr("fetch", "--dataset", "mine").code == 0
     assert messages() == []
     lists.write_text("cat/1.png\n")
-    assert messages() == ["list.txt (exclude of data/raw/mine) has changed since the run: run rr fetch --dataset mine"]
+    end = "has changed since the run: run rr fetch --dataset mine"
+    assert messages() == [f"list.txt (exclude list of data/raw/mine) {end}"]
     outcome = rr("convert", "--dataset", "mine")
     assert (outcome.code, messages()[0] in outcome.err) == (2, True)
     assert rr("fetch", "--dataset", "mine").code == 0
     assert messages() == []
     lists.unlink()
-    assert messages() == ["list.txt (exclude of data/raw/mine) is missing: run rr fetch --dataset mine"]
+    assert messages() == ["list.txt (exclude list of data/raw/mine) is missing: run rr fetch --dataset mine"]
     use_source(SOURCE)
     assert messages() == []  # the engines notice that the parameter has changed
 
@@ -281,7 +282,7 @@ def test_second_check_at_the_same_time_raises(project: Path, rr: RunRr) -> None:
     rr("fetch", "--dataset", "mine")
     with exclusive_lock(CHECK):
         outcome = rr("check", "mine")
-    assert (outcome.code, "is writing data/check/mine: wait until it has finished" in outcome.err) == (2, True)
+    assert (outcome.code, "is writing to data/check/mine: wait until it has finished" in outcome.err) == (2, True)
     assert not CHECK.exists()
     assert rr("check", "mine").code == 0
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from own_images import save_tree
 
 from rr import project
 from rr.errors import UserError
-from rr.project import PACKAGE, create_project, describe_outdated_files
+from rr.project import create_project, describe_outdated_files
 
 
 def list_tree(folder: Path) -> set[str]:
@@ -21,7 +22,7 @@ def test_new_project_has_the_files_of_a_clone(tmp_path: Path) -> None:
     create_project(tmp_path)
     assert (tmp_path / "dvc.yaml").is_file()
     assert (tmp_path / "rr").exists()
-    assert Path(os.readlink(tmp_path / "rr")) == PACKAGE
+    assert Path(os.readlink(tmp_path / "rr")) == ROOT / "rr"
     assert (tmp_path / "profiles/default/profile.yaml").is_file()
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for name in ("params.yaml", "dvc.yaml", "Snakefile", ".dvcignore", ".dvc/config"):
@@ -32,9 +33,22 @@ def test_new_project_has_the_files_of_a_clone(tmp_path: Path) -> None:
         assert files <= list_tree(tmp_path)
 
 
-def test_images_that_were_added_to_a_clone_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_survives_a_call_from_inside_the_project(tmp_path: Path) -> None:
+    """With `python -m rr`, Python finds the package through the link in the current folder."""
+    create_project(tmp_path)
+    for _ in range(2):
+        subprocess.run([sys.executable, "-m", "rr", "init"], cwd=tmp_path, check=True, capture_output=True)
+        assert Path(os.readlink(tmp_path / "rr")) == ROOT / "rr"
+
+
+def test_images_and_classes_that_were_added_to_a_clone_are_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clone, project = tmp_path / "clone", tmp_path / "project"
     copy_project(clone)
+    (clone / "workflow/extensions/__pycache__").mkdir(parents=True)
+    (clone / "workflow/extensions/__pycache__/mine.pyc").write_bytes(b"\xff")
+    (clone / "workflow/extensions/mine.py").write_text("")
     text = (clone / "params.yaml").read_text()
     birds = "  birds:\n    source: {kind: imagefolder, path: birds}\n    image_size: 32\n"
     (clone / "params.yaml").write_text(text.replace("\ndatasets:\n", f"\ndatasets:\n{birds}"))
@@ -42,6 +56,7 @@ def test_images_that_were_added_to_a_clone_are_not_copied(tmp_path: Path, monkey
     project.mkdir()
     create_project(project)
     assert (project / "params.yaml").read_text() == text
+    assert [file.name for file in (project / "workflow/extensions").iterdir()] == ["README.md"]
 
 
 def test_git_ignores_the_link_to_the_code(tmp_path: Path) -> None:
@@ -58,7 +73,7 @@ def test_existing_project_keeps_its_files_and_renews_its_links(tmp_path: Path) -
     create_project(tmp_path)
     assert (tmp_path / "params.yaml").read_text() == "changed"
     assert (tmp_path / "Snakefile").read_bytes() == (ROOT / "Snakefile").read_bytes()
-    assert (tmp_path / "rr").resolve() == PACKAGE
+    assert (tmp_path / "rr").resolve() == ROOT / "rr"
 
 
 def test_pipeline_files_of_another_version_are_named(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ with exclusive_lock(Path('{folder}')):
         assert holder.stdout.readline() == b"locked\n"
         outcome = rr(*PRETRAIN)
         assert outcome.code == 2
-        assert f"process {holder.pid} is writing {folder}: wait until it has finished" in outcome.err
+        assert f"process {holder.pid} is writing to {folder}: wait until it has finished" in outcome.err
     finally:
         holder.kill()
         holder.wait()
@@ -198,7 +198,7 @@ def test_only_one_of_several_processes_writes_an_artifact(project_copy: Path) ->
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     exits = {process.communicate()[1]: process.returncode for process in processes}
     assert 0 in exits.values()
-    assert all(code == 0 or "is writing runs/pretrain" in message for message, code in exits.items())
+    assert all(code == 0 or "is writing to runs/pretrain" in message for message, code in exits.items())
     assert read_files(project_copy) == before
 
 

@@ -59,10 +59,10 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
 
 
 def _check_class_names(kind: str, names: object) -> None:
-    """Raise UserError unless the class names of a user's own source are distinct texts."""
+    """Raise UserError unless the class names of a user's own source are distinct strings."""
     is_valid = isinstance(names, list) and all(_is_text(name) and name for name in names)
     if not is_valid or len(set(names)) < len(names):  # type: ignore[call-overload, arg-type]
-        raise UserError(f"{kind}: class_names must be a list of distinct texts that are not empty, got {names!r:.200}")
+        raise UserError(f"{kind}: class_names must be a list of distinct, non-empty strings, got {names!r:.200}")
 
 
 def _iter_checked(kind: str, images: Iterable[EncodedImage]) -> Iterator[EncodedImage]:

@@ -383,8 +383,8 @@ def _reject_splits_in_classes(tree: _Tree, folder: str) -> None:
         if TRAIN in by_role and len(by_role) > 1:
             names = tree.describe(itertools.chain(*by_role.values()))
             raise _ambiguity_error(
-                f"{tree.path(folder)} has folders whose names contain splits: {names}. Move them into a folder of "
-                "training images and a folder of test images"
+                f"{tree.path(folder)} has folders whose names contain the names of splits: {names}. Move them into a "
+                "folder of training images and a folder of test images"
             )
 
 

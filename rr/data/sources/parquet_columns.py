@@ -60,8 +60,8 @@ def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.
             raise _column_error(
                 path,
                 schema,
-                f"has a different type of column '{printable(name)}' than {display_name(expected_path)} ({other})"
-                "; export both files with the same column types",
+                f"has a different type in column '{printable(name)}' than {display_name(expected_path)} ({other}); "
+                "export both files with the same column types",
             )
 
 

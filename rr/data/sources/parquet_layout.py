@@ -101,7 +101,7 @@ def find_layout(
         return ParquetLayout([file.name for file in others], {}, [], without_images)
     if others:
         raise _ambiguity_error(
-            f"next to {_list_names(known[:1])}, {display_name(root)} has other files of images: {_list_names(others)}"
+            f"{display_name(root)} has {_list_names(known[:1])} and other files with images: {_list_names(others)}"
         )
     configs = sorted({file.config for file in known})
     if len(configs) > 1:

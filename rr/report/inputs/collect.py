@@ -17,7 +17,6 @@ from rr.workflow.claims import grid_claims
 from rr.workflow.grid import evaluations, extractions, pretrainings
 
 NUM_COLORS = 20  # number of colors in templates/colors.css
-CLASSIFICATION = CLASSIFICATION_PROTOCOLS
 TRAINED_CLASSIFIER = "trained_classifier_accuracy"  # metric that linear evaluation adds for supervised networks
 RETRIEVAL_METRICS = ("precision", "recall", "hit_rate")  # reported at every cutoff k
 _UNIT_RANGE = (0.0, 1.0)
@@ -182,7 +181,7 @@ def _collect_evaluation(run: EvaluationPaths, pretraining: PretrainResult) -> Ev
     settings = record.params[section]
     metrics = read_metrics(run.metrics, _metric_ranges(settings))
     per_image: Predictions | EmbeddingMap | None = None
-    if settings["kind"] in CLASSIFICATION:
+    if settings["kind"] in CLASSIFICATION_PROTOCOLS:
         per_image = read_predictions(run.predictions)
     elif settings["kind"] == "embedding":
         per_image = read_embedding_map(run.predictions)
@@ -199,7 +198,7 @@ def _metric_ranges(settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
             return {
                 "rankme": (1, math.inf), "alignment": (0, 4), "uniformity": (-8, 0), "effective_rank": (1, math.inf),
             }  # fmt: skip
-        case kind if kind in CLASSIFICATION:
+        case kind if kind in CLASSIFICATION_PROTOCOLS:
             return dict.fromkeys(["accuracy", "calibration_error"], _UNIT_RANGE)
         case _:
             return {}

@@ -176,14 +176,13 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        stage = paths.find_record_folder(path).parts[1]
-        raise UserError(f"{path} is missing: run the stage that writes this file first (rr {stage})") from error
+        raise UserError(f"{path} is missing: run {paths.producing_command(path)} first") from error
 
 
 def damaged_file_error(path: Path, reason: str) -> UserError:
     """Return the error to raise for a stage output with invalid content."""
     folder = paths.find_record_folder(path)
-    return UserError(f"{path} is damaged ({reason}). Delete {folder} and run rr {folder.parts[1]} again")
+    return UserError(f"{path} is damaged ({reason}): delete {folder} and run {paths.producing_command(path)} again")
 
 
 def _first_message(error: ValidationError) -> str:

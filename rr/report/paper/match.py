@@ -66,9 +66,8 @@ def is_comparable(
     published: PublishedResult, method_settings: dict[str, Any], protocol_settings: dict[str, Any]
 ) -> bool:
     """Return whether a run with these settings measures the same quantity as a paper result, whatever its budget."""
+    # With `images_per_class`, `label_fraction` is None.
     if protocol_settings["kind"] != published.protocol or protocol_settings.get("label_fraction", 1) != 1:
-        return False
-    if protocol_settings.get("images_per_class") is not None:
         return False
     kind, head = published.method, "relation"
     if kind in ("dot", "encoder-dot"):
@@ -95,13 +94,19 @@ def _comparable_metric(published: PublishedResult, evaluations: Sequence[Evaluat
     return TRAINED_CLASSIFIER if published.is_accuracy_of_network and has_classifiers else "accuracy"
 
 
+def find_run_deviations(published: PublishedResult, run: EvaluationResult) -> list[Deviation]:
+    """Return the deviations of an evaluation and its pretraining from a paper result."""
+    pretraining = run.pretraining
+    preprocessing = (record.preprocessing for record in (pretraining.record, run.record))
+    datasets = recorded_datasets(preprocessing, run.paths.target, run.metrics)
+    return find_deviations(published, pretraining.settings, run.settings, pretraining.precision, datasets)
+
+
 def _make_match(published: PublishedResult, evaluations: Sequence[EvaluationResult]) -> Match:
     """Combine evaluations that differ only in the seed into a match."""
     first, pretraining = evaluations[0], evaluations[0].pretraining
     metric = _comparable_metric(published, evaluations)
-    records = (pretraining.record, first.record)
-    datasets = recorded_datasets((record.preprocessing for record in records), first.paths.target, first.metrics)
-    deviations = find_deviations(published, pretraining.settings, first.settings, pretraining.precision, datasets)
+    deviations = find_run_deviations(published, first)
     if published.is_accuracy_of_network and metric == "accuracy":
         deviations.append(Deviation("new linear layer on the frozen backbone (paper: the trained network)", False))
     return Match(

@@ -187,8 +187,8 @@ def find_deviations(
     published: PublishedResult,
     method_settings: dict[str, Any],
     protocol_settings: dict[str, Any],
-    precision: str = "float32",
-    datasets: Mapping[str, Mapping[str, Any]] | None = None,
+    precision: str,
+    datasets: Mapping[str, Mapping[str, Any]],
 ) -> list[Deviation]:
     """Return a run's deviations from a paper result, including those that no setting can remove.
 
@@ -208,7 +208,7 @@ def find_deviations(
         *(
             (ours, {key: theirs for key, theirs in _paper_dataset(published, name).items() if key in ours},
              f"{name_in_paper(name)}: ")
-            for name, ours in (datasets or {}).items()
+            for name, ours in datasets.items()
         ),
     ):  # fmt: skip
         for key, theirs in expected.items():

@@ -134,7 +134,7 @@ class ComparisonTable:
             return "The table shows only our results, because the paper’s values are unknown."
         missing = [title for title in self.columns if title not in self.matched_columns]
         missing += [title for title, row in self.rows.items() if not any(cell.match for cell in row)]
-        return f"Not run: {', '.join(missing)}." if missing else "Every row and column was run."
+        return f"Not run: {', '.join(missing)}." if missing else "We have results for every row and column."
 
     @property
     def supervised_note(self) -> str:

@@ -8,9 +8,13 @@ from matplotlib.axes import Axes
 
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import EvaluationResult, GridResults
-from rr.report.paper.match import comparable_accuracy, has_same_data_and_backbone, is_comparable
+from rr.report.paper.match import (
+    comparable_accuracy,
+    find_run_deviations,
+    has_same_data_and_backbone,
+    is_comparable,
+)
 from rr.report.paper.published import PublishedResult, load_published, name_in_paper
-from rr.report.paper.settings import find_deviations
 from rr.report.plots.curves import Curve, Point, format_view_counts_axis, plot_curves
 from rr.report.plots.svg import Panel
 from rr.runtime.hashing import json_sha256
@@ -127,10 +131,8 @@ def _add_deviations(
     """Add a note on how our runs deviate from the paper's settings, if they do."""
     texts = []
     for run in (run for runs in ours.values() for run in runs):
-        settings = run.pretraining.settings
-        own = replace(published, views=settings["views"]) if published.views else published
-        deviations = find_deviations(own, settings, run.settings, run.pretraining.precision)
-        texts.append(", ".join(deviation.text for deviation in deviations))
+        own = replace(published, views=run.pretraining.settings["views"]) if published.views else published
+        texts.append(", ".join(deviation.text for deviation in find_run_deviations(own, run)))
     distinct = [text for text in unique(texts) if text]
     if distinct:
         study.notes.append(f"{name}, our runs: {'; '.join(distinct)}.")

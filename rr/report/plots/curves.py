@@ -57,7 +57,7 @@ def plot_curves(
         curves: the curves to plot.
         format_axes: function that sets scales, ticks and labels of the axes.
         mark_ends: whether to mark the first epoch with an open circle and the last with a filled one.
-        key_name: what the keys of the points are. Keys other than epochs are what the x axis shows.
+        key_name: what the keys of the points are. Unless it is "epoch", the keys are the x values.
     """
 
     def plot(axes: Axes) -> None:
@@ -85,7 +85,7 @@ def plot_curves(
 
 
 def _format_curves_csv(curves: Sequence[Curve], key_name: str) -> str:
-    """Return the points as CSV with a row per key, and two columns per curve and seed, or one if x shows the key."""
+    """Return the points as CSV: a row per key, and for each curve and seed x and y, or only y if the keys are x."""
     header, columns = [key_name], []
     for curve in curves:
         for number, points in enumerate(curve.seed_points, 1):

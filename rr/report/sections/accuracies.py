@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
+from rr.params import CLASSIFICATION_PROTOCOLS
 from rr.report.formatting import format_percent, format_seed_counts
 from rr.report.grouping import group_by, unique
-from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
+from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.method_roles import explain_roles
 from rr.report.plots.svg import SERIES, Panel, format_csv, render_svg
 from rr.report.result_tables import TRAINED_CLASSIFIER_TITLE, ResultTable, accuracy_tables
@@ -58,7 +59,7 @@ def build_accuracies(results: GridResults) -> Accuracies | None:
     tables = accuracy_tables(results, with_trained_classifiers=True)
     if not tables:
         return None
-    by_protocol = group_by(results.evaluations_of_kind(*CLASSIFICATION), lambda run: run.paths.protocol)
+    by_protocol = group_by(results.evaluations_of_kind(*CLASSIFICATION_PROTOCOLS), lambda run: run.paths.protocol)
     protocols = {name: _describe_protocol(runs) for name, runs in by_protocol.items()}
     if any(TRAINED_CLASSIFIER_TITLE in table.titles for table in tables):
         protocols[TRAINED_CLASSIFIER_TITLE] = _TRAINED_CLASSIFIER

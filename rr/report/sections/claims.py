@@ -130,5 +130,5 @@ def _describe_when_stated(
         return "no such runs"
     runs = [*ours, *theirs]
     late = sum(claim_sha256(claim, run.settings) not in run.pretraining.record.claims for run in runs)
-    text = f"late, after {late} of {len(runs)} runs" if late else "before training"
+    text = f"after {late} of the {len(runs)} runs had started" if late else "before training"
     return text if min(len(ours), len(theirs)) > 1 else f"{text}; cannot be tested with one seed"

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from rr.report.formatting import letter_label
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults, StageResult
-from rr.runtime.formatting import format_count
-
-_MAX_NAMES = 6  # number of runs that the warning names for each version
+from rr.runtime.formatting import format_count, format_names
 
 
 def code_version_labels(runs: Sequence[StageResult]) -> list[str]:
@@ -30,8 +28,7 @@ def code_version_warnings(results: GridResults) -> list[str]:
         for index, version in enumerate(versions):
             # The folders without runs/<stage>/, i.e. the names that the command line uses.
             names = ["/".join(run.paths.folder.parts[2:]) for run in runs if run.record.code == version]
-            more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-            descriptions.append(f"Version {letter_label(index)} produced {', '.join(names[:_MAX_NAMES])}{more}.")
+            descriptions.append(f"Version {letter_label(index)} produced {format_names(names)}.")
         warnings.append(
             f"{stage}: the runs used {len(versions)} versions of the code. This alone may explain differences between "
             f"results. The versions differ in {', '.join(changed_files)}. {' '.join(descriptions)}"

@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 
 from rr.data.printable_names import printable
+from rr.params import CLASSIFICATION_PROTOCOLS
 from rr.report.formatting import format_three_decimals, format_two_decimals
-from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
+from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.inputs.predictions import EmbeddingMap, Predictions
 from rr.report.method_roles import Role
 from rr.report.plots.image import ByteBudget, ImagePanel, image_panel
@@ -31,7 +32,7 @@ _TITLES = {
 }
 _MIN_RANKME = 2.0
 _MAX_EXAMPLE_BYTES, _MAX_MAP_BYTES = 200_000, 800_000  # on the page
-# Training on all labels separates the classes, which may need few directions, and the other roles train nothing.
+# Not checked: methods that use all labels (separated classes may need few directions), and weights without training.
 _MAY_COLLAPSE = (Role.SELF_SUPERVISED, Role.SEMI_SUPERVISED, Role.INITIAL_WEIGHTS)
 _CAPTION = (
     "Each image shows, from top to bottom: test images, each followed by the most similar training images; the test "
@@ -161,7 +162,7 @@ def _image_names(target: str, index: list[int], names: list[str]) -> list[str]:
 def _find_classification_protocol(results: GridResults, runs: list[EvaluationResult]) -> str | None:
     """Return the first classification protocol that has evaluated a backbone of `runs` on their target, or None."""
     evaluated = {(run.paths.pretraining, run.paths.target) for run in runs}
-    for run in results.evaluations_of_kind(*CLASSIFICATION):
+    for run in results.evaluations_of_kind(*CLASSIFICATION_PROTOCOLS):
         if (run.paths.pretraining, run.paths.target) in evaluated:
             return run.paths.protocol
     return None

@@ -83,6 +83,4 @@ def _summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return ""
     counts = [f"{verdicts.count(verdict)} “{verdict}”" for verdict in _COUNTED if verdict in verdicts]
-    return (
-        f"This grid has a counterpart for {format_count(len(verdicts), 'results')} of the paper: {', '.join(counts)}."
-    )
+    return f"This grid corresponds to {format_count(len(verdicts), 'results')} of the paper: {', '.join(counts)}."

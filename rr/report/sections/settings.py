@@ -84,7 +84,7 @@ def _settings_tables(
     differing: list[list[Cell]] = []
     same: list[list[Cell]] = []
     for key, cells in rows.items():
-        # Only the entries that have the setting count: a method without training has hardly any.
+        # Entries without this setting are ignored: a method that is not trained has almost no settings.
         own = [cell for cell, values in zip(cells, columns.values(), strict=True) if key in values]
         is_same = len(set(cells)) == 1 or (len(set(own)) == 1 and len(own) > 1)
         (same if is_same else differing).append([Cell(key), *(own[:1] if is_same else cells)])

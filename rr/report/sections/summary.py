@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from rr.params import CLASSIFICATION_PROTOCOLS
 from rr.report.formatting import format_mean_std, format_percent, format_two_decimals, join_words, seed_note
 from rr.report.grouping import unique
-from rr.report.inputs.collect import CLASSIFICATION, GridResults
+from rr.report.inputs.collect import GridResults
 from rr.report.method_roles import Role
 from rr.report.result_tables import (
     ResultCell,
@@ -59,7 +60,7 @@ def build_summary(results: GridResults) -> Summary:
 def _summarize_rankme(results: GridResults) -> str:
     """Return a sentence on RankMe if the grid has no classification protocol and one table of embeddings, or ""."""
     runs = results.evaluations_of_kind("embedding")
-    if results.evaluations_of_kind(*CLASSIFICATION) or len(split_by_target_and_protocol(runs)) != 1:
+    if results.evaluations_of_kind(*CLASSIFICATION_PROTOCOLS) or len(split_by_target_and_protocol(runs)) != 1:
         return ""
     values = {
         method: mean_std([run.metrics["rankme"] for run in seeds]) for method, seeds in group_by_method(runs).items()

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 
+from rr.params import CLASSIFICATION_PROTOCOLS
 from rr.report.grouping import group_by
-from rr.report.inputs.collect import CLASSIFICATION, EvaluationResult, GridResults
+from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.plots.curves import Curve, Point, format_view_counts_axis, plot_curves
 from rr.report.plots.svg import Panel
 from rr.report.result_tables import split_by_target_and_protocol
@@ -14,7 +15,7 @@ from rr.runtime.hashing import json_sha256
 def build_accuracy_by_view_count(results: GridResults) -> list[Panel]:
     """Return a plot for each dataset, backbone, target and protocol with runs that differ only in K and the seed."""
     panels = []
-    for runs in split_by_target_and_protocol(results.evaluations_of_kind(*CLASSIFICATION)):
+    for runs in split_by_target_and_protocol(results.evaluations_of_kind(*CLASSIFICATION_PROTOCOLS)):
         series = group_by(
             (run for run in runs if "views" in run.pretraining.settings),
             lambda run: json_sha256(run.pretraining.settings | {"views": None}),

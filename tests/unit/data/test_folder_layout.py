@@ -93,20 +93,20 @@ def test_validation_is_used_if_only_test_has_no_class_folders(tmp_path: Path) ->
         (in_folders("train/images", "test/images"), "train/images would be the only class, but contains folders"),
         ({"cat/train": 2, "cat/test": 2, "dog/train": 2, "dog/test": 2}, "cat would be part of a class, but contains"),
         ({"v1/a/train": 2, "v1/a/test": 2, "v2": 2}, "v1/a would be part of a class, but contains splits: v1/a/test"),
-        ({"cat_train": 2, "cat_test": 2, "dog_train": 2}, "names contain splits: cat_test (2 images),"),
-        ({"trainA": 2, "testA": 2, "trainB": 2}, "names contain splits: testA (2 images), trainA (2 images), trainB"),
-        ({"01-train": 2, "02-test": 2}, "names contain splits: 01-train (2 images), 02-test (2 images)"),
-        ({"train_80%": 2, "test_20%": 2}, "names contain splits: test_20% (2 images), train_80% (2 images)"),
+        ({"cat_train": 2, "cat_test": 2, "dog_train": 2}, "names contain the names of splits: cat_test (2 images),"),
+        ({"trainA": 2, "testA": 2, "trainB": 2}, "the names of splits: testA (2 images), trainA (2 images), trainB"),
+        ({"01-train": 2, "02-test": 2}, "names contain the names of splits: 01-train (2 images), 02-test (2 images)"),
+        ({"train_80%": 2, "test_20%": 2}, "contain the names of splits: test_20% (2 images), train_80% (2 images)"),
         (in_folders("fold1", "fold2"), "the same subfolders (cat, dog): fold1 (6 images), fold2 (6 images)"),
         (in_folders("images", "masks") | {"x": 1}, "(cat, dog): images (6 images), masks (6 images)"),
         (in_folders("train/2020", "train/2021", "test/2020"), "images/train has folders that contain the same subf"),
-        ({"Trainingsdaten": 2, "Testdaten": 2}, "names contain splits: Testdaten (2 images), Trainings"),
-        ({"treino": 2, "teste": 2}, "names contain splits: teste (2 images), treino (2 images)"),
+        ({"Trainingsdaten": 2, "Testdaten": 2}, "names contain the names of splits: Testdaten (2 images), Trainings"),
+        ({"treino": 2, "teste": 2}, "names contain the names of splits: teste (2 images), treino (2 images)"),
         ({"images": 2, "masks": 3}, "annotations instead of classes: masks (3 images), images (2 images). To use"),
         ({"JPEGImages": 2, "SegmentationClass": 2, "SegmentationObject": 2}, "of their annotations instead of classes"),
         ({"train/rgb": 2, "train/depth": 2, "test/rgb": 2, "test/depth": 2}, "of their annotations instead of classes"),
         ({"labeled/cat": 2, "labeled/dog": 2, "unlabeled": 2}, "images, unlabeled (2 images), and folders that con"),
-        ({"train cat": 2, "val cat": 2}, "names contain splits: train cat (2 images), val cat (2 images)"),
+        ({"train cat": 2, "val cat": 2}, "names contain the names of splits: train cat (2 images), val cat (2 images)"),
         ({"Cat": 2, "cat": 2}, "images has folders named 'Cat' and 'cat', which seem to be the same class: merge or"),
         ({"cat": 2, "cat ": 2, "dog": 1}, "has folders named 'cat' and 'cat ', which seem to be the same class"),
         ({"train/cat": 2, "train/cat (1)": 2, "test/cat": 1}, "images/train has folders named 'cat' and 'cat (1)'"),
@@ -462,7 +462,7 @@ def test_values_with_fewer_bits_than_their_container_are_reported(tmp_path: Path
     Image.fromarray(rng.integers(0, 9, (8, 8), np.uint8)).save(tmp_path / "images/dark.png")  # 8 bits
     facts = fetch_folder(tmp_path / "images")
     assert (facts["dark_16_bit"], facts["blank"]) == (num_dim, 0)
-    line = f"\n{num_dim} 16-bit images with values of at most a quarter of the maximum, which become dark: if the"
+    line = f"\n{num_dim} 16-bit images with values of at most a quarter of the maximum, which look dark after"
     assert (line in format_fetch_facts(facts)) == bool(num_dim)
 
 

@@ -127,7 +127,7 @@ def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
         (["train-0-of-2.parquet", "train-1-of-2.parquet", "train-5-of-2.parquet"], "5-of-2.parquet exceeds the total"),
         (["a/train.parquet", "b/train.parquet"], "several configurations of the dataset: {root}/a, {root}/b. Use one"),
         (["train.parquet", "data/train.parquet"], "several configurations of the dataset: {root}, {root}/data"),
-        (["train.parquet", "train_old.parquet"], "next to train.parquet, {root} has other files of images: train_old"),
+        (["train.parquet", "train_old.parquet"], "{root} has train.parquet and other files with images: train_old"),
         (["train/0000.parquet", "train/old.parquet"], "several sets of files for one split: train/0000.parquet"),
         (["train.parquet", "training.parquet"], "several sets of files for one split"),
         (["train.parquet", "test.parquet", "test-0.parquet"], "several sets of files for one split: test-0.parquet"),
@@ -378,7 +378,7 @@ def test_files_with_other_columns_raise(tmp_path: Path) -> None:
         (make_table(LABELS, label="kind"), make_table(["a"] * 12), make_table(LABELS, image="x"))
     ):
         root = save_tables(tmp_path / f"{number}", {"train.parquet": make_table(LABELS), "test.parquet": other})
-        with pytest.raises(UserError, match=r"test\.parquet has (no|a different type of) "):
+        with pytest.raises(UserError, match=r"test\.parquet has (no|a different type in) "):
             fetch_parquet(root)
 
 

@@ -51,7 +51,7 @@ def test_file_has_the_required_fields(fetched: Path, rr: RunRr) -> None:
 def test_images_that_are_being_fetched_are_not_described(fetched: Path, rr: RunRr) -> None:
     with exclusive_lock(FOLDER):
         outcome = rr("croissant", "shapes")
-    assert (outcome.code, "is writing data/raw/shapes: wait until it has finished" in outcome.err) == (2, True)
+    assert (outcome.code, "is writing to data/raw/shapes: wait until it has finished" in outcome.err) == (2, True)
     assert not (FOLDER / "croissant.json").exists()
 
 

@@ -303,7 +303,7 @@ def parse_tables(out: str) -> dict[str, list[tuple[int, float, str]]]:
 
 
 def num_embedded(out: str) -> int:
-    match = re.search(r"^\d+\.\d{3} s to search .* ([\d,]+) embedded", out, re.MULTILINE)
+    match = re.search(r"^\d+\.\d{3} s to search .*; computed the features of ([\d,]+) ", out, re.MULTILINE)
     assert match, out
     return int(match[1])
 

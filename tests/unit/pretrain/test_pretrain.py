@@ -278,7 +278,7 @@ def test_run_that_another_process_writes_raises(project_copy: Path, rr: RunRr) -
     with exclusive_lock(FOLDER):
         outcome = rr(*PRETRAIN)
     assert outcome.code == 2
-    assert f"process {os.getpid()} is writing {FOLDER}" in outcome.err
+    assert f"process {os.getpid()} is writing to {FOLDER}" in outcome.err
     assert rr(*PRETRAIN).code == 0
 
 

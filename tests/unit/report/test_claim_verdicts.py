@@ -108,7 +108,7 @@ def test_page_shows_when_a_claim_was_stated(params: Params) -> None:
     assert rows[0][3] == "+20.50"
     assert rows[0][4].endswith(" (97.5 %)")
     assert [row[5] for row in rows] == [
-        "before training", "late, after 2 of 4 runs", "no such runs",
+        "before training", "after 2 of the 4 runs had started", "no such runs",
     ]  # fmt: skip
     assert "This grid contains 3 claims: 2 “holds”, 1 “untested”." in page.text
     assert "| relational above random | shapes, conv4 → shapes, linear | holds | +20.50 |" in read_markdown()
@@ -121,6 +121,6 @@ def test_single_seed_is_not_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     section = build_claims(collect_results(with_claims(params, make_claim())))
     assert section
     assert [cell.text for cell in section.table.rows[0]][2:] == [
-        "untested", "+20.00", "–", "late, after 2 of 2 runs; cannot be tested with one seed",
+        "untested", "+20.00", "–", "after 2 of the 2 runs had started; cannot be tested with one seed",
     ]  # fmt: skip
     assert build_claims(collect_results(params)) is None

@@ -40,9 +40,7 @@ def test_missing_file_raises(params: Params, index: int) -> None:
 
 def test_missing_history_names_the_stage(params: Params) -> None:
     RELATIONAL.history.unlink()
-    with pytest.raises(
-        UserError, match=r"1\.csv is missing: run the stage that writes this file first \(rr pretrain\)"
-    ):
+    with pytest.raises(UserError, match=r"1\.csv is missing: run rr pretrain first"):
         write_report(params)
 
 

@@ -39,6 +39,7 @@ from rr.report.paper.match import Match, find_match, is_comparable
 from rr.report.paper.published import PAPER_CSV, PublishedResult, load_published
 from rr.report.paper.settings import (
     KNOWN_DEVIATIONS,
+    Deviation,
     find_deviations,
     paper_preprocessing,
     recorded_datasets,
@@ -230,22 +231,29 @@ def method_settings(params: Params, method: str) -> dict[str, Any]:
     return to_jsonable_python(params.methods[method])
 
 
+def deviations_from(
+    published: PublishedResult, method: dict[str, Any], protocol: dict[str, Any], precision: str = "float32"
+) -> list[Deviation]:
+    """Return the deviations of a run on the paper's own datasets."""
+    return find_deviations(published, method, protocol, precision, {})
+
+
 def test_deviations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load_suites(tmp_path, monkeypatch, "cifar-conv4-short", "cifar")
     linear, short = (to_jsonable_python(params.protocols[name]) for name in ("linear", "linear-notebook"))
     ours, full = method_settings(params, "relational-3"), method_settings(params, "relational-paper")
     published = find_published("L1", "relational", "Table 2")
-    assert find_deviations(published, full, linear) == []
-    assert find_deviations(published, full, linear, "bfloat16") == [("mixed precision", False)]
-    assert find_deviations(published, ours, short) == [
+    assert deviations_from(published, full, linear) == []
+    assert deviations_from(published, full, linear, "bfloat16") == [("mixed precision", False)]
+    assert deviations_from(published, ours, short) == [
         ("3 of 200 epochs", True),
         ("K = 8 (paper: 32)", True),
         ("10 of 100 linear epochs", True),
     ]
-    assert any(deviation.reduces_budget for deviation in find_deviations(published, ours, linear))
+    assert any(deviation.reduces_budget for deviation in deviations_from(published, ours, linear))
     # The paper's K is 16 here. K = 32 is a different setting, but not a reduced budget.
     tiny = find_published("L6", "relational", "Table 2")
-    assert find_deviations(tiny, full, linear) == [("K = 32 (paper: 16)", False)]
+    assert deviations_from(tiny, full, linear) == [("K = 32 (paper: 16)", False)]
     for change, text in (
         ({"batch_size": 128}, "M = 128 (paper: 64)"),
         ({"learning_rate": 0.01}, "learning rate = 0.01 (paper: 0.001)"),
@@ -256,18 +264,18 @@ def test_deviations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"augmentation": full["augmentation"] | {"ratio": [1.0, 1.0]}}, "different augmentation"),
         ({"negatives": "random"}, "negatives = random (paper: roll)"),
     ):
-        assert find_deviations(published, full | change, linear) == [(text, False)]
+        assert deviations_from(published, full | change, linear) == [(text, False)]
     # The settings of a disabled operation have no effect.
     disabled = {"padding": 0.5, "zoom": [0.5, 2.0], "erase_area": 0.5}
-    assert find_deviations(published, full | {"augmentation": full["augmentation"] | disabled}, linear) == []
+    assert deviations_from(published, full | {"augmentation": full["augmentation"] | disabled}, linear) == []
     clusters = method_settings(params, "deepcluster-paper") | {"clusters_per": "dataset"}
-    deviations = find_deviations(find_published("L1", "deepcluster", "Table 2"), clusters, linear)
+    deviations = deviations_from(find_published("L1", "deepcluster", "Table 2"), clusters, linear)
     assert deviations[0] == ("clusters per = dataset (paper: class)", False)
-    longer = find_deviations(published, full | {"epochs": 400}, linear)
+    longer = deviations_from(published, full | {"epochs": 400}, linear)
     assert longer == [("epochs = 400 (paper: 200)", False)]
     # The accuracy of the trained network does not depend on the protocol.
     supervised = find_published("L1", "supervised", "Table 2")
-    assert find_deviations(supervised, method_settings(params, "supervised-paper"), short) == []
+    assert deviations_from(supervised, method_settings(params, "supervised-paper"), short) == []
 
 
 def test_deviations_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +324,7 @@ def test_is_comparable_depends_on_settings(tmp_path: Path, monkeypatch: pytest.M
         assert not is_comparable(relational, method_settings(params, other), linear)
     assert not is_comparable(relational, full | {"label_fraction": 0.1}, linear)
     assert not is_comparable(relational, full, linear | {"label_fraction": 0.1})
-    assert not is_comparable(relational, full, linear | {"images_per_class": 10})
+    assert not is_comparable(relational, full, linear | {"label_fraction": None, "images_per_class": 10})
     assert not is_comparable(relational, full, {"kind": "knn", "neighbors": 20, "temperature": 0.1})
     dot = find_published("A1", "dot", target="cifar10", dataset="cifar10")
     assert is_comparable(dot, method_settings(params, "dot-paper"), linear)
@@ -560,7 +568,7 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
     assert ["Supervised", "80.40 ± 0.10 (3) published 80.46 ± 0.39 −0.06, agrees"] in first_column
     assert ["supervised-paper upper bound", "78.40 ± 0.10", "80.40 ± 0.10"] in rows
     assert ["RotationNet", "52.00 ± 0.10 (3) published 56.73 ± 1.71 −4.73, below"] in [row[:2] for row in rows]
-    sentence = "This grid has a counterpart for 7 results of the paper: "
+    sentence = "This grid corresponds to 7 results of the paper: "
     sentence += "3 “agrees”, 1 “above”, 1 “below”, 2 “other settings”."
     notes = [
         sentence,

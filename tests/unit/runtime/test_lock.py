@@ -31,7 +31,7 @@ def test_lock_is_exclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait
         assert events == ["first", "second"]
     else:
         with (
-            pytest.raises(UserError, match=r"^process \d+ is writing data/x: wait until"),
+            pytest.raises(UserError, match=r"^process \d+ is writing to data/x: wait until"),
             exclusive_lock(Path("data/x")),
         ):
             pass

@@ -108,6 +108,15 @@ def test_labeled_folder(params_file: Path, rr: RunRr) -> None:
     assert rr("convert", "--dataset", "My-birds").code == 0
 
 
+def test_claims_of_the_former_grid_are_removed(params_file: Path, rr: RunRr) -> None:
+    assert rr("suite", "use", "heads").code == 0
+    num_claims = len(load_params(params_file).grid[0].claims)
+    assert num_claims
+    save_images(Path("birds"), {"robin": 30, "wren": 20}, (90, 70))
+    assert f"\nremoved with the former grid: {num_claims} claims\n" in rr("init", "birds").out
+    assert load_params(params_file).grid[0].claims == []
+
+
 def test_edits_while_the_images_are_read_are_kept(
     params_file: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,7 +466,7 @@ def test_first_init_that_fails_keeps_what_another_process_writes(
     monkeypatch.chdir(tmp_path / "project")
     with exclusive_lock(Path("data/raw/images")):
         outcome = rr("init", str(images))
-        assert (outcome.code, "is writing data/raw/images: wait until it has finished" in outcome.err) == (2, True)
+        assert (outcome.code, "is writing to data/raw/images: wait until it has finished" in outcome.err) == (2, True)
         assert lock_file(Path("data/raw/images")).is_file()
 
 

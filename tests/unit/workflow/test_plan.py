@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, EXTRACT, PRETRAIN, ROOT, SIMSIAM, RunRr, write_params, write_simsiam
+from helpers import EVALUATE, EXTRACT, PRETRAIN, ROOT, SIMSIAM, RunRr, write_example, write_params, write_simsiam
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,7 +67,7 @@ def test_json_has_the_numbers_of_the_table(params_file: Path, rr: RunRr) -> None
     plan = json.loads(outcome.out)
     (row,) = [row for row in plan["rows"] if row["method"] == "relational-k32"]
     assert row == {
-        "dataset": "cifar10", "backbone": "conv4", "method": "relational-k32", "runs": 3, "done": 0,
+        "dataset": "cifar10", "backbone": "conv4", "method": "relational-k32", "remaining": 3, "done": 0,
         "views": 320_000_000, "views_per_second": 100_000.0, "seconds": 3 * 3200.0,
     }  # fmt: skip
     assert plan["evaluations"] == 45
@@ -158,6 +158,24 @@ def test_checkpoints_are_as_large_as_estimated(
     estimate = estimate_io(params, paths.PretrainPaths("shapes", "conv4", method, 1), 200, 10, 0.0)
     assert max(sizes) == pytest.approx(estimate.checkpoint_bytes, rel=0.01)
     assert sum(sizes) == pytest.approx(estimate.write_bytes, rel=0.01)
+
+
+def test_checkpoints_of_own_classes_that_read_tensor_values_are_estimated(extensions: Path, params_file: Path) -> None:
+    write_example(extensions, "backbones", "separable")
+    file = extensions / "separable.py"
+    reading = (
+        "        rates = [value.item() for value in torch.linspace(0, 0.1, config.blocks)]\n"  # as in timm's models
+    )
+    text = file.read_text().replace("from torch import", "import torch\nfrom torch import")
+    file.write_text(text.replace("        layers: list", f"{reading}        layers: list"))
+    assert reading in file.read_text()
+
+    def add_separable(params: dict) -> None:
+        params["backbones"] = {"separable": {"kind": "separable:Separable", "width": 16, "blocks": 2}}
+
+    write_params(params_file.parent, add_separable)
+    params, run = load_params(params_file), paths.PretrainPaths("shapes", "separable", "relational", 1)
+    assert estimate_io(params, run, 200, 10, 0.0).checkpoint_bytes > 0
 
 
 def add_byol(params: dict) -> None:

@@ -39,6 +39,18 @@ def test_metrics_that_only_earlier_epochs_have_are_no_difference() -> None:
     assert find_difference(replace(epoch, recorded={"loss": "0.5", "margin": "1.0"}), exact=True)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_empty_accuracy_is_compared(exact: bool) -> None:
+    """A method that counts no predictions writes an empty accuracy."""
+    epoch = RecomputedEpoch({"loss": "0.5", "accuracy": ""}, {"loss": "0.5", "accuracy": ""}, equal_weights=True)
+    assert find_difference(epoch, exact=exact) is None
+    assert find_difference(replace(epoch, repeated={"loss": "0.5"}), exact=exact) is None
+    other = replace(epoch, repeated={"loss": "0.5", "accuracy": "0.25"})
+    assert find_difference(other, exact=exact) == "accuracy is 0.25 instead of empty"
+    close = replace(epoch, repeated={"loss": "0.5001", "accuracy": ""})
+    assert find_difference(close, exact=exact) == ("loss is 0.5001 instead of 0.5" if exact else None)
+
+
 @pytest.mark.parametrize("epochs", [1, 3])
 @pytest.mark.parametrize("name", ["relational", "deepcluster", "supervised", "byol"])
 def test_repeated_epoch_is_identical(name: str, epochs: int, data: Path, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from rr.workflow import grid, stage_runs, suites
 from rr.workflow.params_file import dump_yaml, make_yaml, set_axis
 
 NAMES = sorted(path.stem for path in (ROOT / "workflow/suites").glob("*.yaml"))
+_AXES = "data: [shapes], dataset: [shapes], backbone: [conv4], method: [random], seed: [1], target: [], protocol: []"
+GRID = f"grid: {{{_AXES}}}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,7 +30,8 @@ def test_use_changes_only_the_grid_and_adds_methods(name: str, params_file: Path
     assert params_file.read_text().count("#") >= comments
     assert after.model_copy(update={"grid": before.grid, "methods": before.methods}) == before
     assert {key: after.methods[key] for key in before.methods} == before.methods
-    assert set(after.grid[0].method) <= set(after.methods)
+    merged = suites.merge_suites({name: suites.load_suite(name)}, params_file)  # what Snakemake uses
+    assert after.grid == params.load_params(merged).grid
     assert list(stage_runs.iter_stage_runs(after))
     once = params_file.read_bytes()
     suites.use_suite(name, params_file)
@@ -164,17 +167,21 @@ def test_suite_methods_has_every_kind_of_method(params_file: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("grid: {seed: [1, 1]}", "params.yaml: grid.seed: duplicate value 1; remove one"),
-        ("grid: {method: [nothing]}", "grid.method: unknown 'nothing'"),
-        ("grid: {}\nmethods: {new: {base: nothing}}", "suite broken, methods.new.base: unknown method 'nothing'"),
-        ("grid: {}\nmethods: {new: {like: simclr}}", "suite broken, methods.new.like: this key is now called 'base'"),
-        ("grid: {}\nmethods: {new: {base: simclr, epoch: 3}}", "methods.new.epoch: unknown key"),
+        (GRID.replace("seed: [1]", "seed: [1, 1]"), "params.yaml: grid.seed: duplicate value 1; remove one"),
+        (GRID.replace("method: [random]", "method: [nothing]"), "grid.method: unknown 'nothing'"),
+        (f"{GRID}\nmethods: {{new: {{base: nothing}}}}", "suite broken, methods.new.base: unknown method 'nothing'"),
+        (
+            f"{GRID}\nmethods: {{new: {{like: simclr}}}}",
+            "suite broken, methods.new.like: this key is now called 'base'",
+        ),
+        (f"{GRID}\nmethods: {{new: {{base: simclr, epoch: 3}}}}", "methods.new.epoch: unknown key"),
         ("grid: {}\nthreads: 3", "a suite must have the section 'grid' and may have 'methods', but no other sections"),
         ("grid: [", "broken.yaml is not valid YAML"),
         ("- 1", "a suite must have the section 'grid'"),
-        ("grid: {}\nmethods: {new: {epochs: 3}}", "suite broken, methods.new.base: no method is specified; known: "),
+        (f"{GRID}\nmethods: {{new: {{epochs: 3}}}}", "suite broken, methods.new.base: no method is specified; known: "),
         ("grid: {}\nmethods: {new: 3}", "the section 'methods' must contain only mappings"),
         ("grid: {seed: 1}", "the section 'grid' must contain only lists, such as seed: [1, 2]"),
+        ("grid: {method: [random], seed: [1]}", "lacks data, dataset, backbone, target, protocol"),
     ],
 )
 def test_invalid_suite_leaves_the_file_unchanged(content: str, message: str, params_file: Path, rr: RunRr) -> None:
