@@ -26,7 +26,8 @@ fi
 
 "$PYTHON" -m venv "$VENV"
 if [ "$CPU" = 1 ]; then
-    echo "setup: installing Python packages into $VENV, with torch for CPUs (takes a few minutes and 3 GB)"
+    echo "setup: installing Python packages into $VENV, with torch for CPUs (takes a few minutes and 3 GB);" \
+        "for torch with CUDA, stop this, delete $VENV and run make without CPU=1"
     # The index for CPU builds has the same versions of torch and torchvision, but different files, whose hashes are not
     # in the lock file. Everything else except the CUDA libraries is installed from the lock file.
     awk '/^[a-z]/ {skip = /^(torch|torchvision|triton|cuda-.*|nvidia-.*)==/ && !/^nvidia-ml-py==/} !skip' \
