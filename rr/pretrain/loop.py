@@ -9,6 +9,7 @@ import csv
 import io
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -371,7 +372,7 @@ class Trainer:
         if signal_number:
             self.group.barrier()  # torchrun ends all processes when the first one ends, so wait for the main process
             result = f"saved {self.checkpoint}" if is_saved else "nothing was saved, because training has diverged"
-            print(f"pretrain: stopping {self.state.position(self.config.epochs)}; {result}")
+            print(f"pretrain: stopping {self.state.position(self.config.epochs)}; {result}", file=sys.stderr)
             exit_for_signal(signal_number)
 
     def loss_error(self, loss: float, step: int) -> UserError:

@@ -98,7 +98,7 @@ def test_every_console_block_is_run_or_states_why_not() -> None:
 def test_costs_of_the_suites_are_those_of_rr_plan(rr: RunRr) -> None:
     text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| .* \| (\d+) \| ([0-9.]+) \| (\d+) \|$", text, re.MULTILINE)
-    assert len(rows) == 9
+    assert len(rows) == 10
     for suite, runs, billions, evaluations in rows:
         plan = rr("plan", suite, "--views-per-second", 20_000).out
         views = int(re.search(rf"^{runs} pretraining runs, ([0-9,]+) views", plan, re.MULTILINE)[1].replace(",", ""))

@@ -197,7 +197,7 @@ def test_message_about_a_signal_does_not_promise_a_checkpoint(
     trainer.signals, trainer.epoch_start, trainer.last_checkpoint_time = [signal.SIGTERM], 0.0, 0.0
     with pytest.raises(SystemExit):
         trainer.save_if_due_and_exit_on_signal()
-    assert capsys.readouterr().out.startswith(f"pretrain: stopping {message}")
+    assert capsys.readouterr().err.startswith(f"pretrain: stopping {message}")
     assert trainer.checkpoint.exists() == (bias == 0)
 
 

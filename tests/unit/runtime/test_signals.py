@@ -85,7 +85,7 @@ def test_interrupted_pretraining_continues_to_the_same_bits(
     code, message = EXITS[signal.Signals(number)]
     assert outcome.code == code
     assert f"rr: {message}: run the same command again to continue" in outcome.err
-    assert f"stopping {position}; saved {CHECKPOINT}" in outcome.out
+    assert f"stopping {position}; saved {CHECKPOINT}" in outcome.err
     # The outputs of the first training have not changed, so their record is kept.
     assert (read_outputs(), (project_copy / FOLDER / "run.json").read_bytes()) == (expected, record)
     signals_at(0)
