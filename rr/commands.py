@@ -720,7 +720,7 @@ def _check_grid(problems: list[str], params_file: Path) -> None:
     """Raise UserError if there are problems with the grid."""
     if problems:
         raise UserError(
-            "\n".join([f"the grid in {params_file} cannot be completed, so nothing was started:", *problems])
+            "\n".join([f"the grid in {params_file} cannot be completed, so this stage was not started:", *problems])
         )
 
 

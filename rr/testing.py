@@ -3,10 +3,13 @@
 Each function takes the name of an entry in the parameter file. The current folder must be the project folder.
 """
 
+import contextlib
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import numba
 import numpy as np
 import torch
 
@@ -38,6 +41,22 @@ _NUM_CLASSES, _BATCH_SIZE, _NUM_BATCHES = 4, 16, 3
 _NO_DYNAMICS = DynamicsConfig(every_n_epochs=0, images=50)
 
 
+@contextlib.contextmanager
+def _configured_torch() -> Iterator[None]:
+    """Configure torch as the stages do, with one thread; afterwards, restore its settings and its random state."""
+    threads = torch.get_num_threads(), numba.get_num_threads()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    with torch.random.fork_rng(devices=[]):
+        configure_torch(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads[0])
+            numba.set_num_threads(threads[1])
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+
+
+@_configured_torch()
 def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: str = "conv4") -> None:
     """Check that a method does what the training loop requires.
 
@@ -65,7 +84,6 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
     if not isinstance(config, TrainableConfig):
         raise UserError(f"{params_file}: methods.{name} is not a trainable method, so there is nothing to check")
     config = config.model_copy(update={"epochs": 2, "batch_size": _BATCH_SIZE, "schedule": CONSTANT})
-    configure_torch(1)
     rng = np.random.default_rng(0)
     num_images = _NUM_BATCHES * _BATCH_SIZE
     images = rng.integers(0, 256, (num_images, 32, 32, 3), np.uint8)
@@ -95,6 +113,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
         )
 
 
+@_configured_torch()
 def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths.PARAMS_FILE) -> None:
     """Check that a backbone does what the stages require.
 
@@ -113,7 +132,6 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
         UserError: if the parameter file contains mistakes, or no backbone with that name.
     """
     config = lookup(load_params(params_file).backbones, name, f"{params_file}: backbones")
-    configure_torch(1)
     images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
 
     def build() -> backbones.Backbone:
@@ -170,6 +188,7 @@ def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         assert files[0].read_bytes() == files[1].read_bytes(), "the images or their order differ between two reads"
 
 
+@_configured_torch()
 def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
     """Check that a protocol does what the `evaluate` stage requires, using an untrained Conv-4 and generated images.
 
@@ -188,7 +207,6 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         UserError: if the parameter file contains mistakes or no protocol with that name, or if the result is invalid.
     """
     config = lookup(load_params(params_file).protocols, name, f"{params_file}: protocols")
-    configure_torch(1)
     with tempfile.TemporaryDirectory() as folder:
         betons = {split: Path(folder, f"{split}.beton") for split in raw.SPLITS}
         for split, num_images in (("train", 80), ("test", 40)):

@@ -48,13 +48,14 @@ def extract_features(
         rows: positions of the images to encode, in this order. By default, all images are encoded in file order.
         on_batch: a function to call after each batch with its number of images.
     """
-    batches = []
     rows = np.arange(len(beton)) if rows is None else rows
+    features_ND = torch.empty((len(rows), backbone.num_features), dtype=torch.float32, device=device)
+    start = 0
     with torch.inference_mode():
         for images in beton.batches(rows, batch_size_for(preprocessing.image_size, device)):
-            batches.append(
-                backbone(normalize(images, mean=preprocessing.mean, std=preprocessing.std, device=device)).float()
-            )
+            inputs = normalize(images, mean=preprocessing.mean, std=preprocessing.std, device=device)
+            features_ND[start : start + len(images)] = backbone(inputs)
+            start += len(images)
             if on_batch:
                 on_batch(len(images))
-    return torch.cat(batches).clone()
+    return features_ND

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +41,7 @@ class EvaluationInputs:
     seed: int
     device: str
     threads: int
+    _photographs: dict[str, Beton] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def num_classes(self) -> int:
@@ -51,7 +52,9 @@ class EvaluationInputs:
         """Return the images at the given positions of a split, uint8 (M, S, S, 3), without loading the whole split."""
         if self.target.preprocessing.stored_size is None:
             return read_images(self.target.betons[split], positions)
-        batches = self.open_split(split).batches(positions, batch_size=64)
+        if split not in self._photographs:  # FFCV compiles its decoder for each of these objects
+            self._photographs[split] = self.open_split(split)
+        batches = self._photographs[split].batches(positions, batch_size=64)
         return np.concatenate([images.copy() for images in batches])
 
     def open_split(self, split: str) -> Beton:

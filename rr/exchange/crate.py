@@ -180,7 +180,7 @@ class _Crate:
             "datePublished": max(
                 entity["endTime"] for entity in self.entities.values() if entity["@type"] == "CreateAction"
             ),
-            "license": self._license(),
+            "license": "The license of the images and of the results is not stated. The code has the MIT license.",
             "author": self._agent(),
             "conformsTo": [
                 self.add(profile, "CreativeWork", name=profile, version=profile.rpartition("/")[2])

@@ -6,6 +6,7 @@ The format is the one that the Hugging Face Hub uses: Markdown with a YAML heade
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _INTERVAL = (
     "different values.\n"
 )
 _NO_INTERVAL = "–"
+_TAG = ", self-supervised-learning"
 _HEADER = """---
 tags: [image-feature-extraction{tag}]
 pipeline_tag: image-feature-extraction
@@ -66,10 +68,13 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
     inputs = f"RGB images of {size} × {size} pixels" if size else "RGB images"
     if "mean" in metadata:
         inputs += f", values in [0, 1], normalized with mean {metadata['mean']} and std {metadata['std']}"
-    tag = ", self-supervised-learning" if record and _is_self_supervised(_method_settings(record)) else ""
+    source_card = "" if record else _read_card(card_path(weights), sha256)
+    is_self_supervised = record and _is_self_supervised(_method_settings(record))
+    tag = _TAG if is_self_supervised or _TAG in source_card else ""
+    title = re.search(r"^# (.+)$", source_card, re.MULTILINE)
     sections = [
         _HEADER.format(tag=tag),
-        f"# {_title(backbone, record)}\n",
+        f"# {title[1] if title else _title(backbone, record)}\n",
         "A network that maps images to feature vectors. It was exported with "
         f"[relational-reasoning](https://arxiv.org/abs/2006.05849) {__version__}.\n",
         _format_table(
@@ -84,7 +89,7 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
     ]
     if format == "safetensors" and "mean" in metadata:
         sections += ["## Use\n", _USE.format(file=output.name, num_features=backbone.num_features)]
-    if record is None and (copied := _copy_training_sections(card_path(weights), sha256)):
+    if copied := _training_sections(source_card):
         sections.append(copied)
     else:
         sections += [
@@ -110,11 +115,16 @@ def card_path(weights: Path) -> Path:
     return weights.with_name(f"{weights.name}.md")
 
 
-def _copy_training_sections(card: Path, weights_sha256: str) -> str:
-    """Return the sections about training and evaluation of the card of the same weights, or an empty string."""
+def _read_card(card: Path, weights_sha256: str) -> str:
+    """Return the text of a model card, or an empty string if there is none of these weights."""
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    first, last = text.find("## Training\n"), text.find("## Limits\n")
-    return text[first:last].rstrip("\n") + "\n" if weights_sha256 in text and 0 < first < last else ""
+    return text if weights_sha256 in text else ""
+
+
+def _training_sections(card: str) -> str:
+    """Return the sections of a card about training and evaluation, or an empty string if it has none."""
+    first, last = card.find("## Training\n"), card.find("## Limits\n")
+    return card[first:last].rstrip("\n") + "\n" if 0 < first < last else ""
 
 
 def _title(backbone: Backbone, record: dict[str, Any] | None) -> str:

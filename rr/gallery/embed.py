@@ -50,6 +50,10 @@ def embed(
         check_output_path("--map", map_path, [".html", ".htm"], weights)
     skipped = make_skipped_files(on_unreadable)
     images = list_images(folder, skipped)
+    if map_path:
+        from rr.gallery.map_page import check_image_count, render_map_page
+
+        check_image_count(len(images), folder)
     extractor = load_feature_extractor(weights, preprocessing, device)
     index_path = default_index_path(extractor, folder)
     is_index = output.resolve() == index_path.resolve()
@@ -76,8 +80,6 @@ def embed(
         skipped.raise_if_unreadable()
     summary = f"{output}: {format_count(count, 'images')}, {extractor.num_features} features"
     if map_path:
-        from rr.gallery.map_page import render_map_page
-
         write_text(map_path, render_map_page(folder, *join_batches(shown, extractor.num_features)), concurrent=True)
         summary += f"; map {map_path} written"
     return "\n".join([summary, *format_skipped(skipped.counts)])

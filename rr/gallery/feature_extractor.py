@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, read_metadata
@@ -41,6 +43,8 @@ _MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
 class FeatureExtractor:
     """A frozen backbone and the preprocessing that it requires.
 
+    Features are always computed in eval mode and in float32.
+
     Attributes:
         backbone: the backbone in eval mode, on `device`.
         weights: the file from which it was loaded.
@@ -51,6 +55,7 @@ class FeatureExtractor:
         device: torch device of the backbone.
         stored_size: the `stored_size` of the dataset if the backbone was trained on photographs, otherwise None. It
             determines how images are resized.
+        loaded_state: what `_describe_state` returned when the backbone was loaded.
     """
 
     backbone: Backbone
@@ -61,6 +66,14 @@ class FeatureExtractor:
     std: tuple[float, ...]
     device: str
     stored_size: int | None = None
+    loaded_state: tuple[tuple[int, torch.dtype], ...] = ()
+
+    def check_unchanged(self, reason: str) -> None:
+        """Raise UserError if the weights have changed since they were loaded. `reason` ends the message."""
+        if self.loaded_state != _describe_state(self.backbone):
+            raise UserError(
+                f"the weights of this backbone have changed since they were loaded from {self.weights}, so {reason}"
+            )
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -124,7 +137,7 @@ class FeatureExtractor:
         if isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) == 3:
             images = [images]  # type: ignore[list-item]
         features = [np.empty((0, self.num_features), np.float32)]
-        decoded = map_ordered(self._load, images, DECODING_THREADS)
+        decoded = map_ordered(lambda load: load(), map(self._prepare_load, images), DECODING_THREADS)
         while batch := list(islice(decoded, self.batch_size)):
             features.append(self.extract(np.stack(batch)))
         return np.concatenate(features)
@@ -141,10 +154,16 @@ class FeatureExtractor:
 
     def _extract_in_batches(self, images: Any, normalize_batch: Callable[[Any], torch.Tensor]) -> np.ndarray:
         batches = [np.empty((0, self.num_features), np.float32)]
-        with torch.inference_mode():
-            for start in range(0, len(images), self.batch_size):
-                inputs = normalize_batch(images[start : start + self.batch_size])
-                batches.append(self.backbone(inputs).float().cpu().numpy())
+        training = [module for module in self.backbone.modules() if module.training]  # while it is finetuned
+        self.backbone.eval()
+        try:
+            with torch.inference_mode(), torch.autocast(torch.device(self.device).type, enabled=False):
+                for start in range(0, len(images), self.batch_size):
+                    inputs = normalize_batch(images[start : start + self.batch_size])
+                    batches.append(self.backbone(inputs).float().cpu().numpy())
+        finally:
+            for module in training:
+                module.training = True
         features_BD = np.concatenate(batches)
         if not np.isfinite(features_BD).all():
             raise UserError(
@@ -152,6 +171,17 @@ class FeatureExtractor:
                 "download the file again, or retrain the backbone"
             )
         return features_BD
+
+    def _prepare_load(self, image: ImageLike) -> Callable[[], np.ndarray]:
+        """Return a function that loads an image, for another thread.
+
+        Images that Pillow reads from a file are loaded now, because they are not thread-safe, and because an iterator
+        over frames yields the same object every time.
+        """
+        if isinstance(image, ImageFile):
+            pixels = self._load(image)
+            return lambda: pixels
+        return partial(self._load, image)
 
     def _load(self, image: ImageLike) -> np.ndarray:
         """Return the pixels of an image, resized, uint8 (image_size, image_size, 3)."""
@@ -215,7 +245,8 @@ def load_feature_extractor(
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
         raise ValueError(f"preprocessing must be an rr.Preprocessing, got {preprocessing!r}")
     weights, device = find_weights(weights), resolve_device(device)
-    backbone = load_backbone(weights).to(device)
+    with _default_torch_state():
+        backbone = load_backbone(weights).to(device)
     if preprocessing is None:
         try:
             preprocessing = parse_preprocessing(read_metadata(weights))
@@ -225,5 +256,22 @@ def load_feature_extractor(
             raise UserError(f"{weights}: its metadata lacks the image size, mean or std: {hint}")
     return FeatureExtractor(
         backbone, weights, file_sha256(weights), preprocessing.image_size, preprocessing.mean, preprocessing.std,
-        device, preprocessing.stored_size,
+        device, preprocessing.stored_size, _describe_state(backbone),
     )  # fmt: skip
+
+
+@contextmanager
+def _default_torch_state() -> Iterator[None]:
+    """Build networks as in a new process, whatever a user has set, and leave torch's random state as it is."""
+    dtype = torch.get_default_dtype()
+    with torch.device("cpu"), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
+def _describe_state(backbone: Backbone) -> tuple[tuple[int, torch.dtype], ...]:
+    """Return how often each tensor of the backbone has been changed in place, and its type."""
+    return tuple((tensor._version, tensor.dtype) for tensor in backbone.state_dict(keep_vars=True).values())

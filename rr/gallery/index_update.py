@@ -26,9 +26,9 @@ from rr.runtime.output_path import check_output_path, is_writable
 from rr.runtime.progress import Progress
 
 
-def make_skipped_files(on_unreadable: UnreadablePolicy) -> SkippedFiles:
-    """Return an object that collects the unused and unreadable files of a gallery."""
-    return SkippedFiles(on_unreadable, "repair or remove {them}, or add --on-unreadable skip")
+def make_skipped_files(on_unreadable: UnreadablePolicy, option: str = "add --on-unreadable skip") -> SkippedFiles:
+    """Return an object that collects the unused and unreadable files of a gallery. `option` is for error messages."""
+    return SkippedFiles(on_unreadable, f"repair or remove {{them}}, or {option}")
 
 
 def embed_batches(

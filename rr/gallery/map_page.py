@@ -34,6 +34,15 @@ _PERPLEXITY = 30.0
 _NUM_VOTES = 10
 
 
+def check_image_count(count: int, folder: Path) -> None:
+    """Raise UserError if a folder has too few images for a map."""
+    if count < _MIN_IMAGES:
+        raise UserError(
+            f"--map: a map needs at least {_MIN_IMAGES} images, but {display_name(folder)} has {count}: add images, or "
+            "omit --map"
+        )
+
+
 def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) -> str:
     """Return the HTML of a page with a map of images.
 
@@ -46,11 +55,7 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
     Raises:
         UserError: if there are fewer than four images, or if an image can no longer be read.
     """
-    if len(images) < _MIN_IMAGES:
-        raise UserError(
-            f"--map: a map needs at least {_MIN_IMAGES} images, but {display_name(folder)} has {len(images)}: add "
-            "images, or omit --map"
-        )
+    check_image_count(len(images), folder)
     rows = np.sort(np.random.default_rng(0).permutation(len(images))[:MAX_IMAGES])
     normalized = normalize_rows(vectors[rows])
     shown = [images[row] for row in rows]

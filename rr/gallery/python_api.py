@@ -63,7 +63,8 @@ class Gallery:
 
     Raises:
         UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), if no
-            image can be read, or if `index` does not end in .parquet, or is an existing file that is not an index.
+            image can be read, if `index` does not end in .parquet, or is an existing file that is not an index, or if
+            `index` is given and the weights of the backbone have changed since they were loaded.
         ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` has a different
             value.
     """
@@ -77,10 +78,11 @@ class Gallery:
         on_unreadable: UnreadablePolicy = "raise",
     ) -> None:
         _check_backbone(backbone)
-        root, skipped = expand_user(folder), make_skipped_files(on_unreadable)
+        root, skipped = expand_user(folder), make_skipped_files(on_unreadable, 'pass on_unreadable="skip"')
         index_path = expand_user(index) if index else None
         if index_path:
             check_index_path("index", index_path, backbone.weights, must_be_writable=False)
+            backbone.check_unchanged("their features cannot be stored: omit index")
         files = list_images(root, skipped)
         found, _ = update_index(index_path, backbone, root, files, skipped)
         skipped.raise_if_unreadable()
@@ -131,6 +133,7 @@ def embed(
         gallery = Gallery(images, backbone, on_unreadable=on_unreadable)
         names, vectors = [image.name for image in gallery.images], gallery.vectors
     else:
+        make_skipped_files(on_unreadable)  # raises an error for an invalid value
         files = [os.fspath(path) for path in images]
         names, vectors = [path_to_text(file) for file in files], backbone(files)
     values = pa.array(vectors.reshape(-1), pa.float32())
@@ -156,11 +159,13 @@ def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> 
         backbone: the return value of `load_backbone`.
 
     Raises:
-        UserError: if an image cannot be read, or if the weights have no relation head.
+        UserError: if an image cannot be read, if the weights have no relation head, or if they or their file have
+            changed since they were loaded.
         ValueError: if an argument contains several images, or if `backbone` is not the return value of
             `load_backbone`.
     """
     _check_backbone(backbone)
+    backbone.check_unchanged("the relation head does not belong to them")
     scorer = load_pair_scorer(backbone.weights, backbone.sha256)
     left, right = _require_one(backbone(first), "first"), _require_one(backbone(second), "second")
     return float(scorer.calibration.probabilities(scorer.head.logits(left, right))[0])

@@ -50,6 +50,10 @@ class ClaimConfig(StrictModel):
     def _check(self) -> "ClaimConfig":
         if self.method == self.above:
             raise ValueError(f"method and above are both '{self.method}'; a claim compares two methods")
+        if self.assumed and not any(self.assumed.std):
+            raise ValueError(
+                "assumed.std must not be 0 for both methods, because the test needs a variation over seeds"
+            )
         if self.assumed and self.assumed.difference <= self.margin:
             raise ValueError(
                 f"assumed.difference must exceed margin ({self.margin:g}), got {self.assumed.difference:g}: otherwise "

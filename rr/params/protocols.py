@@ -117,14 +117,14 @@ class EmbeddingConfig(StrictModel):
     """An analysis of the features of test images, which needs no labels: t-SNE map, clusters, neighbors, outliers.
 
     Attributes:
-        images: maximum number of test images, chosen at random.
+        images: maximum number of test images, chosen at random; memory use grows with its square.
         perplexity: perplexity of t-SNE.
         clusters: number of clusters of k-means.
         augmentation: augmentation that makes the two views of each image that are compared for `alignment`.
     """
 
     kind: Literal["embedding"]
-    images: Annotated[int, Field(ge=10)]
+    images: Annotated[int, Field(ge=10, le=10_000)]
     perplexity: PositiveFloat
     clusters: Count = 10
     augmentation: AugmentationConfig

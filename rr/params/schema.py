@@ -48,11 +48,11 @@ class DynamicsConfig(StrictModel):
 
     Attributes:
         every_n_epochs: number of epochs from one evaluation to the next; 0 for never.
-        images: maximum number of training images used.
+        images: maximum number of training images used; memory use grows with its square.
     """
 
     every_n_epochs: Annotated[int, Field(ge=0)]
-    images: Annotated[int, Field(ge=50)]
+    images: Annotated[int, Field(ge=50, le=10_000)]
 
 
 def _as_list(grid: Any) -> list[Any]:
@@ -81,7 +81,7 @@ class Params(StrictModel):
     precision: Literal["float32", "bfloat16"]
     dynamics: DynamicsConfig
     datasets: dict[Name, DatasetConfig]
-    backbones: dict[Name, BackboneConfig] = Field(default_factory=dict)
+    backbones: dict[Name, BackboneConfig]
     methods: dict[Name, MethodConfig]
     protocols: dict[Name, ProtocolConfig]
 

@@ -1,6 +1,7 @@
 """Write files atomically: write a temporary file in the same folder, flush it to disk, then rename it."""
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,12 +43,12 @@ def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
 
     Args:
         target: file to create or replace. Missing parent folders are created.
-        concurrent: whether to add the process id to the temporary name, so that several processes can write `target` at
-            the same time.
+        concurrent: whether to add the ids of process and thread to the temporary name, so that several of them can
+            write `target` at the same time.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    process = f".{os.getpid()}" if concurrent else ""
-    temporary = target.with_name(f".{target.stem}{process}.tmp{target.suffix}")
+    writer = f".{os.getpid()}.{threading.get_ident()}" if concurrent else ""
+    temporary = target.with_name(f".{target.stem}{writer}.tmp{target.suffix}")
     temporary.unlink(missing_ok=True)
     try:
         yield temporary

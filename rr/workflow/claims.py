@@ -53,15 +53,13 @@ def seeds_for_power(difference: float, margin: float, std: tuple[float, float], 
     Args:
         difference: the true difference.
         margin: the margin, which is smaller than the difference.
-        std: each method's standard deviation over seeds.
+        std: each method's standard deviation over seeds; at least one is above 0.
         alpha: the level of the test.
 
     Returns:
         The number of seeds, at least 2, or None if more than 1,000 would be needed.
     """
     first, second = (value**2 for value in std)
-    if first + second == 0:
-        return 2
     for count in range(2, _MAX_SEEDS + 1):
         degrees = (first + second) ** 2 / (first**2 + second**2) * (count - 1)
         noncentrality = (difference - margin) / ((first + second) / count) ** 0.5

@@ -84,15 +84,15 @@ def estimate_io(
     )
 
 
-def estimate_min_step_bytes(params: Params, run: paths.PretrainPaths, num_views: int) -> int:
-    """Return a lower bound on the memory in bytes that a training step of `run` with `num_views` views needs.
+def estimate_min_step_bytes(params: Params, backbone: str, dataset: str, num_views: int, precision: str) -> int:
+    """Return a lower bound on the memory in bytes that a training step with `num_views` views needs.
 
     The bound includes the weights, their gradients and one optimizer moment, the views, and the convolution outputs
     that the backward pass needs. Actual memory use is usually two to three times as high.
     """
-    image_size = params.datasets[run.dataset].image_size
-    network = _measure_network(run.backbone, image_size, params.backbones.get(run.backbone))
-    bytes_per_output = 2 if params.precision == "bfloat16" else 4
+    image_size = params.datasets[dataset].image_size
+    network = _measure_network(backbone, image_size, params.backbones.get(backbone))
+    bytes_per_output = 2 if precision == "bfloat16" else 4
     bytes_per_view = 4 * 3 * image_size**2 + bytes_per_output * network.num_conv_outputs
     return 3 * 4 * network.num_weights + int(num_views * bytes_per_view)
 
@@ -141,5 +141,7 @@ def _measure_network(name: str, image_size: int, config: ExtensionBackboneConfig
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(count_outputs)
         backbone(torch.zeros(1, 3, side, side))
+    if config:
+        backbones.check_output(backbone, config.kind, side, "cpu")
     num_weights = sum(parameter.numel() for parameter in backbone.parameters())
     return _NetworkSize(num_weights, backbone.num_features, num_outputs * (image_size / side) ** 2)

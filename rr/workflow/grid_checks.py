@@ -27,7 +27,7 @@ from rr.data.sources import digits, slimagenet, tiny_imagenet
 from rr.errors import UserError
 from rr.evaluate.protocol_checks import find_protocol_problem
 from rr.methods.requirements import find_backbone_problem, find_training_problem, find_weights_problem
-from rr.params import DatasetConfig, FolderSource, ImportedConfig, Params, ParquetSource
+from rr.params import DatasetConfig, FinetuneConfig, FolderSource, ImportedConfig, Params, ParquetSource
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.workflow import grid, stage_runs
@@ -188,23 +188,46 @@ def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, n
     config = params.methods[run.method]
     if not isinstance(config, TrainableConfig):
         return None
-    from rr.workflow.estimates import estimate_min_step_bytes
-
     dataset = find_dataset_labels(params, run.dataset)
     num_images = min(config.batch_size, len(dataset.train_labels)) if dataset else config.batch_size
     num_views = max(1, num_images // num_processes) * config.views
+    step = f"a training step of {run.method} on {run.dataset} with {run.backbone}"
+    remedy = f"batch_size or views of methods.{run.method}"
+    return _describe_missing_memory(
+        params, run.backbone, run.dataset, num_views, params.precision, device, step, remedy
+    )
+
+
+def _find_finetuning_memory_problem(params: Params, evaluation: paths.EvaluationPaths, device: str) -> str | None:
+    """Return why a step of finetuning does not fit in memory, or None, like `find_memory_problem`."""
+    config = params.protocols[evaluation.protocol]
+    if not isinstance(config, FinetuneConfig):
+        return None
+    target = find_dataset_labels(params, evaluation.target)
+    num_images = min(config.batch_size, len(target.train_labels)) if target else config.batch_size
+    backbone = evaluation.pretraining.backbone
+    step = f"a step of the protocol {evaluation.protocol} on {evaluation.target} with {backbone}"
+    remedy = f"batch_size of protocols.{evaluation.protocol}"
+    return _describe_missing_memory(params, backbone, evaluation.target, num_images, "float32", device, step, remedy)
+
+
+def _describe_missing_memory(
+    params: Params, backbone: str, dataset: str, num_views: int, precision: str, device: str, step: str, remedy: str
+) -> str | None:
+    """Return a message if a training step certainly does not fit in memory, or if the backbone cannot be built."""
+    from rr.workflow.estimates import estimate_min_step_bytes
+
     try:
-        needed = estimate_min_step_bytes(params, run, num_views)
+        needed = estimate_min_step_bytes(params, backbone, dataset, num_views, precision)
     except UserError as error:
         return str(error)
     available = _memory_bytes(device)
     if needed <= available:
         return None
-    place, size = "this machine" if device == "cpu" else "the GPU", params.datasets[run.dataset].image_size
+    place, size = "this machine" if device == "cpu" else "the GPU", params.datasets[dataset].image_size
     return (
-        f"a training step of {run.method} on {run.dataset} with {run.backbone} ({num_views:,} views of {size} x {size} "
-        f"pixels) needs more than {needed / 1e9:,.1f} GB of memory, but {place} has {available / 1e9:,.1f} GB: lower "
-        f"batch_size or views of methods.{run.method}, or image_size of datasets.{run.dataset}, in params.yaml"
+        f"{step} ({num_views:,} views of {size} x {size} pixels) needs more than {needed / 1e9:,.1f} GB of memory, but "
+        f"{place} has {available / 1e9:,.1f} GB: lower {remedy}, or image_size of datasets.{dataset}, in params.yaml"
     )
 
 
@@ -220,6 +243,12 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     ]
     different = {(run.dataset, run.backbone, run.method): run for run in runs}  # ignores seeds
     problems = [find_memory_problem(params, run, device) for run in different.values()]
+    evaluations = {  # ignores seeds and methods
+        (run.pretraining.backbone, run.target, run.protocol): run
+        for run in grid.evaluations(params)
+        if not find_current_record(stage_runs.make_evaluate_run(params, run))
+    }
+    problems += [_find_finetuning_memory_problem(params, run, device) for run in evaluations.values()]
     if problems := list(dict.fromkeys(filter(None, problems))):
         return problems
     needed: Counter[_Disk] = Counter()

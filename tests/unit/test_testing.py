@@ -111,6 +111,19 @@ def test_method_with_pseudo_labels_in_some_epochs_passes(extensions: Path) -> No
     check_method("mine")
 
 
+def test_settings_of_torch_are_restored(own_classes: Path) -> None:
+    """A check may not change the results of the tests that follow it."""
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(3)
+    torch.backends.cudnn.deterministic = False
+    check_method("relational")
+    check_backbone("separable")
+    check_protocol("knn")
+    assert (torch.get_num_threads(), torch.backends.cudnn.deterministic) == (3, False)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.set_num_threads(threads)
+
+
 def test_unknown_and_untrained_methods_raise(project: Path) -> None:
     with pytest.raises(UserError, match=r"params.yaml: methods: unknown 'simsiam'; known: random"):
         check_method("simsiam")
@@ -236,7 +249,11 @@ def test_faulty_sources_fail(own_classes: Path, code: str, change: str, message:
         ("encode_png(pixels)", "pixels", r"the data of 'train/0.png' must be of type bytes, got array"),
         ('f"{split}/{row}.png"', "'\\udce9.png'", r"the name of '\\udce9.png' must be text in valid Unicode"),
         ("yield EncodedImage(split", "yield (split", r"an image must be an rr\.data\.raw\.EncodedImage, got \('train'"),
-        ("RawDataset(source.classes", "RawDataset(['a'] * 10", r"class_names must be a list of distinct texts"),
+        (
+            "RawDataset(source.classes",
+            "RawDataset(['a'] * 10",
+            r"class_names must be a list of distinct, non-empty strings",
+        ),
         (
             '("train", "test"):\n                for',
             '("test", "train"):\n                for',
@@ -315,9 +332,10 @@ def test_pretraining_checks_the_output_of_a_backbone_first(own_classes: Path, rr
     assert [rr(stage, "--dataset", "own").code for stage in ("fetch", "convert")] == [0, 0]
     outcome = rr("pretrain", "--dataset", "own", "--backbone", "separable", "--method", "random", "--seed", 1)
     assert outcome.code == 2
-    assert outcome.err.startswith(
-        "rr: separable:Separable: for 2 images, the output must have shape (2, num_features) = (2, 8), got shape "
-    )
+    assert (
+        "so this stage was not started:\nseparable:Separable: for 2 images, the output must have shape (2, num_features) "
+        "= (2, 8), got shape (2, 8, 4)\n"
+    ) in outcome.err
 
 
 def test_functions_that_are_not_static_raise(own_classes: Path) -> None:

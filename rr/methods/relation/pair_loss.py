@@ -1,6 +1,7 @@
 """The pair loss and the prediction statistics that all implementations of the relation loss use."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -24,7 +25,7 @@ class PairLossConfig:
             it.
 
     Raises:
-        ValueError: if `kind` is unknown, `gamma` is negative or `alpha` is not in (0, 1).
+        ValueError: if `kind` is unknown, `gamma` is negative or not finite, or `alpha` is not in (0, 1).
     """
 
     kind: PairLossKind = "focal"
@@ -34,8 +35,8 @@ class PairLossConfig:
     def __post_init__(self) -> None:
         if self.kind not in get_args(PairLossKind):
             raise ValueError(f"kind must be one of {', '.join(get_args(PairLossKind))}, got {self.kind!r}")
-        if self.gamma < 0:
-            raise ValueError(f"gamma must not be negative, got {self.gamma}")
+        if not 0 <= self.gamma < inf:
+            raise ValueError(f"gamma must be finite and not negative, got {self.gamma}")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha must be between 0 and 1, got {self.alpha}")
 
@@ -46,7 +47,8 @@ PAPER_PAIR_LOSS = PairLossConfig()
 class PairStatistics(NamedTuple):
     """Counts over the pairs of one step, and sums of the log-likelihoods (in nats) of the correct answers.
 
-    All values are 0-d tensors on the features' device, and the counts are int64. A logit above 0 predicts "same image".
+    The numbers of pairs are Python integers, and all other values are 0-d tensors on the features' device (the counts
+    are int64). A logit above 0 predicts "same image".
     Positives and negatives are counted by their targets. The paper's code instead splits its predictions into two
     halves, although positive and negative blocks alternate in them.
     """

@@ -51,7 +51,7 @@ def build_claims(results: GridResults) -> Claims | None:
     p_values = {
         index: welch_p_value(_mean_accuracy(ours), _mean_accuracy(theirs), claim.margin)
         for index, (claim, (ours, theirs)) in enumerate(zip(results.claims, runs_of, strict=True))
-        if min(len(ours), len(theirs)) > 1
+        if not _reason_why_untestable(ours, theirs)
     }
     levels = holm_levels(p_values)
     rows, verdicts = [], []
@@ -131,4 +131,15 @@ def _describe_when_stated(
     runs = [*ours, *theirs]
     late = sum(claim_sha256(claim, run.settings) not in run.pretraining.record.claims for run in runs)
     text = f"after {late} of the {len(runs)} runs had started" if late else "before training"
-    return text if min(len(ours), len(theirs)) > 1 else f"{text}; cannot be tested with one seed"
+    reason = _reason_why_untestable(ours, theirs)
+    return f"{text}; cannot be tested {reason}" if reason else text
+
+
+def _reason_why_untestable(ours: Sequence[EvaluationResult], theirs: Sequence[EvaluationResult]) -> str:
+    """Return why Welch's test is not possible, as the end of a sentence, or an empty string if it is possible."""
+    if min(len(ours), len(theirs)) < 2:
+        return "with one seed"
+    # With few test images, all seeds may have the same accuracy by chance. This does not mean that they never differ.
+    if not (_mean_accuracy(ours).std or _mean_accuracy(theirs).std):
+        return "because the accuracy is the same for all seeds"
+    return ""

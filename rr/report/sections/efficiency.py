@@ -29,12 +29,14 @@ class Efficiency:
         panels: kNN accuracy against each cost.
         legend: number of each method's color and line style.
         sentence: comparison of relational reasoning with SimCLR at equal cost; empty if one of them was not run.
+        has_rotations: whether a method is RotationNet, which passes each view through the network four times.
     """
 
     title: str
     panels: list[Panel]
     legend: dict[str, tuple[int, int]]
     sentence: str
+    has_rotations: bool
 
 
 def build_efficiency(results: GridResults) -> list[Efficiency]:
@@ -68,7 +70,9 @@ def _analyze_methods(runs: Sequence[PretrainResult], dataset: str, backbone: str
             legend |= panel.series
             panels.append(replace(panel, series={}))  # one legend serves all panels
             means[cost] = {curve.label: curve.mean_points for curve in curves}
-    return Efficiency(f"{dataset}, {backbone}", panels, legend, _compare_with_simclr(by_method, means))
+    has_rotations = any(run.settings["kind"] == "rotation" for run in runs)
+    sentence = _compare_with_simclr(by_method, means)
+    return Efficiency(f"{dataset}, {backbone}", panels, legend, sentence, has_rotations)
 
 
 def _accuracy_curve(runs: Sequence[PretrainResult], cost: str) -> Curve:

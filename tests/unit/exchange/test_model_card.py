@@ -104,6 +104,17 @@ def test_card_without_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "| input | RGB images of 32 × 32 pixels |\n" in export(rr, Path("w.safetensors"), "traced.pt", "torchscript")
 
 
+def test_card_of_released_weights_keeps_their_title_and_tag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    card = export(rr, Path("conv4-cifar10-simclr"), "out.safetensors")
+    assert "tags: [image-feature-extraction, self-supervised-learning]\n" in card
+    assert "\n# conv4, trained on cifar10 with simclr-paper (seed 1)\n" in card
+    card = export(rr, Path("conv4-cifar10-supervised"), "out.safetensors")
+    assert "tags: [image-feature-extraction]\n" in card
+
+
 def test_card_has_the_input_size_of_the_exported_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a format without a model has the size of the pretraining images."""
     monkeypatch.chdir(tmp_path)

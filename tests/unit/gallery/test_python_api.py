@@ -6,7 +6,9 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 import torch
 from networks import random_backbone
 from own_images import save_file, save_tree
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import rr
 from rr.backbones.weights import load_backbone, save_backbone
@@ -78,6 +80,65 @@ def test_arrays_and_tensors_give_the_features_of_the_network(backbone: FeatureEx
         assert_same_features(features, expected)
     for single in (PIXELS[2], floats[2], Image.fromarray(PIXELS[2])):
         assert_same_features(backbone(single), expected[2:3])
+
+
+def test_features_do_not_depend_on_the_mode_of_the_network(backbone: FeatureExtractor) -> None:
+    """While a backbone is finetuned, it is in train mode and may run under autocast."""
+    expected, state = backbone(PIXELS), backbone.backbone.state_dict()
+    before = {name: value.clone() for name, value in state.items()}
+    network = backbone.backbone.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(backbone(PIXELS), expected)
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("change", ["step", "load", "type"])
+def test_finetuned_weights_are_not_used_with_an_index_or_the_relation_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tree(Path("g"), {"": 2})
+    backbone = rr.load_backbone("conv4-cifar10-relational-k4")
+    rr.Gallery("g", backbone, index="i.parquet")
+    network = backbone.backbone.train().requires_grad_()
+    if change == "step":
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        network(torch.rand(4, 3, 32, 32)).sum().backward()
+        optimizer.step()
+    elif change == "load":
+        network.load_state_dict(random_backbone("conv4").state_dict())
+    else:
+        network.double()
+    message = r"the weights of this backbone have changed since they were loaded from .*, so "
+    with pytest.raises(rr.UserError, match=f"{message}their features cannot be stored: omit index"):
+        rr.Gallery("g", backbone, index="i.parquet")
+    with pytest.raises(rr.UserError, match=f"{message}the relation head does not belong to them"):
+        rr.compare(PIXELS[0], PIXELS[1], backbone)
+
+
+def test_backbone_is_loaded_whatever_the_state_of_torch(backbone: FeatureExtractor) -> None:
+    expected = backbone(PIXELS)
+    torch.manual_seed(0)
+    random_state = torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            loaded = rr.load_backbone("w")
+        np.testing.assert_array_equal(loaded(PIXELS), expected)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    loaded.check_unchanged("")
+
+
+def test_frames_and_lazily_opened_images(backbone: FeatureExtractor) -> None:
+    frames = [Image.fromarray(np.roll(LARGE, shift)) for shift in range(0, 70, 7)]
+    frames[0].save("a.tif", save_all=True, append_images=frames[1:])
+    expected = backbone(frames)
+    assert_same_features(backbone(ImageSequence.Iterator(Image.open("a.tif"))), expected)  # type: ignore[arg-type]
+    assert_same_features(backbone([Image.open("a.tif")] * 20), expected[[0] * 20])
 
 
 def test_images_of_other_sizes_are_resized_like_files(backbone: FeatureExtractor) -> None:
@@ -172,10 +233,19 @@ def test_gallery_keeps_its_features_in_an_index(backbone: FeatureExtractor, monk
     np.testing.assert_array_equal(second.vectors[:3], first.vectors)
 
 
+def test_threads_may_write_the_same_index(backbone: FeatureExtractor) -> None:
+    save_tree(Path("g"), {"": 3})
+    with ThreadPoolExecutor(4) as executor:
+        galleries = list(executor.map(lambda _: rr.Gallery("g", backbone, index="i.parquet"), range(24)))
+    for gallery in galleries:
+        np.testing.assert_array_equal(gallery.vectors, galleries[0].vectors)
+    assert {path.name for path in Path().iterdir()} == {"g", "w", "i.parquet"}
+
+
 def test_unreadable_images_of_a_gallery(backbone: FeatureExtractor) -> None:
     save_tree(Path("g"), {"": 2})
     save_file(Path("g/broken.png"), b"\x89PNG")
-    with pytest.raises(rr.UserError, match=r"broken\.png"):
+    with pytest.raises(rr.UserError, match=r'broken\.png(.|\n)*or pass on_unreadable="skip"'):
         rr.Gallery("g", backbone)
     assert len(rr.Gallery("g", backbone, on_unreadable="skip")) == 2
     save_file(Path("none/broken.png"), b"\x89PNG")
@@ -224,6 +294,11 @@ def test_compare_gives_the_probability_of_the_command(tmp_path: Path, monkeypatc
         rr.compare("a.png", ["a.png", "b.png"], backbone)
     with pytest.raises(rr.UserError, match="has no relation head"):
         rr.compare("a.png", "b.png", rr.load_backbone("conv4-cifar10-simclr"))
+    shutil.copy(backbone.weights, "mine")
+    mine = rr.load_backbone("mine")
+    shutil.copy(rr.load_backbone("conv4-cifar10-relational").weights, "mine")
+    with pytest.raises(rr.UserError, match="mine has changed since the backbone was loaded: load it again"):
+        rr.compare("a.png", "b.png", mine)
 
 
 def test_search_rejects_several_queries_and_no_results(backbone: FeatureExtractor) -> None:

@@ -79,8 +79,12 @@ def test_verdicts(params: Params) -> None:
     assert verdicts(params, make_claim(margin=15.0)) == ["undecided"]
     assert verdicts(params, make_claim(margin=60.0)) == ["does not hold"]
     assert verdicts(params, make_claim(method="random", above="relational")) == ["does not hold"]
-    # The standard deviations of kNN are 0, so a difference of 20 points is exact.
-    assert verdicts(params, make_claim(**knn, margin=19.9), make_claim(**knn, margin=20.0)) == ["holds", "undecided"]
+    # The standard deviations of kNN are 0, which does not mean that its accuracies are exact.
+    assert verdicts(params, make_claim(**knn)) == ["untested"]
+    section = build_claims(collect_results(with_claims(params, make_claim(**knn))))
+    assert section
+    reason = "after 4 of the 4 runs had started; cannot be tested because the accuracy is the same for all seeds"
+    assert section.table.rows[0][-1].text == reason
     untested = make_claim(backbone="resnet32"), make_claim(method="simclr"), make_claim(dataset="other")
     assert verdicts(params, *untested) == ["untested"] * 3
 

@@ -37,7 +37,6 @@ def test_required_seeds_by_hand() -> None:
 
 
 def test_required_seeds_at_the_limits() -> None:
-    assert seeds_for_power(0.1, 0, (0, 0), 0.05) == 2
     assert seeds_for_power(0.001, 0, (1, 1), 0.05) is None
     assert seeds_for_power(1, 0, (2, 0), 0.05) == seeds_for_power(1, 0, (0, 2), 0.05)
 
@@ -70,6 +69,7 @@ def test_plan_says_how_many_seeds_a_claim_needs(project: Path, rr: RunRr) -> Non
         ),
         ({"assumed": ASSUMED | {"difference": 1.0}}, "assumed.difference must exceed margin (1), got 1"),
         ({"assumed": ASSUMED | {"std": [1.0]}}, "grid.claims.0.assumed.std"),
+        ({"assumed": ASSUMED | {"std": [0.0, 0.0]}}, "assumed.std must not be 0 for both methods"),
         ({"margins": 1.0}, "grid.claims.0.margins: unknown key"),
     ],
 )

@@ -183,7 +183,7 @@ def test_unlabeled_target_is_refused_before_training(project: Path, rr: RunRr) -
     problem = "mine cannot be a target, because 12 of 12 training images and 4 of 4 test images are unlabeled"
     outcome = rr("convert", "--dataset", "mine")
     assert outcome.code == 2
-    assert "the grid in params.yaml cannot be completed, so nothing was started:\nmine cannot" in outcome.err
+    assert "the grid in params.yaml cannot be completed, so this stage was not started:\nmine cannot" in outcome.err
     assert problem in outcome.err
     assert not Path("data/beton").exists()
     # With another grid, the same dataset can be converted. A run that is not in the grid is checked for itself only.
@@ -232,7 +232,7 @@ def test_missing_file_of_an_imported_backbone_is_refused_before_training(project
 def test_step_that_does_not_fit_in_memory_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load(project, lambda params: params["methods"]["relational"].update(batch_size=200))
     run = paths.PretrainPaths("shapes", "conv4", "relational", 1)
-    needed = estimate_min_step_bytes(params, run, 200 * 4)
+    needed = estimate_min_step_bytes(params, run.backbone, run.dataset, 200 * 4, params.precision)
     monkeypatch.setattr(grid_checks, "_memory_bytes", lambda device: needed)
     assert find_machine_problems(params, "cpu") == []
     monkeypatch.setattr(grid_checks, "_memory_bytes", lambda device: needed - 1)
@@ -283,7 +283,7 @@ def test_memory_is_the_lowest_limit(
 
 def test_step_that_does_not_fit_on_the_gpu_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params, run = load(project), paths.PretrainPaths("shapes", "conv4", "relational", 1)
-    needed = estimate_min_step_bytes(params, run, 32 * 4)
+    needed = estimate_min_step_bytes(params, run.backbone, run.dataset, 32 * 4, params.precision)
     memory = {"cuda:0": needed, "cuda:1": needed - 1}
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda device: argparse.Namespace(total_memory=memory[device])
@@ -304,7 +304,11 @@ def test_cluster_job_checks_only_the_memory_of_its_own_run(
 
     params = load(project, change)
     small, large = (paths.PretrainPaths("shapes", "conv4", name, 1) for name in ("relational", "large"))
-    monkeypatch.setattr(grid_checks, "_memory_bytes", lambda device: estimate_min_step_bytes(params, small, 32 * 4))
+    monkeypatch.setattr(
+        grid_checks,
+        "_memory_bytes",
+        lambda device: estimate_min_step_bytes(params, small.backbone, small.dataset, 32 * 4, params.precision),
+    )
     if variable:
         monkeypatch.setenv(variable, "1")
         usage = shutil.disk_usage(".")
@@ -312,7 +316,7 @@ def test_cluster_job_checks_only_the_memory_of_its_own_run(
     else:
         with pytest.raises(UserError, match=r"a training step of large on shapes .* this machine has"):
             _check_pretraining(params, small, "cpu", 1, Path("params.yaml"))
-    with pytest.raises(UserError, match="so nothing was started:\na training step of large on shapes"):
+    with pytest.raises(UserError, match="so this stage was not started:\na training step of large on shapes"):
         _check_pretraining(params, large, "cpu", 1, Path("params.yaml"))
     if variable:
         _check_pretraining(params, small, "cpu", 1, Path("params.yaml"))
@@ -325,10 +329,25 @@ def test_cluster_job_checks_only_the_memory_of_its_own_run(
 def test_minimum_memory_is_counted_by_hand(project: Path) -> None:
     # Conv-4: 24,648 weights, and 8 · 32² + 16 · 16² + 32 · 8² + 64 · 4² outputs of convolutions.
     outputs = 8 * 32**2 + 16 * 16**2 + 32 * 8**2 + 64 * 4**2
-    params, half = load(project), load(project, lambda params: params.update(precision="bfloat16"))
-    run = paths.PretrainPaths("shapes", "conv4", "relational", 1)
-    assert estimate_min_step_bytes(params, run, 10) == 12 * 24_648 + 10 * 4 * (3 * 32**2 + outputs)
-    assert estimate_min_step_bytes(half, run, 10) == 12 * 24_648 + 10 * (4 * 3 * 32**2 + 2 * outputs)
+    params = load(project)
+    needed = [estimate_min_step_bytes(params, "conv4", "shapes", 10, dtype) for dtype in ("float32", "bfloat16")]
+    assert needed == [12 * 24_648 + 10 * (4 * 3 * 32**2 + size * outputs) for size in (4, 2)]
+
+
+def test_finetuning_that_does_not_fit_in_memory_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(params: dict) -> None:
+        params["methods"]["relational"].update(batch_size=8, views=2)
+        params["protocols"]["finetune"]["batch_size"] = 64
+        params["grid"].update(method=["relational"], target=["shapes"], protocol=["knn", "finetune"])
+
+    params = load(project, change)
+    needed = estimate_min_step_bytes(params, "conv4", "shapes", 64, "float32")
+    monkeypatch.setattr(grid_checks, "_memory_bytes", lambda device: needed)
+    assert find_machine_problems(params, "cpu") == []
+    monkeypatch.setattr(grid_checks, "_memory_bytes", lambda device: needed - 1)
+    (problem,) = find_machine_problems(params, "cpu")
+    assert problem.startswith("a step of the protocol finetune on shapes with conv4 (64 views of 32 x 32 pixels) needs")
+    assert "lower batch_size of protocols.finetune, or image_size of datasets.shapes" in problem
 
 
 def test_disk_space_is_that_of_the_disk_of_each_folder(
