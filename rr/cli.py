@@ -158,7 +158,7 @@ def init(
     run: Annotated[bool, typer.Option("--run", help="Also train on the images and write the report.")] = False,
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Create a project in this folder. Given IMAGES, add a dataset and a grid that trains on it to params.yaml."""
+    """Create a project in this folder, or add IMAGES to it, with a grid that trains on them."""
     from rr import commands
 
     if images is None:

@@ -43,7 +43,7 @@ _NO_DYNAMICS = DynamicsConfig(every_n_epochs=0, images=50)
 
 @contextlib.contextmanager
 def _configured_torch() -> Iterator[None]:
-    """Configure torch as the stages do, with one thread; afterwards, restore its settings and its random state."""
+    """Configure torch as the stages do, with one thread; afterwards, restore threads, cuDNN and the random state."""
     threads = torch.get_num_threads(), numba.get_num_threads()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     with torch.random.fork_rng(devices=[]):

@@ -116,7 +116,7 @@ def format_sizes_and_faults(facts: dict[str, Any]) -> list[str]:
     if facts["dark_16_bit"]:
         lines.append(
             f"{format_count(facts['dark_16_bit'], '16-bit images')} with values of at most a quarter of the maximum, "
-            "which look dark after conversion to 8 bits: if the values have fewer than 16 bits, such as 12, scale them"
+            "which look dark after conversion to 8 bits: scale values with fewer bits, such as 12, to 16 bits"
         )
     faults = {
         "test_copies": ("test images", "with a copy in the training split"),

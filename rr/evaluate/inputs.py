@@ -49,7 +49,10 @@ class EvaluationInputs:
         return len(self.target.class_names)
 
     def read_images(self, split: str, positions: np.ndarray) -> np.ndarray:
-        """Return the images at the given positions of a split, uint8 (M, S, S, 3), without loading the whole split."""
+        """Return the images at the given positions of a split, uint8 (M, S, S, 3), without loading the whole split.
+
+        Only one thread may call this method at a time.
+        """
         if self.target.preprocessing.stored_size is None:
             return read_images(self.target.betons[split], positions)
         if split not in self._photographs:  # FFCV compiles its decoder for each of these objects

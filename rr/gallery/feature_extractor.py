@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.ImageFile import ImageFile
+from safetensors.torch import load_file
 
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, read_metadata
@@ -43,7 +44,8 @@ _MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
 class FeatureExtractor:
     """A frozen backbone and the preprocessing that it requires.
 
-    Features are always computed in eval mode and in float32.
+    Features are computed in eval mode and without autocast. While the backbone is in train mode, only one thread may
+    call this object.
 
     Attributes:
         backbone: the backbone in eval mode, on `device`.
@@ -55,7 +57,6 @@ class FeatureExtractor:
         device: torch device of the backbone.
         stored_size: the `stored_size` of the dataset if the backbone was trained on photographs, otherwise None. It
             determines how images are resized.
-        loaded_state: what `_describe_state` returned when the backbone was loaded.
     """
 
     backbone: Backbone
@@ -66,14 +67,16 @@ class FeatureExtractor:
     std: tuple[float, ...]
     device: str
     stored_size: int | None = None
-    loaded_state: tuple[tuple[int, torch.dtype], ...] = ()
 
     def check_unchanged(self, reason: str) -> None:
-        """Raise UserError if the weights have changed since they were loaded. `reason` ends the message."""
-        if self.loaded_state != _describe_state(self.backbone):
-            raise UserError(
-                f"the weights of this backbone have changed since they were loaded from {self.weights}, so {reason}"
-            )
+        """Raise UserError if the weights are no longer those in their file. `reason` ends the message."""
+        if file_sha256(self.weights) != self.sha256:
+            raise UserError(f"{self.weights} has changed since the backbone was loaded: load it again")
+        with _default_torch_state():
+            saved = load_file(self.weights)
+        for name, value in self.backbone.state_dict().items():
+            if value.dtype != saved[name].dtype or not torch.equal(value.cpu(), saved[name]):
+                raise UserError(f"the weights of this backbone are no longer those in {self.weights}, so {reason}")
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -256,7 +259,7 @@ def load_feature_extractor(
             raise UserError(f"{weights}: its metadata lacks the image size, mean or std: {hint}")
     return FeatureExtractor(
         backbone, weights, file_sha256(weights), preprocessing.image_size, preprocessing.mean, preprocessing.std,
-        device, preprocessing.stored_size, _describe_state(backbone),
+        device, preprocessing.stored_size,
     )  # fmt: skip
 
 
@@ -270,8 +273,3 @@ def _default_torch_state() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(dtype)
-
-
-def _describe_state(backbone: Backbone) -> tuple[tuple[int, torch.dtype], ...]:
-    """Return how often each tensor of the backbone has been changed in place, and its type."""
-    return tuple((tensor._version, tensor.dtype) for tensor in backbone.state_dict(keep_vars=True).values())

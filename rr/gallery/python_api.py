@@ -64,7 +64,7 @@ class Gallery:
     Raises:
         UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), if no
             image can be read, if `index` does not end in .parquet, or is an existing file that is not an index, or if
-            `index` is given and the weights of the backbone have changed since they were loaded.
+            `index` is given and the weights of the backbone are no longer those in their file.
         ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` has a different
             value.
     """
@@ -159,8 +159,8 @@ def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> 
         backbone: the return value of `load_backbone`.
 
     Raises:
-        UserError: if an image cannot be read, if the weights have no relation head, or if they or their file have
-            changed since they were loaded.
+        UserError: if an image cannot be read, if the weights have no relation head, or if they are no longer
+            those in their file.
         ValueError: if an argument contains several images, or if `backbone` is not the return value of
             `load_backbone`.
     """

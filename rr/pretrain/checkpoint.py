@@ -6,6 +6,7 @@ A checkpoint is not an output of its stage, because it exists only until the run
 import hashlib
 import io
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -195,21 +196,23 @@ def load_checkpoint(
     for file in files:
         content = file.read_bytes()
         if hashlib.sha256(content[_DIGEST_SIZE:]).digest() != content[:_DIGEST_SIZE]:
-            print(f"pretrain: the checkpoint {file} is damaged and is not used")
+            print(f"pretrain: the checkpoint {file} is damaged and is not used", file=sys.stderr)
             continue
         checkpoint = torch.load(io.BytesIO(content[_DIGEST_SIZE:]), weights_only=True, map_location="cpu")
         if checkpoint["fingerprint"] != fingerprint:
             print(
-                f"pretrain: the checkpoint {file} is from a run with different parameters, data or code and is not used"
+                f"pretrain: the checkpoint {file} is from a run with different parameters, data or code and is not "
+                "used",
+                file=sys.stderr,
             )
             continue
         method.load_state_dict(checkpoint["method"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         state = TrainState(**checkpoint["state"])
-        print(f"pretrain: continuing {state.position(num_epochs)}")
+        print(f"pretrain: continuing {state.position(num_epochs)}", file=sys.stderr)
         return state
     if files:
-        print("pretrain: starting from the beginning")
+        print("pretrain: starting from the beginning", file=sys.stderr)
     return TrainState()
 
 

@@ -25,6 +25,7 @@ from rr.data.printable_names import printable
 from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
 from rr.data.sources import digits, slimagenet, tiny_imagenet
 from rr.errors import UserError
+from rr.evaluate.labeled_rows import choose_labeled_rows
 from rr.evaluate.protocol_checks import find_protocol_problem
 from rr.methods.requirements import find_backbone_problem, find_training_problem, find_weights_problem
 from rr.params import DatasetConfig, FinetuneConfig, FolderSource, ImportedConfig, Params, ParquetSource
@@ -204,7 +205,10 @@ def _find_finetuning_memory_problem(params: Params, evaluation: paths.Evaluation
     if not isinstance(config, FinetuneConfig):
         return None
     target = find_dataset_labels(params, evaluation.target)
-    num_images = min(config.batch_size, len(target.train_labels)) if target else config.batch_size
+    num_images = config.batch_size
+    if target:
+        labeled = target.train_labels[target.train_labels >= 0]
+        num_images = min(num_images, len(choose_labeled_rows(labeled, config, evaluation.pretraining.seed)))
     backbone = evaluation.pretraining.backbone
     step = f"a step of the protocol {evaluation.protocol} on {evaluation.target} with {backbone}"
     remedy = f"batch_size of protocols.{evaluation.protocol}"
@@ -243,6 +247,11 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     ]
     different = {(run.dataset, run.backbone, run.method): run for run in runs}  # ignores seeds
     problems = [find_memory_problem(params, run, device) for run in different.values()]
+    for run in different.values():
+        try:
+            estimate_pretrain_output_bytes(params, run)
+        except UserError as error:  # a faulty backbone of the user's own
+            problems.append(str(error))
     evaluations = {  # ignores seeds and methods
         (run.pretraining.backbone, run.target, run.protocol): run
         for run in grid.evaluations(params)

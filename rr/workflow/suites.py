@@ -163,7 +163,7 @@ def _validate_suite(suite: Any, where: str) -> None:
     axes = [name for name, field in GridConfig.model_fields.items() if field.is_required()]
     if missing := [axis for axis in axes if axis not in grid]:
         raise UserError(
-            f"{where}: the section 'grid' replaces the whole grid in params.yaml, and lacks {', '.join(missing)}"
+            f"{where}: the section 'grid' replaces the grid in params.yaml, and lacks {', '.join(missing)}: add them"
         )
 
 

@@ -121,7 +121,7 @@ def continue_with_torchrun() -> tuple[int, int]:
     """Run the training until it ends, and return the epoch and the step at which it continued."""
     result = subprocess.run(torchrun_command("-m", "rr", *PRETRAIN), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    return parse_position(result.stdout)
+    return parse_position(result.stderr)
 
 
 def checkpoint_inode() -> int | None:
@@ -186,7 +186,7 @@ def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: P
     codes, out, err = worker.wait_for_exit(processes)
     assert codes == [143, 143], err
     assert err.count("rr: terminated: run the same command again to continue") == 1
-    stopped = parse_position(out)
+    stopped = parse_position(err)
 
     # All processes are killed at the same time, including torchrun.
     torchrun = start_torchrun("-m", "rr", *PRETRAIN)
@@ -194,7 +194,7 @@ def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: P
     wait_until(lambda: (checkpoint_inode() or inode) != inode, torchrun)
     for pid in [*torchrun_workers(torchrun.pid), torchrun.pid]:
         os.kill(pid, signal.SIGKILL)
-    assert parse_position(torchrun.communicate()[0]) == stopped
+    assert parse_position(torchrun.communicate()[1]) == stopped
 
     assert continue_with_torchrun() > stopped
     assert read_artifacts() == expected
@@ -232,8 +232,8 @@ def test_signals_to_all_processes_wait_for_the_checkpoint(
     for number, count in signals.items():
         for pid in [torchrun.pid, *torchrun_workers(torchrun.pid)] * count:
             os.kill(pid, number)
-    out, err = torchrun.communicate(timeout=60)
-    stopped = parse_position(out)
+    _, err = torchrun.communicate(timeout=60)
+    stopped = parse_position(err)
     assert checkpoint_inode() != inode, err
     assert continue_with_torchrun() == stopped
 
@@ -254,11 +254,11 @@ def test_training_continues_with_another_number_of_processes(shapes_project: Pat
     processes = start_rr(2, *PRETRAIN)
     wait_until(CHECKPOINT.exists, processes[0])
     processes[0].send_signal(signal.SIGUSR1)
-    codes, first_out, err = worker.wait_for_exit(processes)
-    assert codes == [138, 138], err
-    codes, second_out, err = worker.wait_for_exit(start_rr(3, *PRETRAIN))
-    assert codes == [0, 0, 0], err
-    assert parse_position(second_out) == parse_position(first_out)
+    codes, _, first_err = worker.wait_for_exit(processes)
+    assert codes == [138, 138], first_err
+    codes, _, second_err = worker.wait_for_exit(start_rr(3, *PRETRAIN))
+    assert codes == [0, 0, 0], second_err
+    assert parse_position(second_err) == parse_position(first_err)
     record = json.loads((RUN_FOLDER / "run.json").read_text())
     assert (record["processes"], record["views"]) == (3, 1600)
 

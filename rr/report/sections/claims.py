@@ -141,5 +141,5 @@ def _reason_why_untestable(ours: Sequence[EvaluationResult], theirs: Sequence[Ev
         return "with one seed"
     # With few test images, all seeds may have the same accuracy by chance. This does not mean that they never differ.
     if not (_mean_accuracy(ours).std or _mean_accuracy(theirs).std):
-        return "because the accuracy is the same for all seeds"
+        return "because all seeds of each method have the same accuracy"
     return ""

@@ -1,5 +1,6 @@
 """Test the Python interface of the gallery: load_backbone, embed, compare and Gallery."""
 
+import copy
 import dataclasses
 import io
 import json
@@ -93,24 +94,26 @@ def test_features_do_not_depend_on_the_mode_of_the_network(backbone: FeatureExtr
     assert all(torch.equal(value, before[name]) for name, value in state.items())
 
 
-@pytest.mark.parametrize("change", ["step", "load", "type"])
+@pytest.mark.parametrize("change", ["step", "data", "load", "type"])
 def test_finetuned_weights_are_not_used_with_an_index_or_the_relation_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_tree(Path("g"), {"": 2})
     backbone = rr.load_backbone("conv4-cifar10-relational-k4")
-    rr.Gallery("g", backbone, index="i.parquet")
-    network = backbone.backbone.train().requires_grad_()
+    rr.Gallery("g", copy.deepcopy(backbone), index="i.parquet")
+    network = backbone.backbone.requires_grad_()
     if change == "step":
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, fused=True)
         network(torch.rand(4, 3, 32, 32)).sum().backward()
         optimizer.step()
+    elif change == "data":
+        next(network.parameters()).data.mul_(1.01)
     elif change == "load":
         network.load_state_dict(random_backbone("conv4").state_dict())
     else:
         network.double()
-    message = r"the weights of this backbone have changed since they were loaded from .*, so "
+    message = r"the weights of this backbone are no longer those in .*, so "
     with pytest.raises(rr.UserError, match=f"{message}their features cannot be stored: omit index"):
         rr.Gallery("g", backbone, index="i.parquet")
     with pytest.raises(rr.UserError, match=f"{message}the relation head does not belong to them"):

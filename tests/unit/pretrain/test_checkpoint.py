@@ -54,7 +54,7 @@ def path(tmp_path: Path) -> Path:
 def test_previous_checkpoint_is_kept(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     training, weights = Training(), {}
     assert load(path)[0] == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     for epoch in (1, 2, 3):
         training.save(path, epoch)
         weights[epoch] = training.weights()
@@ -80,21 +80,21 @@ def test_damaged_checkpoint_is_detected_and_the_previous_one_loaded(
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
         assert load(path) == (1, previous_weights)
-        output = capsys.readouterr().out
+        output = capsys.readouterr().err
         assert f"{path} is damaged and is not used\npretrain: continuing in epoch 2 after step 0" in output
     for length in (0, 10, 31, 32, len(intact) // 2, len(intact) - 1):
         path.write_bytes(intact[:length])
         assert load(path) == (1, previous_weights)
     paths.previous_checkpoint(path).write_bytes(b"damaged")
     assert load(path)[0] == 0
-    assert "starting from the beginning" in capsys.readouterr().out
+    assert "starting from the beginning" in capsys.readouterr().err
 
 
 def test_checkpoint_of_another_run_is_ignored(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     training = Training()
     training.save(path, 1)
     assert load(path, "another fingerprint")[0] == 0
-    output = capsys.readouterr().out
+    output = capsys.readouterr().err
     assert "is from a run with different parameters, data or code" in output
     assert "starting from the beginning" in output
 
@@ -125,7 +125,7 @@ def test_message_names_the_position(path: Path, capsys: pytest.CaptureFixture[st
     for epoch in (3, 4):
         training.save(path, epoch)
         load(path)
-    assert capsys.readouterr().out == (
+    assert capsys.readouterr().err == (
         "pretrain: continuing in epoch 4 after step 0\npretrain: continuing after the last epoch\n"
     )
 

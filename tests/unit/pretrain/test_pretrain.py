@@ -150,7 +150,7 @@ def test_killed_run_continues_to_identical_results(project_copy: Path, rr: RunRr
         assert process.returncode == -signal.SIGKILL
         assert not (project_copy / FOLDER / "run.json").exists()
     outcome = rr(*PRETRAIN)
-    assert "continuing in epoch 4" in outcome.out
+    assert "continuing in epoch 4" in outcome.err
     assert read_outputs(project_copy) == expected
     assert not list(project_copy.rglob(".*.tmp*"))
 
@@ -176,7 +176,7 @@ def test_interrupted_run_continues_within_an_epoch_to_identical_results(
     assert "run the same command again to continue" in outcome.err
     assert saved_steps[-1] not in (0, 7)
     outcome = rr(*PRETRAIN)
-    assert f"continuing in epoch 2 after step {saved_steps[9]}" in outcome.out
+    assert f"continuing in epoch 2 after step {saved_steps[9]}" in outcome.err
     assert read_outputs(project_copy) == expected
 
 
@@ -203,7 +203,7 @@ def test_interrupted_trial_does_not_affect_an_interrupted_run(
             patch.setattr(loop, "save_checkpoint", partial(save_and_interrupt, last_step))
             assert rr(*PRETRAIN).code == 130
     write_params(project_copy)
-    assert "continuing in epoch 3 after step 2" in rr(*PRETRAIN).out
+    assert "continuing in epoch 3 after step 2" in rr(*PRETRAIN).err
     assert read_outputs(project_copy) == expected
 
 

@@ -83,7 +83,9 @@ def test_verdicts(params: Params) -> None:
     assert verdicts(params, make_claim(**knn)) == ["untested"]
     section = build_claims(collect_results(with_claims(params, make_claim(**knn))))
     assert section
-    reason = "after 4 of the 4 runs had started; cannot be tested because the accuracy is the same for all seeds"
+    reason = (
+        "after 4 of the 4 runs had started; cannot be tested because all seeds of each method have the same accuracy"
+    )
     assert section.table.rows[0][-1].text == reason
     untested = make_claim(backbone="resnet32"), make_claim(method="simclr"), make_claim(dataset="other")
     assert verdicts(params, *untested) == ["untested"] * 3

@@ -90,7 +90,7 @@ def test_interrupted_pretraining_continues_to_the_same_bits(
     assert (read_outputs(), (project_copy / FOLDER / "run.json").read_bytes()) == (expected, record)
     signals_at(0)
     outcome = rr(*PRETRAIN)
-    assert f"continuing {position}\n" in outcome.out
+    assert f"continuing {position}\n" in outcome.err
     assert read_outputs() == expected
     assert not list(project_copy.rglob("*.pt"))
 
@@ -99,7 +99,7 @@ def test_second_ctrl_c_ends_at_once(project_copy: Path, rr: RunRr, signals_at: C
     signals_at(3, signal.SIGINT, signal.SIGINT)
     outcome = rr(*PRETRAIN)
     assert outcome.code == 130
-    assert "stopping" not in outcome.out
+    assert "stopping" not in outcome.err
     assert not (project_copy / CHECKPOINT).exists()
 
 
@@ -109,7 +109,7 @@ def test_ignored_ctrl_c_stays_ignored(project_copy: Path, rr: RunRr, signals_at:
     try:
         outcome = rr(*PRETRAIN)
         assert outcome.code == 0
-        assert "stopping" not in outcome.out
+        assert "stopping" not in outcome.err
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -178,7 +178,7 @@ def test_log_shows_where_pretraining_continues(project_copy: Path) -> None:
     command = [sys.executable, "-m", "rr", *PRETRAIN]
     for condition in (CHECKPOINT.exists, lambda: "continuing in epoch" in Path("log").read_text()):
         with open("log", "w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         try:
             wait_until(condition, process)
         finally:

@@ -63,7 +63,7 @@ def test_interrupted_run_has_one_value_per_epoch(
         patch.setattr(loop, "save_checkpoint", save_and_interrupt)
         assert rr(*command).code == 130
     assert [step for step, _ in read_scalars(folder)["loss"]] == [1, 2]
-    assert "continuing in epoch 3" in rr(*command).out
+    assert "continuing in epoch 3" in rr(*command).err
     with open("runs/history/shapes/conv4/relational/1.csv", newline="") as file:
         history = list(csv.DictReader(file))
     scalars = read_scalars(folder)

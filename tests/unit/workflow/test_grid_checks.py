@@ -348,6 +348,9 @@ def test_finetuning_that_does_not_fit_in_memory_is_found(project: Path, monkeypa
     (problem,) = find_machine_problems(params, "cpu")
     assert problem.startswith("a step of the protocol finetune on shapes with conv4 (64 views of 32 x 32 pixels) needs")
     assert "lower batch_size of protocols.finetune, or image_size of datasets.shapes" in problem
+    # With 20 of the 200 labels, a mini-batch has only 20 images.
+    few = load(project, lambda params: (change(params), params["protocols"]["finetune"].update(label_fraction=0.1)))
+    assert find_machine_problems(few, "cpu") == []
 
 
 def test_disk_space_is_that_of_the_disk_of_each_folder(
