@@ -151,6 +151,11 @@ def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder
     outcome = rr("check", "mine")
     assert "images to exclude: data/check/mine/exclude.txt (5)" in outcome.out
     assert "to leave these images out: run `rr fetch --dataset mine`, then dvc repro" in outcome.out
+    absolute = str((project / CHECK / "exclude.txt").resolve())
+    add_dataset(project, {**SOURCE, "exclude": absolute})
+    save(faulty_folder / "train/dog/white.png", np.full((213, 213, 3), 255, np.uint8))
+    assert rr("fetch", "--dataset", "mine").code == 0
+    assert "to leave these images out: run `rr fetch --dataset mine`, then dvc repro" in rr("check", "mine").out
 
 
 def test_edit_of_the_exclude_list_is_reported(project: Path, rr: RunRr) -> None:

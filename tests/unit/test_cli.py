@@ -96,7 +96,8 @@ def test_lines_of_the_list_of_commands_are_not_cut(rr: RunRr, group: tuple[str, 
 @pytest.mark.slow
 def test_bench_runs_the_requested_part(project: Path, rr: RunRr) -> None:
     assert rr("bench", "loadr").err.startswith("rr: ")
-    assert "--threads 1,x: must be positive integers" in rr("bench", "head", "--threads", "1,x").err
+    for threads in ("1,x", "1,²", "0"):
+        assert f"--threads {threads}: must be positive integers" in rr("bench", "head", "--threads", threads).err
     outcome = rr("bench", "head", "--steps", "1", "--threads", "1", "--json")
     assert outcome.code == 0
     assert json.loads(outcome.out)

@@ -87,6 +87,8 @@ def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -
     assert {"@id": weights} in actions[f"#{paths.FeaturePaths(run, 'shapes').folder}"]["object"]
     assert record["command"] in actions[f"#{run.folder}"]["description"]
     assert entities["./"]["mainEntity"] == {"@id": "Snakefile"}
+    assert entities["Snakefile"]["license"] == {"@id": "https://spdx.org/licenses/MIT"}
+    assert entities["./"]["license"].startswith("The license of the images and of the results is not stated.")
     assert entities["ro-crate-metadata.json"]["about"] == {"@id": "./"}
     # What the profiles recommend.
     assert entities["README.md"]["about"] == {"@id": "./"}

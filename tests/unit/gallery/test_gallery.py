@@ -1022,6 +1022,7 @@ def test_map_needs_images_and_another_file(folder: Path, rr: RunRr) -> None:
     outcome = rr("embed", "few", "-o", "f.parquet", "--weights", "w", "--map", "m.html")
     assert outcome.code == 2
     assert "a map needs at least 4 images, but few has 1" in outcome.err
+    assert not Path("f.parquet").exists()
     # The limit is the smallest number of images for which the perplexity, a third of the other images, is 1.
     for number in (2, 3):
         shutil.copy("g/a.PNG", f"few/{number}.png")

@@ -382,6 +382,8 @@ def test_arguments_of_a_wrong_type_raise(backbone: FeatureExtractor) -> None:
             call()
     with pytest.raises(ValueError, match='on_unreadable must be "raise" or "skip", got \'ignore\''):
         rr.Gallery("g", backbone, on_unreadable="ignore")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='on_unreadable must be "raise" or "skip", got \'ignore\''):
+        rr.embed([], backbone, on_unreadable="ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"preprocessing must be an rr\.Preprocessing, got 32"):
         rr.load_backbone("w", 32)  # type: ignore[arg-type]
 

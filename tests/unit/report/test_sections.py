@@ -360,6 +360,7 @@ def test_efficiency_at_equal_cost(full_report: tuple[str, str]) -> None:
     )
     assert expected in ParsedPage(html).text
     assert expected in markdown
+    assert "four rotations" not in html  # no method is RotationNet
 
 
 def test_accuracy_at_is_linear_and_does_not_extrapolate() -> None:

@@ -146,8 +146,9 @@ def test_invalid_values_raise() -> None:
         RelationHead(0)
     with pytest.raises(ValueError, match="kind must be one of focal, bce, got 'hinge'"):
         PairLossConfig("hinge")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="gamma must not be negative, got -1"):
-        PairLossConfig(gamma=-1)
+    for gamma in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"gamma must be finite and not negative, got {gamma}"):
+            PairLossConfig(gamma=gamma)
     for alpha in (0, 1):
         with pytest.raises(ValueError, match=f"alpha must be between 0 and 1, got {alpha}"):
             PairLossConfig(alpha=alpha)
