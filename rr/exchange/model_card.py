@@ -116,7 +116,7 @@ def card_path(weights: Path) -> Path:
 
 
 def _read_card(card: Path, weights_sha256: str) -> str:
-    """Return the text of a model card, or an empty string if there is none of these weights."""
+    """Return the text of a model card, or an empty string if it is missing or describes other weights."""
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     return text if weights_sha256 in text else ""
 

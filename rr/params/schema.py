@@ -81,7 +81,7 @@ class Params(StrictModel):
     precision: Literal["float32", "bfloat16"]
     dynamics: DynamicsConfig
     datasets: dict[Name, DatasetConfig]
-    backbones: dict[Name, BackboneConfig]
+    backbones: dict[Name, BackboneConfig] = Field(default_factory=dict)
     methods: dict[Name, MethodConfig]
     protocols: dict[Name, ProtocolConfig]
 

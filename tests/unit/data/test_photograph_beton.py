@@ -188,6 +188,8 @@ def test_open_split_chooses_by_stored_size(photographs: PhotographBeton, tmp_pat
 
 def test_features_are_extracted(photographs: PhotographBeton) -> None:
     class Mean(torch.nn.Module):
+        num_features = 3
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.mean((2, 3))
 

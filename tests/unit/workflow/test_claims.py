@@ -135,7 +135,7 @@ def test_interrupted_training_keeps_the_claims_of_its_start(
     monkeypatch.setattr(loop, "load_checkpoint", load_as_if_it_took_long)
     write_params(Path(), add_claims(CLAIM))
     outcome = rr(*PRETRAIN)
-    assert "continuing in epoch 2" in outcome.out
+    assert "continuing in epoch 2" in outcome.err
     record = load_record(paths.PretrainPaths("shapes", "conv4", "relational", 1).folder)
     assert record["claims"] == []
     (earlier,) = record["earlier_sessions"]
