@@ -110,7 +110,7 @@ def test_code_in_a_file_does_not_run(project: Path, rr: RunRr, name: str) -> Non
         assert message in outcome.err
     else:  # an unsafe checkpoint is ignored, and training starts from the beginning
         assert outcome.code == 0
-        assert "continuing" not in outcome.out
+        assert "continuing" not in outcome.err
 
 
 def test_attack_works_on_plain_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
