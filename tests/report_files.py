@@ -84,7 +84,6 @@ def make_params(
             "seed": list(seeds), "target": list(datasets), "protocol": list(protocols),
         },
         "threads": 1, "precision": "float32", "dynamics": {"every_n_epochs": 1, "images": 50},
-        "backbones": {},
         "datasets": dict.fromkeys(datasets, dataset),
         "methods": METHODS,
         "protocols": PROTOCOLS,

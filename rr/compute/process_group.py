@@ -54,8 +54,8 @@ class ProcessGroup:
     def local_slice(self, batch_size: int, rank: int | None = None) -> slice:
         """Return the slice of a mini-batch that this process (or the process `rank`) works on.
 
-        The slices of successive processes are adjacent, and their sizes differ by at most one. In a
-        smaller mini-batch, no process has a larger slice than in a full one.
+        The slices of successive processes are adjacent, and their sizes differ by at most one. In a smaller mini-batch,
+        no process has a larger slice than in a full one.
         """
         rank = self.rank if rank is None else rank
         base, remainder = divmod(batch_size, self.world_size)

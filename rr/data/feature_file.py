@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from rr.errors import UserError
 from rr.runtime.atomic import atomic_write
@@ -37,7 +37,7 @@ def write_features(path: Path, splits: Mapping[str, SplitFeatures]) -> None:
     """Write the features of several splits, keyed by split name. The same arguments produce byte-identical files."""
     arrays = {f"{split}.{name}": array for split, values in splits.items() for name, array in vars(values).items()}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(arrays))
+        save_file(arrays, temporary)
 
 
 def read_features(path: Path, split: str) -> SplitFeatures:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from operator import call
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ class FeatureExtractor:
         if isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) == 3:
             images = [images]  # type: ignore[list-item]
         features = [np.empty((0, self.num_features), np.float32)]
-        decoded = map_ordered(lambda load: load(), map(self._prepare_load, images), DECODING_THREADS)
+        decoded = map_ordered(call, map(self._prepare_load, images), DECODING_THREADS)
         while batch := list(islice(decoded, self.batch_size)):
             features.append(self.extract(np.stack(batch)))
         return np.concatenate(features)

@@ -159,8 +159,8 @@ def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> 
         backbone: the return value of `load_backbone`.
 
     Raises:
-        UserError: if an image cannot be read, if the weights have no relation head, or if they are no longer
-            those in their file.
+        UserError: if an image cannot be read, if the weights have no relation head, or if they are no longer those in
+            their file.
         ValueError: if an argument contains several images, or if `backbone` is not the return value of
             `load_backbone`.
     """

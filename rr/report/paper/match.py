@@ -66,7 +66,7 @@ def is_comparable(
     published: PublishedResult, method_settings: dict[str, Any], protocol_settings: dict[str, Any]
 ) -> bool:
     """Return whether a run with these settings measures the same quantity as a paper result, whatever its budget."""
-    # With `images_per_class`, `label_fraction` is None.
+    # If `images_per_class` is set, `label_fraction` is None, and the run is not comparable either.
     if protocol_settings["kind"] != published.protocol or protocol_settings.get("label_fraction", 1) != 1:
         return False
     kind, head = published.method, "relation"

@@ -40,7 +40,7 @@ from rr.params import Params
 from rr.paths import REPORT_FILES
 from rr.report.inputs.collect import collect_results
 from rr.report.inputs.predictions import Predictions
-from rr.report.page import escape_markdown
+from rr.report.page import build_sections, escape_markdown, render_html
 from rr.report.plots.image import MAX_WEBP_SIDE, ByteBudget, encode_image, image_panel
 from rr.report.sections.classes import calibration_curve, class_accuracies, confusion_fractions, top_confusions
 from rr.report.sections.efficiency import accuracy_at
@@ -361,6 +361,15 @@ def test_efficiency_at_equal_cost(full_report: tuple[str, str]) -> None:
     assert expected in ParsedPage(html).text
     assert expected in markdown
     assert "four rotations" not in html  # no method is RotationNet
+
+
+def test_rotations_are_mentioned(full_grid: Params) -> None:
+    results = collect_results(full_grid)
+    for run in results.pretrainings:
+        if run.paths.method == "simclr":
+            run.record.params["methods.simclr"]["kind"] = "rotation"
+    page = ParsedPage(render_html(build_sections(results)))
+    assert "RotationNet passes each view through the network in four rotations." in page.text
 
 
 def test_accuracy_at_is_linear_and_does_not_extrapolate() -> None:
