@@ -3,6 +3,8 @@
 Reading it does not load torch.
 """
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +36,21 @@ class SplitFeatures:
 
 
 def write_features(path: Path, splits: Mapping[str, SplitFeatures]) -> None:
-    """Write the features of several splits, keyed by split name. The same arguments produce byte-identical files."""
+    """Write the features of several splits, keyed by split name. The same arguments produce byte-identical files.
+
+    Raises:
+        OSError: if the file cannot be written, for example because the disk is full.
+    """
     arrays = {f"{split}.{name}": array for split, values in splits.items() for name, array in vars(values).items()}
     with atomic_write(path) as temporary:
-        save_file(arrays, temporary)
+        try:
+            save_file(arrays, temporary)
+        except SafetensorError as error:
+            # The error number is only in the text, for example "I/O error: No space left on device (os error 28)".
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def read_features(path: Path, split: str) -> SplitFeatures:
