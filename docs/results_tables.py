@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rr.paths import EvaluationPaths, PretrainPaths
 from rr.report.formatting import format_difference, format_mean_std, format_two_decimals
-from rr.report.inputs.collect import TRAINED_CLASSIFIER
-from rr.report.paper.match import Match
+from rr.report.inputs.collect import EvaluationResult, PretrainResult
+from rr.report.inputs.files import read_metrics, read_typed_record
+from rr.report.paper.match import Match, make_match
 from rr.report.paper.published import PublishedResult, load_published, name_in_paper
-from rr.report.paper.settings import find_deviations, recorded_datasets
 from rr.report.paper.tables import ComparisonCell
 from rr.report.paper.verdict import COMPARED, Verdict, decide_verdict
 from rr.report.statistics import mean_std
@@ -157,34 +158,29 @@ def _by_seed(pattern: str) -> list[tuple[int, Path]]:
 
 
 def _compare(experiment: Experiment) -> ComparisonCell:
-    """Compare our result with the paper's as the report does, with the settings in the records of all seeds."""
-    published = _find_published(experiment)
-    accuracies, deviations, epochs = [], [], 0
-    metric = TRAINED_CLASSIFIER if published and published.is_accuracy_of_network else "accuracy"
-    for seed, file in _metrics_files(experiment):
-        folder = file.parents[7] / f"pretrain/{experiment.dataset}/{experiment.backbone}/{experiment.method}/{seed}"
-        records = [_read_json(path / "run.json") for path in (folder, file.parent)]
-        pretraining, evaluation = (record["params"] for record in records)
-        settings = pretraining[f"methods.{experiment.method}"]
-        epochs = settings.get("epochs", 0)
-        metrics = _read_json(file)
-        accuracies.append(100 * metrics[metric])
-        if published:
-            protocol, precision = evaluation["protocols.linear"], pretraining.get("precision", "float32")
-            preprocessing = (record.get("preprocessing", {}) for record in records)
-            datasets = recorded_datasets(preprocessing, experiment.target, metrics)
-            deviations += find_deviations(published, settings, protocol, precision, datasets)
-    if not accuracies:
+    """Compare our result with the paper's as the report does."""
+    published, evaluations = _find_published(experiment), _load_evaluations(experiment)
+    if not evaluations:
         return ComparisonCell(published)
-    match = Match(
-        method=experiment.method,
-        protocol="linear",
-        value=mean_std(accuracies),
-        epochs=epochs,
-        deviations=[deviation.text for deviation in deviations],
-        has_reduced_budget=any(deviation.reduces_budget for deviation in deviations),
-    )
-    return ComparisonCell(published, match, decide_verdict(published, match) if published else Verdict.NOT_RECOVERED)
+    if published is None:
+        value = mean_std([100 * run.metrics["accuracy"] for run in evaluations])
+        match = Match(experiment.method, "linear", value, epochs=0, deviations=[], has_reduced_budget=False)
+        return ComparisonCell(None, match, Verdict.NOT_RECOVERED)
+    match = make_match(published, evaluations)
+    return ComparisonCell(published, match, decide_verdict(published, match))
+
+
+def _load_evaluations(experiment: Experiment) -> list[EvaluationResult]:
+    """Read the records and metrics of all seeds. The other outputs stay empty, because no table uses them."""
+    evaluations = []
+    for seed, file in _metrics_files(experiment):
+        pretraining = PretrainPaths(experiment.dataset, experiment.backbone, experiment.method, seed)
+        paths = EvaluationPaths(pretraining, experiment.target, "linear")
+        project = file.parents[len(paths.metrics.parts) - 1]
+        trained = PretrainResult(pretraining, read_typed_record(project / pretraining.folder), {}, b"")
+        record = read_typed_record(project / paths.folder)
+        evaluations.append(EvaluationResult(paths, trained, record, read_metrics(file, {}), None, b""))
+    return evaluations
 
 
 def _find_published(experiment: Experiment) -> PublishedResult | None:

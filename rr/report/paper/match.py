@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rr.report.grouping import group_by
+from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import TRAINED_CLASSIFIER, EvaluationResult, GridResults
 from rr.report.paper.published import LIGHTLY, PublishedResult
 from rr.report.paper.settings import Deviation, find_deviations, recorded_datasets
@@ -51,7 +51,7 @@ def find_match(results: GridResults, published: PublishedResult) -> Match | None
         and is_comparable(published, run.pretraining.settings, run.settings)
     ]
     groups = group_by(candidates, lambda run: (run.paths.pretraining.method, run.paths.protocol))
-    matches = [_make_match(published, runs) for runs in groups.values()]
+    matches = [make_match(published, runs) for runs in groups.values()]
     return min(matches, key=lambda match: (len(match.deviations), -match.epochs), default=None)
 
 
@@ -102,11 +102,11 @@ def find_run_deviations(published: PublishedResult, run: EvaluationResult) -> li
     return find_deviations(published, pretraining.settings, run.settings, pretraining.precision, datasets)
 
 
-def _make_match(published: PublishedResult, evaluations: Sequence[EvaluationResult]) -> Match:
-    """Combine evaluations that differ only in the seed into a match."""
+def make_match(published: PublishedResult, evaluations: Sequence[EvaluationResult]) -> Match:
+    """Combine evaluations that differ only in the seed into a match. It has the deviations of all of them."""
     first, pretraining = evaluations[0], evaluations[0].pretraining
     metric = _comparable_metric(published, evaluations)
-    deviations = find_run_deviations(published, first)
+    deviations = unique(deviation for run in evaluations for deviation in find_run_deviations(published, run))
     if published.is_accuracy_of_network and metric == "accuracy":
         deviations.append(Deviation("new linear layer on the frozen backbone (paper: the trained network)", False))
     return Match(
