@@ -14,6 +14,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from rr import paths
 from rr.data.raw import SPLITS, RawFile
 from rr.errors import UserError
+from rr.params.base import NAME
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count
 from rr.runtime.lock import exclusive_lock
@@ -95,6 +96,8 @@ def write_croissant(
                 f"--license {license} is neither a URL nor an SPDX identifier: use an identifier from "
                 "https://spdx.org/licenses, such as CC-BY-4.0, or the URL of the license"
             ) from error
+    if not re.fullmatch(NAME, dataset):
+        raise UserError(f"{dataset} is not the name of a dataset: use a name under `datasets` in params.yaml")
     folder = paths.DatasetPaths(dataset).raw_dir
     load_record(folder)
     values = {"license": license, "url": url, "creator": creator, "date": date}

@@ -78,6 +78,8 @@ def embed(
                 keep_vectors(index_path, extractor, folder, cached, computed, skipped)
             raise
         skipped.raise_if_unreadable()
+        if map_path:
+            check_image_count(count, folder)  # unreadable images are not in the map
     summary = f"{output}: {format_count(count, 'images')}, {extractor.num_features} features"
     if map_path:
         write_text(map_path, render_map_page(folder, *join_batches(shown, extractor.num_features)), concurrent=True)

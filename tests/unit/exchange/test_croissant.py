@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import mlcroissant
 import pytest
 from helpers import RunRr, add_dataset
 from own_images import save_tree
@@ -150,8 +151,15 @@ def test_dataset_that_was_not_fetched_raises(project: Path, rr: RunRr) -> None:
     assert (outcome.code, outcome.err) == (2, "rr: data/raw/shapes/run.json is missing: run rr fetch first\n")
 
 
+@pytest.mark.parametrize("name", ["shapes/", "./shapes", "../raw/shapes"])
+def test_path_instead_of_a_name_raises(fetched: Path, rr: RunRr, name: str) -> None:
+    outcome = rr("croissant", name)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"rr: {name} is not the name of a dataset")
+
+
+@pytest.mark.filterwarnings("ignore::Warning:mlcroissant")
 def test_mlcroissant_reads_the_images(fetched: Path, rr: RunRr) -> None:
-    mlcroissant = pytest.importorskip("mlcroissant")
     rr("croissant", "shapes")
     records = list(mlcroissant.Dataset(str(FOLDER / "croissant.json")).records("images"))
     assert len(records) == 250

@@ -1027,7 +1027,12 @@ def test_map_needs_images_and_another_file(folder: Path, rr: RunRr) -> None:
     for number in (2, 3):
         shutil.copy("g/a.PNG", f"few/{number}.png")
     assert rr("embed", "few", "-o", "f.parquet", "--weights", "w", "--map", "m.html").code == 2
-    shutil.copy("g/b.png", "few")
+    Path("few/damaged.png").write_bytes(Path("g/a.PNG").read_bytes()[:50])
+    outcome = rr("embed", "few", "-o", "f.parquet", "--weights", "w", "--map", "m.html", "--on-unreadable", "skip")
+    assert outcome.code == 2
+    assert "a map needs at least 4 images, but few has 3" in outcome.err
+    assert not Path("f.parquet").exists()
+    shutil.copy("g/b.png", "few/damaged.png")
     assert rr("embed", "few", "-o", "f.parquet", "--weights", "w", "--map", "m.html").code == 0
 
 
