@@ -158,7 +158,7 @@ def test_path_instead_of_a_name_raises(fetched: Path, rr: RunRr, name: str) -> N
     assert outcome.err.startswith(f"rr: {name} is not the name of a dataset")
 
 
-@pytest.mark.filterwarnings("ignore::Warning:mlcroissant")
+@pytest.mark.filterwarnings("ignore::Warning")
 def test_mlcroissant_reads_the_images(fetched: Path, rr: RunRr) -> None:
     rr("croissant", "shapes")
     records = list(mlcroissant.Dataset(str(FOLDER / "croissant.json")).records("images"))
