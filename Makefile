@@ -21,7 +21,11 @@ setup: $(VENV)/ready
 
 $(VENV)/ready: requirements.lock pyproject.toml workflow/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" CPU="$(CPU)" bash workflow/setup.sh
-	@touch $@
+	@echo "$(CURDIR)" > $@
+# The commands in the environment contain its path, so after the project was moved or copied, it is installed again.
+ifeq ($(shell [ -s $(VENV)/ready ] && [ "$$(cat $(VENV)/ready)" != "$(CURDIR)" ] && echo moved),moved)
+.PHONY: $(VENV)/ready
+endif
 
 # Compare the published results with their records, and write their reports. Nothing is trained.
 results: setup

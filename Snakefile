@@ -51,7 +51,7 @@ shell.prefix(f"set -euo pipefail; export RR_ENGINE=snakemake RR_PARAMS={shlex.qu
 
 
 # `gpu` is the number of GPUs that a job requests from a cluster. `gpu_jobs` limits the number of jobs that use this
-# machine's GPUs at the same time. The default profile allows one such job; --resources gpu_jobs=4, for example, allows
+# machine's GPUs at the same time. By default, one such job is allowed; --resources gpu_jobs=4, for example, allows
 # four. A single resource would not be enough, because Snakemake would also reduce the requests of cluster jobs to that
 # limit. Without a GPU, both are 0. RR_DEVICE takes precedence over this machine's GPUs, because a cluster may have
 # different ones.
@@ -61,6 +61,11 @@ GPU = int(DEVICE.startswith("cuda") or (DEVICE == "auto" and bool(shutil.which("
 
 resource_scopes:
     gpu_jobs="local",
+
+
+# This is not in the default profile, because --resources and other profiles replace the whole list of a profile.
+if GPU:
+    workflow.global_resources.setdefault("gpu_jobs", 1)
 
 
 # Before a job's time limit, Slurm sends SIGUSR1 to every process of the job. `rr` then saves a checkpoint and exits.

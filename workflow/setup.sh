@@ -24,6 +24,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
 fi
 
+if [ -s "$VENV/ready" ] && [ "$(cat "$VENV/ready")" != "$PWD" ]; then
+    echo "setup: this folder was moved or copied from $(cat "$VENV/ready"), so $VENV is created again"
+    rm -rf "$VENV"
+fi
 "$PYTHON" -m venv "$VENV"
 if [ "$CPU" = 1 ]; then
     echo "setup: installing Python packages into $VENV, with torch for CPUs (takes a few minutes and 3 GB);" \

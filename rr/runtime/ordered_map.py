@@ -9,8 +9,10 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _PENDING_PER_THREAD = 4
-# At most eight, because each thread may hold a photograph that takes up a hundred megabytes.
-DECODING_THREADS = min(8, os.cpu_count() or 1)
+# A scheduler such as Slurm may allow this process to use only some of the cores (not known on macOS). At most eight
+# threads, because each one may hold a photograph that takes up a hundred megabytes.
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+DECODING_THREADS = min(8, _CORES)
 
 
 def map_ordered(function: Callable[[_Item], _Result], items: Iterable[_Item], num_threads: int) -> Iterator[_Result]:

@@ -185,6 +185,17 @@ def load_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def recorded_sha256(path: Path) -> str:
+    """Return the hash of a file that a stage has written, as in the record of that stage.
+
+    Raises:
+        UserError: if the record is missing or damaged.
+    """
+    if path.name == paths.RECORD_NAME:
+        return file_sha256(path)
+    return str(load_record(paths.find_record_folder(path))["outputs"].get(str(path)))
+
+
 def find_record(folder: Path) -> dict[str, Any] | None:
     """Return the record in a folder, or None if it is missing or damaged."""
     try:

@@ -1,29 +1,38 @@
-"""Change two behaviors of Snakemake: when it deletes outputs, and how it notices changed parameters.
+"""Change three behaviors of Snakemake: when it deletes outputs, how it notices changes, and how often it hashes files.
 
 - By default, Snakemake deletes a job's outputs before the job runs and after it fails. Its flag `update()` keeps the
   outputs, but copies every file first and records failed jobs as successful. In DVC, `persist: true` keeps them.
-- Snakemake compares a job's parameters with its own metadata. If there is no metadata, or if DVC has written the
-  outputs since then, it would not notice changed parameters or, for the report, a changed grid.
+- Snakemake compares a job's parameters, code and inputs with its own metadata. If there is no metadata, or if DVC has
+  written or restored the outputs since then, it would accept outputs of other parameters, code or inputs, or repeat
+  jobs whose outputs are up to date.
+- Snakemake hashes each input of a job once for every output of the job.
 """
 
-import json
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import snakemake
 from snakemake.exceptions import WorkflowError
+from snakemake.io import _IOFile
 from snakemake.jobs import Job
-from snakemake.persistence import ParamsChange, PersistenceBase
+from snakemake.persistence import NO_PARAMS_CHANGE, ParamsChange, PersistenceBase
 
+from rr.errors import UserError
 from rr.paths import RECORD_NAME
+from rr.runtime.hashing import code_sha256, file_sha256
+from rr.workflow.records import code_hashes, load_record, recorded_sha256
 
 # Methods that are replaced or called here. Snakemake does not document them, so later versions may lack them.
 _METHODS = {
+    _IOFile: ("checksum",),
     Job: ("postprocess", "remove_existing_output"),
     PersistenceBase: (
         "has_metadata",
         "incomplete",
+        "input_checksums",
         "params_changed",
         "_get_key",
         "_get_recorded_starttime",
@@ -38,7 +47,9 @@ def patch_snakemake() -> None:
 
     - A failed or killed job keeps its previous outputs and their metadata. This works because `rr` replaces a stage's
       outputs only when all new ones are complete. Outputs that a job has replaced before it fails are incomplete.
-    - The parameters of a job are also compared with the record of its outputs.
+    - The parameters, code and inputs of a job are compared with the record of its outputs. Snakemake's own metadata
+      count only if there is no record, or if the record is damaged.
+    - An unchanged file is hashed only once in this process.
 
     The Snakefile calls this function, so it also takes effect in the processes that Snakemake starts on the nodes of a
     cluster.
@@ -56,6 +67,9 @@ def patch_snakemake() -> None:
         )
     postprocess, incomplete = Job.postprocess, PersistenceBase.incomplete
     has_metadata, params_changed = PersistenceBase.has_metadata, PersistenceBase.params_changed
+    input_checksums = PersistenceBase.input_checksums
+    checksum = _IOFile.checksum
+    checksums: dict[tuple[Any, ...], str | None] = {}
 
     async def remove_logs(job: Job) -> None:
         for log in job.log:
@@ -81,26 +95,81 @@ def patch_snakemake() -> None:
         return files
 
     def has_metadata_or_differs(persistence: PersistenceBase, job: Job) -> bool:
-        return has_metadata(persistence, job) or _differs_from_record(job)
+        return has_metadata(persistence, job) or _matches_record(job) is False
 
     def params_changed_since_record(persistence: PersistenceBase, job: Job, file: Any = None) -> ParamsChange:
-        if _differs_from_record(job):
-            return ParamsChange(only_new=set(persistence._params(job)), files=set(job.output))
-        return params_changed(persistence, job, file)
+        match _matches_record(job):
+            case True:
+                return NO_PARAMS_CHANGE
+            case False:
+                return ParamsChange(only_new=set(persistence._params(job)), files=set(job.output))
+            case _:
+                return params_changed(persistence, job, file)
 
+    def input_checksums_in_record(persistence: PersistenceBase, job: Job, file: str) -> set[Any]:
+        if not _matches_record(job):
+            return input_checksums(persistence, job, file)
+        # Edits of comments do not change the recorded hashes of code, so any version of these files is accepted.
+        sha256 = file_sha256(Path(file)) if file in _code_inputs(job) else recorded_sha256(Path(file))
+        return {f"sha256:{sha256}"}
+
+    async def checksum_of_changed_file(
+        file: _IOFile, threshold: int | None = None, force: bool = False, algorithm: str | Callable | None = None
+    ) -> str | None:
+        if not os.path.isfile(file):
+            return await checksum(file, threshold, force, algorithm)
+        status = os.stat(file)
+        version = (str(file), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        key = (*version, threshold, force, algorithm)
+        if key not in checksums:
+            checksums[key] = await checksum(file, threshold, force, algorithm)
+        return checksums[key]
+
+    _IOFile.checksum = checksum_of_changed_file
     Job.remove_existing_output = remove_logs
     Job.postprocess = postprocess_unless_failed
     PersistenceBase.incomplete = replaced_by_killed_job
     PersistenceBase.has_metadata = has_metadata_or_differs
     PersistenceBase.params_changed = params_changed_since_record
+    PersistenceBase.input_checksums = input_checksums_in_record
 
 
-def _differs_from_record(job: Job) -> bool:
-    """Return whether the record of a job's outputs contains other parameters than those of the job."""
-    record = next((Path(file) for file in job.output if Path(file).name == RECORD_NAME), None)
-    if record is None or not record.is_file():
-        return False
+def _matches_record(job: Job) -> bool | None:
+    """Return whether a job's parameters, code and inputs are those in the record of its outputs.
+
+    The inputs are compared by the hashes in the records of the jobs that wrote them. The result is None if a record is
+    missing or damaged.
+    """
+    record_file = next((Path(file) for file in job.output if Path(file).name == RECORD_NAME), None)
+    if record_file is None or not record_file.is_file():
+        return None
+    version = (record_file, record_file.stat().st_mtime_ns)
+    if version not in _matches:
+        _matches[version] = _compare_with_record(job, record_file.parent)
+    return _matches[version]
+
+
+# The result for each version of a record. If an input changes later, Snakemake repeats the job without this comparison,
+# because the job that wrote the input has run.
+_matches: dict[tuple[Path, int], bool | None] = {}
+
+
+def _compare_with_record(job: Job, folder: Path) -> bool | None:
+    code_inputs = _code_inputs(job)
     try:
-        return bool(json.loads(record.read_bytes())["params"] != job.params.get("settings"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # the record is damaged, which `rr verify` reports
+        record = load_record(folder)
+        code = _code_hashes(job.rule.name)
+        code |= {str(path): code_sha256(Path(path)) for path in job.input.get("extension", [])}
+        inputs = {str(path): recorded_sha256(Path(path)) for path in job.input if path not in code_inputs}
+    except (UserError, OSError):
+        return None
+    return bool((record["params"], record["code"], record["inputs"]) == (job.params.get("settings"), code, inputs))
+
+
+def _code_inputs(job: Job) -> set[str]:
+    return {*job.input.get("code", []), *job.input.get("extension", [])}
+
+
+@cache  # each stage reads the files again, and fails if they change while it runs
+def _code_hashes(stage: str) -> dict[str, str]:
+    return code_hashes(stage)

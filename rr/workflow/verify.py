@@ -10,7 +10,7 @@ from rr.params import Params, load_params
 from rr.project import PACKAGE
 from rr.runtime.hashing import code_sha256, file_sha256
 from rr.runtime.progress import Progress
-from rr.workflow.records import code_files, find_current_record, load_record
+from rr.workflow.records import code_files, find_current_record, load_record, recorded_sha256
 from rr.workflow.stage_runs import StageRun, iter_stage_runs, stage_params
 
 
@@ -95,7 +95,7 @@ def check_unchanged_during_run(run: StageRun, params_file: Path) -> None:
     """
     try:
         params = stage_params(load_params(params_file), run.stage, **run.names)
-        messages = find_mismatches(run._replace(params=params), _recorded_sha256)
+        messages = find_mismatches(run._replace(params=params), recorded_sha256)
     except UserError as error:
         messages = [str(error)]
     if messages:
@@ -107,13 +107,6 @@ def check_unchanged_during_run(run: StageRun, params_file: Path) -> None:
                 ]
             )
         )
-
-
-def _recorded_sha256(path: Path) -> str:
-    """Return the hash of a file that a stage has written, as in the record of that stage."""
-    if path.name == paths.RECORD_NAME:
-        return file_sha256(path)
-    return str(load_record(paths.find_record_folder(path))["outputs"].get(str(path)))
 
 
 def find_grid_mismatches(params: Params, *, allow_missing: bool = False) -> list[tuple[StageRun, list[str]]]:

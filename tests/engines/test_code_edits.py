@@ -55,7 +55,7 @@ def test_edit_of_comments_is_carried_into_both_engines_and_a_constant_is_not(pro
     for name in ("fetch.py", "convert.py", "views/cpu_views.py", "report/page.py"):
         edit(project, name, lambda text: text.replace('"""', '"""Another docstring. ', 1) + "# A comment.\n")
     stages = ["convert", "evaluate", "extract", "fetch", "pretrain", "report"]
-    assert outdated_stages(project) == (stages, stages)
+    assert outdated_stages(project) == (stages, [])  # Snakemake follows the records, which ignore comments
     assert "every artifact matches its record" in call(project, "rr", "verify")
     assert "sync: 6 of 6 runs were registered\n" in call(project, "rr", "sync")
     assert outdated_stages(project) == ([], [])
@@ -78,6 +78,25 @@ def test_edit_of_comments_is_carried_into_both_engines_and_a_constant_is_not(pro
     call(project, "rr", "sync", "dvc")
     assert outdated_stages(project) == ([], [])
     assert "every artifact matches its record" in call(project, "rr", "verify")
+
+
+def test_snakemake_follows_the_records_instead_of_its_own_metadata(project: Path) -> None:
+    def set_batch_size(size: int) -> None:
+        edit(project, "evaluate/knn.py", lambda text: re.sub(r"(?<=_BATCH_SIZE = )\d+", str(size), text))
+
+    call(project, "dvc", "repro")
+    call(project, "rr", "sync", "dvc")  # now Snakemake has metadata of this code
+    original = int(re.findall(r"_BATCH_SIZE = (\d+)", (project / "rr/evaluate/knn.py").read_text())[0])
+    set_batch_size(17)
+    call(project, "dvc", "repro")
+    assert outdated_stages(project) == ([], [])
+    set_batch_size(original)
+    assert outdated_stages(project) == (["evaluate"], ["evaluate", "report"])
+    set_batch_size(18)
+    assert "rr evaluate" in call(project, "snakemake", "--cores", "1")  # now it has metadata of other code
+    set_batch_size(original)
+    call(project, "dvc", "repro")
+    assert outdated_stages(project) == ([], [])
 
 
 @pytest.mark.parametrize("engine", [("dvc", "repro"), ("snakemake", "--cores", "1")], ids=["dvc", "snakemake"])

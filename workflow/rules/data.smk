@@ -15,6 +15,7 @@ rule fetch:
     benchmark:
         "logs/benchmark/fetch/{dataset}.tsv"
     priority: 1
+    threads: PARAMS.threads
     resources:
         mem_mb=lambda names, attempt: 4000 * attempt,
         runtime=lambda names, attempt: 12 * 60 * attempt,
@@ -38,6 +39,7 @@ rule convert:
     benchmark:
         "logs/benchmark/convert/{dataset}.tsv"
     priority: 1
+    threads: PARAMS.threads
     resources:
         mem_mb=lambda names, attempt: 4000 * attempt,
         runtime=lambda names, attempt: 2 * 60 * attempt,

@@ -1,13 +1,19 @@
 """Tests for the changes of Snakemake."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from snakemake.exceptions import WorkflowError
+from snakemake.iocontainers import Namedlist
 from snakemake.jobs import Job
 
-from rr.workflow.snakemake_patch import _differs_from_record, patch_snakemake
+from rr.workflow import snakemake_patch
+from rr.workflow.records import load_record, with_digest
+from rr.workflow.snakemake_patch import patch_snakemake
 
 
 def test_other_version_of_snakemake_is_refused_and_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,19 +24,64 @@ def test_other_version_of_snakemake_is_refused_and_not_changed(monkeypatch: pyte
     assert Job.postprocess is postprocess
 
 
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A job that converts a dataset, after it and the job that fetched the dataset have run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(snakemake_patch, "_code_hashes", lambda stage: {f"rr/{stage}.py": "1"})
+    code, images = {"rr/convert.py": "1"}, "data/raw/shapes/images.parquet"
+    write_record("data/raw/shapes", params={}, inputs={}, code={}, outputs={images: "2"})
+    write_record("data/beton/shapes", params={"threads": 2}, inputs={images: "2"}, code=code, outputs={})
+    files: Namedlist = Namedlist([images, "rr/convert.py"])
+    files._set_name("code", 1, end=2)
+    return SimpleNamespace(
+        rule=SimpleNamespace(name="convert"),
+        input=files,
+        output=["data/beton/shapes/train.beton", "data/beton/shapes/run.json"],
+        params={"settings": {"threads": 2}},
+    )
+
+
+def write_record(folder: str, **record: Any) -> None:
+    file = Path(folder, "run.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(with_digest(record)))
+
+
+def change_params(job: SimpleNamespace) -> None:
+    job.params["settings"]["threads"] = 1
+
+
+def change_code(job: SimpleNamespace) -> None:
+    write_record("data/beton/shapes", **load_record(Path("data/beton/shapes")) | {"code": {"rr/convert.py": "0"}})
+
+
+def change_input(job: SimpleNamespace) -> None:
+    outputs = {"data/raw/shapes/images.parquet": "3"}
+    write_record("data/raw/shapes", **load_record(Path("data/raw/shapes")) | {"outputs": outputs})
+
+
+def damage_record(job: SimpleNamespace) -> None:
+    Path("data/beton/shapes/run.json").write_text("{}")
+
+
+def delete_record(job: SimpleNamespace) -> None:
+    Path("data/beton/shapes/run.json").unlink()
+
+
 @pytest.mark.parametrize(
-    ("record", "differs"),
+    ("change", "expected"),
     [
-        ('{"params": {"threads": 2}}', False),
-        ('{"params": {"threads": 1}}', True),
-        ("{}", False),
-        ("damaged", False),
-        (None, False),  # Snakemake runs a job whose outputs are missing anyway
+        (lambda job: None, True),
+        (change_params, False),
+        (change_code, False),
+        (change_input, False),
+        (damage_record, None),
+        (delete_record, None),
     ],
 )
-def test_parameters_are_compared_with_the_record(tmp_path: Path, record: str | None, differs: bool) -> None:
-    files = [str(tmp_path / name) for name in ("backbone.safetensors", "run.json")]
-    if record is not None:
-        Path(files[1]).write_text(record)
-    job = SimpleNamespace(output=files, params={"settings": {"threads": 2}})
-    assert _differs_from_record(job) is differs  # type: ignore[arg-type]
+def test_job_is_compared_with_the_record(
+    job: SimpleNamespace, change: Callable[[SimpleNamespace], None], expected: bool | None
+) -> None:
+    change(job)
+    assert snakemake_patch._matches_record(job) is expected  # type: ignore[arg-type]
