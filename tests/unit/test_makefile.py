@@ -76,3 +76,23 @@ def test_make_keeps_the_kind_of_torch_that_is_installed(tmp_path: Path) -> None:
     (tmp_path / ".venv").mkdir()
     shutil.copy(tmp_path / "requirements.lock", tmp_path / ".venv")  # as setup.sh writes it with CPU=1
     assert 'CPU="1"' in recipe()
+
+
+def test_moved_project_is_installed_again(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml", "workflow/setup.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    ready = tmp_path / ".venv/ready"
+    ready.parent.mkdir()
+    command = ["make", "--dry-run", "setup"]
+    for folder, is_installed in ((tmp_path, True), ("/moved", False)):
+        ready.write_text(f"{folder}\n")
+        output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        assert ("setup.sh" not in output) == is_installed
+    (ready.parent / "old").touch()
+    environment = {**os.environ, "PYTHON": "true", "VENV": ".venv", "CPU": ""}  # the next command does nothing
+    process = subprocess.run(
+        ["bash", "workflow/setup.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert "setup: this folder was moved or copied from /moved, so .venv is created again\n" in process.stdout
+    assert not (ready.parent / "old").exists()
