@@ -155,15 +155,18 @@ _matches: dict[tuple[Path, int], bool | None] = {}
 
 
 def _compare_with_record(job: Job, folder: Path) -> bool | None:
-    code_inputs = _code_inputs(job)
+    own_modules, code_inputs = job.input.get("extension", []), _code_inputs(job)
+    inputs = [str(path) for path in job.input if path not in code_inputs]
     try:
         record = load_record(folder)
-        code = _code_hashes(job.rule.name)
-        code |= {str(path): code_sha256(Path(path)) for path in job.input.get("extension", [])}
-        inputs = {str(path): recorded_sha256(Path(path)) for path in job.input if path not in code_inputs}
+        code = _code_hashes(job.rule.name) | {str(path): code_sha256(Path(path)) for path in own_modules}
+        if (record["params"], record["code"]) != (job.params.get("settings"), code):
+            return False
+        if record["inputs"].keys() != set(inputs):  # the grid has changed, and some inputs may not exist yet
+            return False
+        return bool(record["inputs"] == {path: recorded_sha256(Path(path)) for path in inputs})
     except (UserError, OSError):
         return None
-    return bool((record["params"], record["code"], record["inputs"]) == (job.params.get("settings"), code, inputs))
 
 
 def _code_inputs(job: Job) -> set[str]:

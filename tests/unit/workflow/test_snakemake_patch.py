@@ -61,6 +61,10 @@ def change_input(job: SimpleNamespace) -> None:
     write_record("data/raw/shapes", **load_record(Path("data/raw/shapes")) | {"outputs": outputs})
 
 
+def add_input(job: SimpleNamespace) -> None:
+    job.input.append("data/raw/other/images.parquet")  # whose record does not exist yet
+
+
 def damage_record(job: SimpleNamespace) -> None:
     Path("data/beton/shapes/run.json").write_text("{}")
 
@@ -76,6 +80,7 @@ def delete_record(job: SimpleNamespace) -> None:
         (change_params, False),
         (change_code, False),
         (change_input, False),
+        (add_input, False),
         (damage_record, None),
         (delete_record, None),
     ],
