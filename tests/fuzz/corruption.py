@@ -85,6 +85,17 @@ def alter(tree: Any, rng: random.Random) -> None:
                 parent[key] = rng.choice(UNUSUAL_VALUES)
 
 
+def alter_slightly(tree: Any, rng: random.Random) -> None:
+    """Swap two numbers of a tree of dicts and lists in place, or replace one by a number close to it."""
+    numbers = [(parent, key) for parent, key in _nodes(tree) if type(parent[key]) in (int, float)]
+    (first, key), (second, index) = rng.choices(numbers, k=2)
+    if rng.random() < 0.5:
+        first[key], second[index] = second[index], first[key]
+    else:
+        value = first[key]
+        first[key] = value + rng.choice([-1, 1]) if isinstance(value, int) else value * rng.uniform(0.9, 1.1)
+
+
 def _nodes(tree: Any) -> Iterator[tuple[Any, Any]]:
     """Yield every node of a tree, as its parent and its key or index in the parent. Cycles are visited only once."""
     visited, todo = set(), [tree]

@@ -81,7 +81,7 @@ def read_image(path: Path) -> None:
 READERS: dict[str, Callable[[Path], object]] = {
     "weights": read_weights,
     "search": read_feature_extractor,
-    "import": lambda path: import_backbone(path, "conv4", path.with_suffix(".out")),
+    "import": lambda path: import_backbone(path, "conv4", path.with_suffix(".out.safetensors")),
     "raw": read_raw_file,
     "index": read_index,
     "predictions": read_predictions,
@@ -93,7 +93,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 def read_files(kind: str, paths: Iterable[Path]) -> None:
-    """Read files and print each one's number, "read" or the message, and the temporary files left in the folder."""
+    """Read files and print each one's name, "read" or the message, and the temporary files left in the folder."""
     for path in paths:
         try:
             READERS[kind](path)
@@ -101,9 +101,9 @@ def read_files(kind: str, paths: Iterable[Path]) -> None:
         except UserError as error:
             outcome = str(error)
         leftovers = [file.name for file in path.parent.iterdir() if ".tmp" in file.name]
-        if path.with_suffix(".out").exists() and outcome != "read":
-            leftovers.append(path.name)
-        for output in path.parent.glob("*.out"):
+        for output in path.parent.glob("*.out*"):
+            if outcome != "read":
+                leftovers.append(output.name)
             shutil.rmtree(output) if output.is_dir() else output.unlink()
         print(json.dumps([path.stem, outcome, leftovers]), flush=True)
 
@@ -143,7 +143,7 @@ def make_valid_files(kind: str, folder: Path) -> list[bytes]:
             preprocessing = Preprocessing(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
             dataset_index.write_index(path, np.array(["train"] * 20), labels, ["ab" * 32] * 20, names, preprocessing)
         case "predictions":
-            columns = {"label": labels, "prediction": labels, "confidence": np.full(20, 0.5)}
+            columns = {"label": labels, "prediction": labels, "confidence": np.full(20, 0.5), "index": np.arange(20)}
             pq.write_table(pa.table(columns).replace_schema_metadata({"class_names": json.dumps(names)}), path)
         case "parquet":
             table = pa.table(
@@ -186,21 +186,25 @@ def test_damaged_file_is_read_or_raises(kind: str, tmp_path: Path) -> None:
     contents = make_valid_files(kind, tmp_path)
     folder = tmp_path / "files"
     folder.mkdir()
+    intact = {f"intact {number}": data for number, data in enumerate(contents)}
     outcomes: dict[str, str] = {}
     pending = list(rounds(kind))
     for start in range(0, DEFAULT_ROUNDS, 200):
         files = []
-        for number, rng in pending[start : start + 200]:
-            files.append(folder / f"{number}.x")
-            files[-1].write_bytes(damage(contents[number % len(contents)], rng))
+        batch = {f"{number}": damage(contents[number % len(contents)], rng) for number, rng in pending[start:][:200]}
+        for name, data in (batch if start else intact | batch).items():
+            files.append(folder / f"{name}.x")
+            files[-1].write_bytes(data)
         child = subprocess.run([sys.executable, "-W", "ignore", __file__, kind, *files], capture_output=True, text=True)
         for line in child.stdout.splitlines():
-            number, outcome, leftovers = json.loads(line)
-            assert not leftovers, f"seed {SEED}, round {number}: left over: {leftovers}"
-            outcomes[number] = outcome
-        assert child.returncode == 0, f"seed {SEED}, round {len(outcomes)}: {child.returncode} {child.stderr[-3000:]}"
+            name, outcome, leftovers = json.loads(line)
+            assert not leftovers, f"seed {SEED}, round {name}: left over: {leftovers}"
+            outcomes[name] = outcome
+        last = list(outcomes)[-1:]
+        assert child.returncode == 0, f"seed {SEED}, after round {last}: {child.returncode} {child.stderr[-3000:]}"
         for file in files:
             file.unlink()
+    assert {name: outcomes.pop(name) for name in intact} == dict.fromkeys(intact, "read")
     assert len(outcomes) == DEFAULT_ROUNDS
     assert any(outcome != "read" for outcome in outcomes.values())
 
