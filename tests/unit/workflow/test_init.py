@@ -74,7 +74,7 @@ def test_training_needs_at_most_a_million_views() -> None:
         assert settings.views * num_images * settings.epochs <= MAX_VIEWS
 
 
-def test_labeled_folder(params_file: Path, rr: RunRr) -> None:
+def test_labeled_folder_is_added_with_a_grid(params_file: Path, rr: RunRr) -> None:
     before, comments = load_params(params_file), params_file.read_text().count("#")
     save_images(Path("My birds"), {"robin": 30, "wren": 20}, (90, 70))
     outcome = rr("init", "My birds")
@@ -149,7 +149,7 @@ def test_protocols_that_need_more_images_are_left_out(params_file: Path, rr: Run
     ("count", "evaluations", "target", "methods"),
     [(30, "evaluations: embedding", ["mine"], ["random"]), (10, "no evaluations: too few test images", [], [])],
 )
-def test_unlabeled_folder(
+def test_unlabeled_folder_is_added_with_a_grid(
     params_file: Path, rr: RunRr, count: int, evaluations: str, target: list[str], methods: list[str]
 ) -> None:
     save_images(Path("photos"), {"": count, "holidays": 0}, (40, 40))
@@ -181,7 +181,7 @@ def test_photographs_are_stored_at_a_size_of_their_own(params_file: Path, rr: Ru
     assert find_grid_problems(after) == []
 
 
-def test_folders_that_are_no_classes(params_file: Path, rr: RunRr) -> None:
+def test_folders_that_are_not_classes_need_two_options(params_file: Path, rr: RunRr) -> None:
     """Photographs in folders by year, with one next to them and a damaged one: two options, no editing."""
     root = save_tree(Path("photos"), {"2019": 14, "2020": 14, "": 1})
     (root / "2019/damaged.jpg").write_bytes(b"x")
@@ -246,7 +246,7 @@ def test_datasets_with_and_without_labels_in_turn(params_file: Path, rr: RunRr) 
 
 
 @pytest.mark.parametrize("path", ["tables", "tables/train.parquet"])
-def test_parquet(params_file: Path, rr: RunRr, path: str) -> None:
+def test_parquet_file_or_folder_is_added(params_file: Path, rr: RunRr, path: str) -> None:
     save_tables(Path("tables"), {"train.parquet": make_table(["a", "b"] * 20)})
     outcome = rr("init", path, "--name", "tables")
     assert outcome.code == 0, outcome.err
@@ -303,11 +303,14 @@ def test_existing_name_is_not_overwritten(params_file: Path, rr: RunRr) -> None:
     assert outcome.code == 2
     assert outcome.err.startswith("rr: params.yaml already defines shapes: ")
     assert "if images were added or removed, run `rr fetch --dataset shapes`." in outcome.err
+    assert params_file.read_text() == text
     assert rr("init", "shapes", "--name", "mine").code == 0
+    text = params_file.read_text()
     assert rr("init", "shapes", "--name", "mine").code == 2
+    assert params_file.read_text() == text
     outcome = rr("init", "shapes", "--name", "$")
     assert (outcome.code, outcome.err.startswith("rr: invalid name '$': choose one with --name")) == (2, True)
-    assert text != params_file.read_text()
+    assert params_file.read_text() == text
 
 
 def test_dataset_with_keys_of_the_user_is_kept(params_file: Path, rr: RunRr) -> None:
