@@ -265,12 +265,6 @@ def test_verify_lists_every_mismatch(project: Path, rr: RunRr) -> None:
     assert facts["recomputed"] is None
 
 
-def test_recompute_without_the_start_of_an_epoch_raises(project: Path, rr: RunRr) -> None:
-    outcome = rr("verify", "--recompute", "--allow-missing")
-    assert outcome.code == 2
-    assert "--recompute: for each trained run in the grid, an output or the images are missing" in outcome.err
-
-
 def test_doctor_passes_on_this_machine(project: Path, rr: RunRr) -> None:
     outcome = rr("doctor")
     assert outcome.code == 0, outcome.out

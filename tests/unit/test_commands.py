@@ -23,6 +23,14 @@ def test_grid_without_a_trained_method_has_no_epoch_to_repeat(project: Path, rr:
     assert "--recompute: no method in the grid is trained" in outcome.err
 
 
+def test_recompute_without_the_start_of_the_last_epoch_raises(project_copy: Path, rr: RunRr) -> None:
+    assert rr(*PRETRAIN).code == 0
+    Path(RUN, "last_epoch.safetensors").unlink()
+    outcome = rr("verify", "--recompute", "--allow-missing")
+    assert outcome.code == 2
+    assert "--recompute: for each trained run in the grid, an output or the images are missing" in outcome.err
+
+
 def test_result_must_be_exact_on_the_same_device_and_machine(
     project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
