@@ -126,8 +126,9 @@ def measure_snakemake(params: Params, gpus: int, seconds: float) -> dict[str, An
 
 
 def measure_dvc(params: Params) -> dict[str, Any]:
-    all_stages, _ = time_command(["dvc", "repro"])
+    all_stages, output = time_command(["dvc", "repro"])
     return {
+        "stages_that_ran": output.count("Running stage"),
         "all_stages": all_stages,
         "per_stage": all_stages / count_runs(params).total(),
         **measure_dvc_after_grid(params),

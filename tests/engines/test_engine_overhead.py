@@ -42,6 +42,7 @@ def test_snakemake_runs_one_pretraining_per_gpu_at_a_time() -> None:
 def test_dvc_runs_every_stage_once() -> None:
     results = measure("--engine", "dvc")
     assert results["stage_runs"] == STAGE_RUNS
+    assert results["stages_that_ran"] == sum(STAGE_RUNS.values())
     assert results["lock_megabytes"] > 0
 
 
