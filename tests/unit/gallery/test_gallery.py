@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import itertools
 import json
 import os
 import re
@@ -453,8 +454,8 @@ def test_index_does_not_overwrite_other_files(folder: Path, rr: RunRr) -> None:
     assert read_files(folder) == before
 
 
-def test_index_in_a_read_only_folder(folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is used, and a message says that new features are not stored."""
+def test_index_in_a_read_only_folder_is_used(folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message says that new features are not stored."""
     ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
     expected = rr(*ask).out
     before = read_files(folder)
@@ -666,7 +667,6 @@ def test_compare_prints_the_calibrated_probability(folder: Path, rr: RunRr) -> N
     facts = json.loads(rr("compare", *pair, "--weights", "h", "--json").out)
     assert (facts["first"], facts["second"], facts["calibration"]) == (*pair, calibration)
     assert facts["probability"] == pytest.approx(probability, abs=1e-6)
-    # A file of other weights has no calibration here, and an unreadable record does not count.
     shutil.move("runs", "others")
     outcome = rr("compare", *pair, "--weights", "h")
     assert f"{1 / (1 + np.exp(-expected_logit(Path('h'), *pair))):.4f}\nnot calibrated" in outcome.out
@@ -804,6 +804,23 @@ def test_calibration_that_reverses_the_scores_is_not_used(folder: Path, rr: RunR
     assert f"not calibrated, because on the 40 pairs of images in {bad.metrics}, the head did not" in out
 
 
+def test_calibration_of_other_weights_or_with_a_damaged_record_is_not_used(folder: Path, rr: RunRr) -> None:
+    save_head(Path("h"))
+    backbone = random_backbone("conv4")
+    torch.manual_seed(1)
+    save_backbone(backbone, Path("other"), DATASET, {"relation_head": RelationHead(64)}, "cat")
+    pair = ("g/b.png", "g/f.webp")
+    expected = "\nnot calibrated, because no evaluation in this folder has calibrated these weights"
+    assert expected in rr("compare", *pair, "--weights", "other").out
+    assert expected not in rr("compare", *pair, "--weights", "h").out
+    (record_file,) = Path("runs").rglob("run.json")
+    for text in ("{", "[]", "{}", '{"inputs": 1}', '{"inputs": {}}', '{"inputs": {"backbone.safetensors": 1}}'):
+        record_file.write_text(text)
+        assert expected in rr("compare", *pair, "--weights", "h").out
+    record_file.unlink()
+    assert expected in rr("compare", *pair, "--weights", "h").out
+
+
 def test_rerank_orders_the_nearest_by_probability(folder: Path, rr: RunRr) -> None:
     save_head(Path("h"))
     ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "h", "--top", 3)
@@ -839,6 +856,23 @@ def test_rerank_orders_the_nearest_by_probability(folder: Path, rr: RunRr) -> No
         outcome = rr(*arguments)
         assert outcome.code == 2
         assert message in outcome.err
+
+
+def test_reranking_may_select_another_image_than_the_nearest(folder: Path, rr: RunRr) -> None:
+    save_head(Path("h"))
+    gallery = [f"g/{image.name}" for image in list_images(Path("g"))]
+    reference = [expected_logit(Path("h"), *pair) for pair in itertools.combinations(gallery, 2)]
+    ranks = set()
+    for seed in range(20, 26):
+        make_image(seed).save("q.png")
+        ask = ("retrieve", "q.png", "--gallery", "g", "--weights", "h", "--json", "--top")
+        nearest = [hit["path"] for hit in json.loads(rr(*ask, 5).out)["queries"][0]["hits"]]
+        (best,) = json.loads(rr(*ask, 1, "--rerank", 5).out)["queries"][0]["hits"]
+        logits = [expected_logit(Path("h"), "q.png", f"g/{name}") for name in nearest]
+        assert best["path"] == nearest[np.argmax(logits)]
+        assert best["percentile"] == pytest.approx(100 * np.mean(np.array(reference) < max(logits)))
+        ranks.add(nearest.index(best["path"]))
+    assert len(ranks) > 1, ranks
 
 
 ASK = ["retrieve", "g/b.png", "--gallery", "g", "--weights", "w"]
@@ -983,7 +1017,7 @@ def test_search_does_not_import_slow_libraries(folder: Path) -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
-def test_output_whose_name_is_not_utf8(folder: Path, rr: RunRr) -> None:
+def test_output_whose_name_is_not_utf8_can_be_read(folder: Path, rr: RunRr) -> None:
     name = os.fsdecode(b"\xe9.parquet")
     assert rr("embed", "g", "-o", name, "--weights", "w").code == 0
     assert (folder / name).stat().st_size
