@@ -16,6 +16,7 @@ from rr.backbones.weights import save_backbone
 from rr.data.preprocessing import Preprocessing
 from rr.exchange.export_weights import export_backbone
 from rr.runtime.hashing import file_sha256
+from rr.workflow.records import with_digest
 
 RUN = Path("runs/pretrain/shapes/conv4/relational/1")
 WEIGHTS = RUN / "backbone.safetensors"
@@ -85,6 +86,16 @@ def test_card_has_the_facts_of_the_run(finished: Path, rr: RunRr, monkeypatch: p
     assert "There is no record of how these weights were trained." in export(rr, other, "other.safetensors")
 
 
+@pytest.mark.slow
+def test_evaluation_of_other_weights_is_not_listed(finished: Path, rr: RunRr) -> None:
+    assert "## Evaluation" in export(rr, WEIGHTS, "out.safetensors")
+    (record_file,) = Path("runs/evaluate").rglob("run.json")
+    record = json.loads(record_file.read_text())
+    inputs = dict.fromkeys(record["inputs"], "0" * 64)
+    record_file.write_text(json.dumps(with_digest(record | {"inputs": inputs})))
+    assert "## Evaluation" not in export(rr, WEIGHTS, "out.safetensors")
+
+
 def test_card_of_random_weights_does_not_say_that_they_were_trained(project_copy: Path, rr: RunRr) -> None:
     assert rr(*(value if value != "relational" else "random" for value in PRETRAIN)).code == 0
     card = export(rr, Path("runs/pretrain/shapes/conv4/random/1/backbone.safetensors"), "out.safetensors")
@@ -113,6 +124,17 @@ def test_card_of_released_weights_keeps_their_title_and_tag(
     assert "\n# conv4, trained on cifar10 with simclr-paper (seed 1)\n" in card
     card = export(rr, Path("conv4-cifar10-supervised"), "out.safetensors")
     assert "tags: [image-feature-extraction]\n" in card
+
+
+def test_card_of_other_weights_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = export(rr, Path("conv4-cifar10-simclr"), "other.safetensors")
+    save_backbone(random_backbone("conv4"), Path("w.safetensors"))
+    Path("w.safetensors.md").write_text(other)
+    card = export(rr, Path("w.safetensors"), "out.safetensors")
+    assert "tags: [image-feature-extraction]\n" in card
+    assert "\n# conv4\n" in card
+    assert "There is no record of how these weights were trained." in card
 
 
 def test_card_has_the_input_size_of_the_exported_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
