@@ -265,6 +265,12 @@ def test_verify_lists_every_mismatch(project: Path, rr: RunRr) -> None:
     assert facts["recomputed"] is None
 
 
+def test_verify_without_any_record_raises(project: Path, rr: RunRr) -> None:
+    outcome = rr("verify", "--allow-missing")
+    assert outcome.code == 2
+    assert outcome.err.startswith("rr: no run in the grid has a record, so nothing was compared: run `dvc repro`")
+
+
 def test_doctor_passes_on_this_machine(project: Path, rr: RunRr) -> None:
     outcome = rr("doctor")
     assert outcome.code == 0, outcome.out

@@ -8,6 +8,7 @@ import pytest
 from helpers import PRETRAIN, RunRr, write_params
 
 from rr import params, paths
+from rr.params import ClaimConfig
 from rr.workflow import suites
 from rr.workflow.claims import grid_claim_hashes, grid_claims, seeds_for_power
 from rr.workflow.records import load_record
@@ -57,6 +58,18 @@ def test_plan_says_how_many_seeds_a_claim_needs(project: Path, rr: RunRr) -> Non
     assert "claim" not in rr("plan", "--views-per-second", 1000).out
 
 
+def test_plan_counts_the_seeds_of_the_method_with_fewer(project: Path, rr: RunRr) -> None:
+    def change(content: dict) -> None:
+        grid = content["grid"]
+        content["grid"] = [
+            grid | {"method": ["relational"], "seed": [1, 2, 3], "claims": [CLAIM]},
+            grid | {"method": ["random"], "seed": [1, 2]},
+        ]
+
+    write_params(project, change)
+    assert "the grid has 2; add `assumed`" in rr("plan", "--views-per-second", 1000).out
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -81,9 +94,18 @@ def test_invalid_claim_raises(project: Path, rr: RunRr, changes: dict, message: 
 
 
 def test_hash_depends_on_every_key(project: Path) -> None:
-    changes: list[dict] = [{}, {"margin": 2.0}, {"protocol": "linear"}, {"assumed": ASSUMED}]
-    write_params(project, add_claims(*(CLAIM | change for change in changes)))
-    assert len(set(grid_claim_hashes(params.load_params(project / "params.yaml")))) == 4
+    changes: list[dict] = [
+        {}, {"method": "supervised"}, {"above": "supervised"}, {"dataset": "other"}, {"backbone": "resnet32"},
+        {"target": "other"}, {"protocol": "linear"}, {"margin": 2.0}, {"assumed": ASSUMED},
+    ]  # fmt: skip
+    assert {key for change in changes for key in change} == ClaimConfig.model_fields.keys()
+
+    def add_dataset_and_claims(content: dict) -> None:
+        content["datasets"]["other"] = content["datasets"]["shapes"]
+        add_claims(*(CLAIM | change for change in changes))(content)
+
+    write_params(project, add_dataset_and_claims)
+    assert len(set(grid_claim_hashes(params.load_params(project / "params.yaml")))) == len(changes)
 
 
 def test_hash_depends_on_the_settings_of_the_protocol(project: Path) -> None:

@@ -292,11 +292,13 @@ def test_step_that_does_not_fit_on_the_gpu_is_refused(project: Path, monkeypatch
     assert f"of memory, but the GPU has {(needed - 1) / 1e9:.1f} GB" in str(find_memory_problem(params, run, "cuda:1"))
 
 
-@pytest.mark.parametrize("variable", [None, "SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"])
+@pytest.mark.parametrize(
+    ("variable", "num_processes"), [(None, 1), ("SLURM_JOB_ID", 1), ("KUBERNETES_SERVICE_HOST", 1), (None, 2)]
+)
 def test_cluster_job_checks_only_the_memory_of_its_own_run(
-    project: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None
+    project: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, num_processes: int
 ) -> None:
-    """The other runs of the grid may have more memory, because their jobs may run on other machines."""
+    """So does a run with several processes. Other runs may have more memory, because they may be on other machines."""
 
     def change(params: dict) -> None:
         params["methods"]["large"] = {**params["methods"]["relational"], "batch_size": 200}
@@ -311,19 +313,20 @@ def test_cluster_job_checks_only_the_memory_of_its_own_run(
     )
     if variable:
         monkeypatch.setenv(variable, "1")
+    if checks_own_run := variable or num_processes > 1:
         usage = shutil.disk_usage(".")
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))  # not checked in a job
     else:
         with pytest.raises(UserError, match=r"a training step of large on shapes .* this machine has"):
-            _check_pretraining(params, small, "cpu", 1, Path("params.yaml"))
+            _check_pretraining(params, small, "cpu", num_processes, Path("params.yaml"))
     with pytest.raises(UserError, match="so this stage was not started:\na training step of large on shapes"):
-        _check_pretraining(params, large, "cpu", 1, Path("params.yaml"))
-    if variable:
-        _check_pretraining(params, small, "cpu", 1, Path("params.yaml"))
+        _check_pretraining(params, large, "cpu", num_processes, Path("params.yaml"))
+    if checks_own_run:
+        _check_pretraining(params, small, "cpu", num_processes, Path("params.yaml"))
         # Problems with labels and numbers of images do not depend on the machine, so the whole grid is checked.
         params = load(project, lambda params: (change(params), params["protocols"]["knn"].update(neighbors=201)))
         with pytest.raises(UserError, match="neighbors: 201 exceeds"):
-            _check_pretraining(params, small, "cpu", 1, Path("params.yaml"))
+            _check_pretraining(params, small, "cpu", num_processes, Path("params.yaml"))
 
 
 def test_minimum_memory_is_counted_by_hand(project: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rr import commands, paths
 from rr.params import Params, load_params
 from rr.pretrain import loop
-from rr.workflow import suites
+from rr.workflow import grid_checks, suites
 from rr.workflow.estimates import MakespanBounds, estimate_io, estimate_makespan
 from rr.workflow.grid_checks import estimate_image_bytes
 from rr.workflow.plan import format_plan, make_plan
@@ -129,6 +129,21 @@ def test_io_estimate_matches_values_computed_by_hand(params_file: Path) -> None:
     short, long = (estimate_io(params, clusters, 50_000, 10, 200 * seconds) for seconds in (18.0, 150.0))
     assert long.checkpoint_bytes == short.checkpoint_bytes + 50_000 * 8  # the labels of an incomplete epoch
     assert long.write_bytes == 200 * (short.checkpoint_bytes + long.checkpoint_bytes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 32 * 32 * 3),
+        ({"stored_size": 160}, 160 * (160 * 4 / 3) * 3 / 8),  # 4:3, and a compression ratio of eight
+        ({"stored_size": 160, "quality": "raw"}, 160 * (160 * 4 / 3) * 3),
+    ],
+)
+def test_size_of_a_stored_image_matches_values_computed_by_hand(
+    params_file: Path, settings: dict, expected: float
+) -> None:
+    dataset = load_params(params_file).datasets["cifar10"].model_copy(update=settings)
+    assert estimate_image_bytes(dataset) == pytest.approx(expected)
 
 
 def test_checkpoint_size_includes_the_classifier(params_file: Path) -> None:
@@ -315,6 +330,16 @@ def test_measured_plan_has_a_line_on_stderr(project: Path, rr: RunRr) -> None:
     lines = [line for line in outcome.err.splitlines() if not line.endswith(" elapsed")]
     assert lines == ["plan: measuring the speed of 1 different training step on this machine (up to 4 s)"]
     assert 50 < float(rows_by_method(outcome.out)["relational"][6].replace(",", "")) < 1e6
+
+
+def test_measured_plan_checks_the_memory_of_this_machine(
+    project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid_checks, "_memory_bytes", lambda device: 1)
+    outcome = rr("plan")
+    assert outcome.code == 2
+    assert "a training step of relational on shapes with conv4 (128 views of 32 x 32 pixels) needs more" in outcome.err
+    assert rr("plan", "--views-per-second", "1000").code == 0  # of another machine
 
 
 @pytest.mark.slow

@@ -133,6 +133,15 @@ def test_missing_files_can_be_allowed_but_changed_files_cannot() -> None:
     assert verify.find_mismatches(RUN) == ["data/raw/mine/run.json is missing: run rr fetch first"]
 
 
+def test_files_that_only_the_run_or_only_its_record_lists_are_mismatches() -> None:
+    first, second = OUTPUTS
+    other = FOLDER / "c.txt"
+    assert verify.find_mismatches(RUN._replace(outputs=[first, other])) == [
+        f"{other} (output of data/raw/mine) is not in the record of the run",
+        f"{second} (output of data/raw/mine) is in the record of the run but is no longer used",
+    ]
+
+
 def test_run_continues_only_if_the_project_has_the_code_of_the_running_rr() -> None:
     edit_copy_of_rr("# a comment\n")
     assert code_hashes("fetch") == load_record(FOLDER)["code"]
