@@ -1,8 +1,10 @@
 """Test `rr.testing` on the methods of this project, on the classes of the guides, and on faulty ones."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,21 @@ def test_faulty_methods_fail(extensions: Path, fault: str, message: str) -> None
         check_method("mine")
 
 
+@pytest.mark.slow
+def test_method_that_ignores_the_seed_fails(extensions: Path) -> None:
+    start = """self.steps = 0
+        torch.manual_seed(0)
+        for parameter in self.backbone.parameters():
+            parameter.data.normal_()
+"""
+    text = FAULTY.replace("FAULT", "").replace("self.steps = 0\n", start)
+    (extensions / "mine.py").write_text(text.replace("self.backbone(views)", "self.backbone(torch.ones_like(views))"))
+    entry = {key: value for key, value in SIMSIAM.items() if not key.endswith("_dim")} | {"kind": "mine:Mine"}
+    write_params(Path(), lambda params: params["methods"].update(mine=entry))
+    with pytest.raises(AssertionError, match="training runs with different seeds produce the same weights"):
+        check_method("mine")
+
+
 def test_later_epochs_may_have_other_metrics() -> None:
     first = {"epoch": 1, "loss": 0.5, "accuracy": 0.25}
     history = format_history([first, {**first, "epoch": 2, "margin": 2.0}])
@@ -111,17 +128,29 @@ def test_method_with_pseudo_labels_in_some_epochs_passes(extensions: Path) -> No
     check_method("mine")
 
 
-def test_settings_of_torch_are_restored(own_classes: Path) -> None:
+@pytest.fixture
+def former_settings() -> Iterator[None]:
+    """Restore the settings that a test changes, also if it fails."""
+    threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    deterministic = torch.backends.cudnn.deterministic
+    yield
+    torch.set_num_threads(threads)
+    numba.set_num_threads(numba_threads)
+    torch.backends.cudnn.deterministic = deterministic
+
+
+def test_settings_of_torch_and_numba_are_restored(own_classes: Path, former_settings: None) -> None:
     """A check may not change the results of the tests that follow it."""
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    state, numba_threads = torch.get_rng_state(), numba.config.NUMBA_NUM_THREADS
     torch.set_num_threads(3)
+    numba.set_num_threads(numba_threads)
     torch.backends.cudnn.deterministic = False
     check_method("relational")
     check_backbone("separable")
     check_protocol("knn")
     assert (torch.get_num_threads(), torch.backends.cudnn.deterministic) == (3, False)
+    assert numba.get_num_threads() == numba_threads
     assert torch.equal(torch.get_rng_state(), state)
-    torch.set_num_threads(threads)
 
 
 def test_unknown_and_untrained_methods_raise(project: Path) -> None:
