@@ -79,6 +79,11 @@ def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -
     run = paths.PretrainPaths("shapes", "conv4", "random", 1)
     actions = {name: entity for name, entity in entities.items() if entity["@type"] == "CreateAction"}
     assert len(actions) == 6 + 1  # the six stages and the run of the workflow
+    records = [json.loads(content) for name, content in contents.items() if name.endswith("/run.json")]
+    assert len(records) == 6
+    start, end = (actions["#workflow-run"][key].replace("+00:00", "Z") for key in ("startTime", "endTime"))
+    assert start == min(record["started"] for record in records) < max(record["started"] for record in records)
+    assert end == max(record["ended"] for record in records)
     record = load_record(run.folder)
     # The crate only describes this file. Its identifier is the hash in the encoding of RFC 6920.
     weights = f"ni:///sha-256;{encode_base64url(record['outputs'][str(run.weights)])}"

@@ -32,7 +32,8 @@ def test_file_has_the_required_fields(fetched: Path, rr: RunRr) -> None:
     assert [key for key in REQUIRED if not metadata.get(key)] == []
     assert metadata["conformsTo"] == "http://mlcommons.org/croissant/1.0"
     assert metadata["@context"]["recordSet"] == "cr:recordSet"
-    assert (metadata["name"], metadata["license"], metadata["creator"]["name"]) == ("shapes", "CC0-1.0", "Ann")
+    assert (metadata["name"], metadata["license"]) == ("shapes", "CC0-1.0")
+    assert metadata["creator"] == {"@type": "sc:Organization", "name": "Ann"}
     assert metadata["datePublished"] == "2020-02-29"
     assert "200 training images and 50 test images of 10 classes" in metadata["description"]
     record = load_record(FOLDER)
@@ -90,7 +91,8 @@ def test_known_dataset_has_all_values_but_the_license(fetched: Path, rr: RunRr) 
     change_record(FOLDER, params={"datasets.shapes.source": {"kind": "stl10"}})
     assert rr("croissant", "shapes").out.endswith("; add --license, which the format requires\n")
     metadata = json.loads((FOLDER / "croissant.json").read_text())
-    assert (metadata["datePublished"], metadata["creator"]["name"]) == ("2011", "Adam Coates")
+    assert metadata["datePublished"] == "2011"
+    assert metadata["creator"] == {"@type": "sc:Person", "name": "Adam Coates"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from helpers import Malicious, RunRr
+from helpers import ROOT, Malicious, RunRr
 from networks import random_backbone, random_images
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
@@ -692,6 +692,8 @@ def test_export_gives_the_same_features_for_any_batch_size(
             expected = backbone(random_images(B, image_size))
             assert (forward(random_images(B, image_size)) - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert sorted(os.listdir(tmp_path)) == ["b.safetensors", output.name, f"{output.name}.md"]
+    if kind == "onnx":
+        assert os.fsencode(ROOT) not in output.read_bytes()
 
 
 def read_exported_weights(kind: str, file: Path) -> dict[str, Tensor]:

@@ -1047,6 +1047,18 @@ def test_embed_writes_a_map(folder: Path, rr: RunRr) -> None:
     assert not re.search(r'(?:src|href)="(?!data:)', page)
 
 
+def test_map_of_many_images_shows_a_random_sample(
+    folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(map_page, "MAX_IMAGES", 4)
+    assert rr("embed", "g", "-o", "f.parquet", "--weights", "w", "--map", "m.html").code == 0
+    page = Path("m.html").read_text(encoding="utf-8")
+    assert "a random sample of the 6 images in the folder" in page
+    data = json.loads(re.findall(r'<figure.*?<script type="application/json">(.*?)</script>', page)[0])
+    rows = np.sort(np.random.default_rng(0).permutation(6)[:4])
+    assert data["names"] == [list_images(Path("g"))[row].name for row in rows]
+
+
 def test_map_needs_images_and_another_file(folder: Path, rr: RunRr) -> None:
     outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w", "--map", "w")
     assert outcome.code == 2
