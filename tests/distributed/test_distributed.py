@@ -29,8 +29,6 @@ from rr.paths import PretrainFolder
 from rr.pretrain import loop
 from rr.runtime import status
 
-pytestmark = pytest.mark.slow
-
 WORKER_FILE = Path(worker.__file__)
 RUN_FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 CHECKPOINT = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
@@ -54,6 +52,7 @@ def test_local_slices_partition_a_mini_batch_evenly(world_size: int, batch_size:
     assert list(range(batch_size))[ProcessGroup().local_slice(batch_size)] == list(range(batch_size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("resident", "on_device"), [(True, False), (False, False), (True, True)])
 def test_local_views_are_those_of_a_single_process(tmp_path: Path, resident: bool, on_device: bool) -> None:
     golden.write_images(tmp_path / "train.beton", worker.NUM_IMAGES)
@@ -81,11 +80,13 @@ def test_local_views_are_those_of_a_single_process(tmp_path: Path, resident: boo
                 np.testing.assert_array_equal(local[step][1], labels)
 
 
+@pytest.mark.slow
 def test_sync_batch_norm_equals_batch_norm_of_all_values() -> None:
     codes, _, err = worker.wait_for_exit(worker.start_processes(2, [sys.executable, WORKER_FILE, "batch_norm"]))
     assert codes == [0, 0], err
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_a_single_process(tmp_path: Path) -> None:
     """`distributed_worker.py compare` runs the same test for any number of processes, any backbone and all methods."""
     for name, actual in worker.train_distributed(2, tmp_path, worker.TESTED_METHODS).items():
@@ -167,6 +168,7 @@ def parse_position(output: str) -> tuple[int, int]:
     return int(matches[0][0]), int(matches[0][1])
 
 
+@pytest.mark.slow
 def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: Path, rr: RunRr) -> None:
     codes, out, err = worker.wait_for_exit(start_rr(2, *PRETRAIN))
     assert codes == [0, 0], err
@@ -214,6 +216,7 @@ def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: P
     assert two["pairs"].tolist() == one["pairs"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [{signal.SIGTERM: 2}, {signal.SIGUSR1: 1}][: 2 if LONG else 1])
 def test_signals_to_all_processes_wait_for_the_checkpoint(
     shapes_project: Path, signals: dict[signal.Signals, int]
@@ -238,6 +241,7 @@ def test_signals_to_all_processes_wait_for_the_checkpoint(
     assert continue_with_torchrun() == stopped
 
 
+@pytest.mark.slow
 def test_no_process_exits_before_the_checkpoint_is_saved(shapes_project: Path) -> None:
     """This matters because torchrun kills the other processes half a minute after the first exit."""
     processes = worker.start_processes(2, [sys.executable, WORKER_FILE, "slow_checkpoints", *PRETRAIN])
@@ -250,6 +254,7 @@ def test_no_process_exits_before_the_checkpoint_is_saved(shapes_project: Path) -
     assert worker.wait_for_exit(processes)[0] == [138, 138]
 
 
+@pytest.mark.slow
 def test_training_continues_with_another_number_of_processes(shapes_project: Path, rr: RunRr) -> None:
     processes = start_rr(2, *PRETRAIN)
     wait_until(CHECKPOINT.exists, processes[0])
@@ -263,6 +268,7 @@ def test_training_continues_with_another_number_of_processes(shapes_project: Pat
     assert (record["processes"], record["views"]) == (3, 1600)
 
 
+@pytest.mark.slow
 def test_killed_process_ends_the_others_with_a_message(shapes_project: Path) -> None:
     processes = start_rr(2, *PRETRAIN)
     wait_until(CHECKPOINT.exists, processes[0])
@@ -279,6 +285,7 @@ def test_killed_process_ends_the_others_with_a_message(shapes_project: Path) -> 
     assert (run["state"], run["error"][:50]) == ("failed", LOST_PROCESS.removeprefix("rr: ")[:50])
 
 
+@pytest.mark.slow
 def test_hanging_process_ends_the_others_with_one_message() -> None:
     processes = worker.start_processes(3, [sys.executable, WORKER_FILE, "hang", 8])
     hanging = processes.pop()
@@ -310,6 +317,7 @@ def use_other_code(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(folder / "other"), os.environ["PYTHONPATH"]])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make_environment", "fact"), [(use_other_parameters, "parameters"), (use_other_code, "code")])
 def test_processes_with_different_parameters_or_code_raise(
     shapes_project: Path, make_environment: Callable[[Path], dict[str, str]], fact: str
@@ -324,6 +332,7 @@ def test_processes_with_different_parameters_or_code_raise(
     assert not list(Path("runs").rglob("*.*"))
 
 
+@pytest.mark.slow
 def test_rejected_start_keeps_the_finished_run(shapes_project: Path, rr: RunRr) -> None:
     assert rr(*PRETRAIN).code == 0
     finished = read_run_files()
@@ -334,6 +343,7 @@ def test_rejected_start_keeps_the_finished_run(shapes_project: Path, rr: RunRr) 
     assert read_run_files() == finished
 
 
+@pytest.mark.slow
 def test_processes_with_different_checkpoints_raise(shapes_project: Path, tmp_path: Path) -> None:
     other_folder = tmp_path / "other"
     shutil.copytree(shapes_project, other_folder)
@@ -350,6 +360,7 @@ def test_processes_with_different_checkpoints_raise(shapes_project: Path, tmp_pa
     assert not (other_folder / CHECKPOINT).exists()
 
 
+@pytest.mark.slow
 def test_processes_with_different_images_raise(shapes_project: Path, tmp_path: Path) -> None:
     def change(params: dict) -> None:
         shorten_training(params)
@@ -446,6 +457,7 @@ def test_single_process_stage_raises_in_several_processes(
     assert messages[1] == ""
 
 
+@pytest.mark.slow
 def test_occupied_port_raises(shapes_project: Path) -> None:
     with socket.socket() as occupied:
         occupied.bind(("127.0.0.1", 0))
@@ -462,6 +474,7 @@ def test_occupied_port_raises(shapes_project: Path) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_process_that_waits_for_the_others_can_be_stopped(shapes_project: Path) -> None:
     processes = start_rr(2, *PRETRAIN)
     os.kill(processes[1].pid, signal.SIGKILL)
