@@ -49,7 +49,7 @@ def require_single_grid(text: str, path: Path) -> None:
 
 
 def write_params(path: Path, text: str) -> None:
-    """Replace a parameter file that exists, but not a link to it, and keep its permissions and its line ends."""
+    """Replace a parameter file that exists, but not a link to it, and keep its permissions and its line endings."""
     path = path.resolve()
     if b"\r\n" in path.read_bytes():
         text = text.replace("\n", "\r\n")

@@ -48,7 +48,7 @@ def outdated_stages(project: Path) -> tuple[list[str], list[str]]:
     )
 
 
-def test_edit_of_comments_is_carried_into_both_engines_and_a_constant_is_not(project: Path) -> None:
+def test_sync_accepts_edited_comments_but_not_an_edited_constant(project: Path) -> None:
     folders = (project / name for name in ("data", "runs", "report"))
     records = {path: path.read_bytes() for folder in folders for path in folder.rglob("run.json")}
     assert len(records) == 6

@@ -56,7 +56,7 @@ def test_watcher_detects_an_incomplete_file_and_a_wrong_record(complete_project:
     assert check(complete_project, expected) == [f"{RECORD} was visible when incomplete (6 bytes)"]
 
 
-def test_leftover_files(complete_project: Path) -> None:
+def test_leftover_files_are_found(complete_project: Path) -> None:
     assert leftover_files(complete_project) == []
     for name in (
         "data/beton/shapes/.train.tmp.beton",

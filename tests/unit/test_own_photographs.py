@@ -41,7 +41,7 @@ def use_photographs(params: dict) -> None:
 
 
 @pytest.mark.slow
-def test_all_stages(project: Path, rr: RunRr) -> None:
+def test_all_stages_succeed_and_agree_on_the_preprocessing(project: Path, rr: RunRr) -> None:
     write_photographs(project / "photographs")
     write_params(project, use_photographs)
     for command in (

@@ -1,4 +1,4 @@
-"""Test that all text of the project uses the vocabulary of CONTRIBUTING.md."""
+"""Test that all text of the project avoids the words listed here."""
 
 import re
 import subprocess

@@ -136,7 +136,7 @@ def test_backbone_is_loaded_whatever_the_state_of_torch(backbone: FeatureExtract
     loaded.check_unchanged("")
 
 
-def test_frames_and_lazily_opened_images(backbone: FeatureExtractor) -> None:
+def test_frames_and_lazily_opened_images_are_accepted(backbone: FeatureExtractor) -> None:
     frames = [Image.fromarray(np.roll(LARGE, shift)) for shift in range(0, 70, 7)]
     frames[0].save("a.tif", save_all=True, append_images=frames[1:])
     expected = backbone(frames)
@@ -245,7 +245,7 @@ def test_threads_may_write_the_same_index(backbone: FeatureExtractor) -> None:
     assert {path.name for path in Path().iterdir()} == {"g", "w", "i.parquet"}
 
 
-def test_unreadable_images_of_a_gallery(backbone: FeatureExtractor) -> None:
+def test_unreadable_images_of_a_gallery_raise_or_are_skipped(backbone: FeatureExtractor) -> None:
     save_tree(Path("g"), {"": 2})
     save_file(Path("g/broken.png"), b"\x89PNG")
     with pytest.raises(rr.UserError, match=r'broken\.png(.|\n)*or pass on_unreadable="skip"'):
@@ -272,7 +272,7 @@ def test_embed_returns_a_table(backbone: FeatureExtractor) -> None:
     assert rr.embed([], backbone).schema == listed.schema
 
 
-def test_cosine_similarity(backbone: FeatureExtractor) -> None:
+def test_cosine_similarity_matches_values_computed_by_hand(backbone: FeatureExtractor) -> None:
     assert rr.cosine_similarity(np.array([3, 4]), np.array([4, 3])) == pytest.approx(24 / 25)
     assert rr.cosine_similarity(np.array([[1.0, 0]]), np.array([-2.0, 0])) == -1
     assert rr.cosine_similarity(np.zeros(2), np.ones(2)) == 0

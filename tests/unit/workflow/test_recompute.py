@@ -32,7 +32,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_metrics_that_only_earlier_epochs_have_are_no_difference() -> None:
+def test_missing_metric_of_an_earlier_epoch_is_not_a_difference() -> None:
     epoch = RecomputedEpoch({"loss": "0.5", "margin": ""}, {"loss": "0.5"}, equal_weights=True)
     assert find_difference(epoch, exact=True) is None
     assert epoch.is_identical

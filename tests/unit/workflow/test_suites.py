@@ -63,7 +63,7 @@ def test_axis_is_replaced_in_every_style(axis: str, comment_is_kept: bool) -> No
     assert ("# why" in text) == comment_is_kept
 
 
-def test_link_permissions_and_line_ends_of_the_file_are_kept(params_file: Path, tmp_path: Path) -> None:
+def test_link_permissions_and_line_endings_of_the_file_are_kept(params_file: Path, tmp_path: Path) -> None:
     content = params_file.read_bytes()
     target = tmp_path / "private.yaml"
     target.write_bytes(content.replace(b"\n", b"\r\n"))
