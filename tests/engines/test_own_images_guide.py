@@ -6,21 +6,22 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from documented_commands import read_blocks
 from engine_calls import ENVIRONMENT
 from helpers import ROOT, copy_project
 from photographs import photographs
 from PIL import Image
 
 pytestmark = pytest.mark.engine
-NOTE = f"<!-- run by tests/engines/{Path(__file__).name} -->"
 
 
 def read_commands() -> list[str]:
-    text = (ROOT / "docs/guides/own-images.md").read_text(encoding="utf-8")
-    notes = re.findall(r"(.*)\n```console", text)
-    assert all(note == NOTE or note.startswith("<!-- not run: ") for note in notes), notes
-    blocks = re.findall(rf"{NOTE}\n```console\n(.*?)```", text, re.DOTALL)
-    return [line[2:] for block in blocks for line in block.splitlines()]
+    """Return the commands of the guide, without those that no test runs."""
+    blocks = list(read_blocks(ROOT / "docs/guides/own-images.md"))
+    assert all(block.note for block in blocks)
+    name = f"tests/engines/{Path(__file__).name}"
+    assert {block.note["test"] for block in blocks if block.note} <= {name, None}
+    return [command for block in blocks if block.note and block.note["test"] for command in block.commands]
 
 
 def test_guide_leads_to_a_report_and_an_index(tmp_path: Path) -> None:

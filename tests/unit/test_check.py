@@ -71,20 +71,6 @@ def read_findings() -> set[tuple[str, str, str | None, str | None, str | None]]:
     return {tuple(row[key] for key in keys) for row in table.to_pylist()}
 
 
-def test_without_faults_there_is_nothing_to_leave_out(project: Path, rr: RunRr) -> None:
-    rng = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (project / "clean" / name).mkdir(parents=True)
-        for number in range(15):
-            pixels = rng.integers(0, 256, (4, 4, 3), np.uint8)
-            image = Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST)
-            image.save(project / f"clean/{name}/{number}.png")
-    add_dataset(project, {"kind": "imagefolder", "path": "clean"})
-    assert rr("fetch", "--dataset", "mine").code == 0
-    outcome = rr("check", "mine")
-    assert outcome.out.endswith("no images to exclude\n")
-
-
 def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder: Path, rr: RunRr) -> None:
     fetched = rr("fetch", "--dataset", "mine").out
     assert "sizes: 213 × 213 to 900 × 900 pixels; median of the shorter side: 213" in fetched

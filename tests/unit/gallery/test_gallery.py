@@ -1047,9 +1047,7 @@ def test_embed_writes_a_map(folder: Path, rr: RunRr) -> None:
     assert not re.search(r'(?:src|href)="(?!data:)', page)
 
 
-def test_map_of_many_images_shows_a_random_sample(
-    folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_map_of_many_images_shows_a_random_sample(folder: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(map_page, "MAX_IMAGES", 4)
     assert rr("embed", "g", "-o", "f.parquet", "--weights", "w", "--map", "m.html").code == 0
     page = Path("m.html").read_text(encoding="utf-8")
