@@ -248,6 +248,21 @@ def open_fetched(project: Path) -> raw.RawFile:
     return raw.RawFile(project / "data/raw/mine/images.parquet")
 
 
-PRETRAIN = ("pretrain", "--dataset", "shapes", "--backbone", "conv4", "--method", "relational", "--seed", "1")
-EXTRACT = ("extract", *PRETRAIN[1:], "--target", "shapes")
+def pretrain_command(method: str = "relational") -> tuple[str, ...]:
+    """Return the arguments of `rr` that pretrain on the small dataset."""
+    return ("pretrain", "--dataset", "shapes", "--backbone", "conv4", "--method", method, "--seed", "1")
+
+
+def extract_command(method: str = "relational") -> tuple[str, ...]:
+    """Return the arguments of `rr` that extract the features of the small dataset."""
+    return ("extract", *pretrain_command(method)[1:], "--target", "shapes")
+
+
+def evaluate_command(protocol: str, method: str = "relational") -> tuple[str, ...]:
+    """Return the arguments of `rr` that evaluate these features."""
+    return ("evaluate", *extract_command(method)[1:], "--protocol", protocol)
+
+
+PRETRAIN = pretrain_command()
+EXTRACT = extract_command()
 EVALUATE = ("evaluate", *EXTRACT[1:], "--protocol")

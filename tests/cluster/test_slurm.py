@@ -12,20 +12,18 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import engine_calls
 import pytest
+from engine_calls import BIN
 from helpers import ROOT, copy_project
 
 pytestmark = pytest.mark.cluster
-BIN = Path(sys.executable).parent
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+ENVIRONMENT = engine_calls.ENVIRONMENT | {
     "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ['PYTHONPATH']}",
     "RR_DEVICE": "cpu",
 }

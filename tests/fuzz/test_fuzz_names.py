@@ -13,7 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_calls import call
-from helpers import RunRr, add_dataset, copy_project, open_fetched, write_params
+from helpers import (
+    RunRr,
+    add_dataset,
+    copy_project,
+    evaluate_command,
+    extract_command,
+    open_fetched,
+    pretrain_command,
+    write_params,
+)
 from PIL import Image
 
 from rr.data import raw
@@ -128,15 +137,13 @@ def test_class_names_that_are_not_utf8_or_ascii_reach_every_stage(project: Path)
         params["protocols"]["knn"]["neighbors"] = 2
 
     write_params(project, change)
-    run = ("--dataset", "shapes", "--backbone", "conv4", "--method", "random", "--seed", "1")
-    evaluation = ("--target", "shapes", "--protocol", "knn")
     weights = "runs/pretrain/shapes/conv4/random/1/backbone.safetensors"
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     outputs = []
     for command in (
-        ("fetch", *run[:2]), ("convert", *run[:2]), ("pretrain", *run), ("extract", *run, *evaluation[:2]),
-        ("evaluate", *run, *evaluation), ("report",),
-        ("verify",), ("embed", "Völkl", "-o", "x.parquet", "--weights", weights),
+        ("fetch", "--dataset", "shapes"), ("convert", "--dataset", "shapes"), pretrain_command("random"),
+        extract_command("random"), evaluate_command("knn", "random"), ("report",), ("verify",),
+        ("embed", "Völkl", "-o", "x.parquet", "--weights", weights),
     ):  # fmt: skip
         done = subprocess.run([sys.executable, "-m", "rr", *command], env=environment, capture_output=True, cwd=project)
         assert done.returncode == 0, done.stderr.decode()

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from helpers import RunRr, add_dataset, mount_tmpfs
+from helpers import RunRr, add_dataset, evaluate_command, extract_command, mount_tmpfs, pretrain_command
 from PIL import Image
 
 from rr import __version__, cli, commands
@@ -291,14 +291,12 @@ def test_tests_have_no_network(in_process: bool) -> None:
 
 @pytest.mark.slow
 def test_stages_print_their_record_or_metrics_as_json(project: Path, rr: RunRr) -> None:
-    run = ("--dataset", "shapes", "--backbone", "conv4", "--method", "random", "--seed", "1")
-    target = ("--target", "shapes")
     folders = {
         ("fetch", "--dataset", "shapes"): "data/raw/shapes/run.json",
         ("convert", "--dataset", "shapes"): "data/beton/shapes/run.json",
-        ("pretrain", *run): "runs/pretrain/shapes/conv4/random/1/run.json",
-        ("extract", *run, *target): "runs/features/shapes/conv4/random/1/shapes/run.json",
-        ("evaluate", *run, *target, "--protocol", "knn"): "runs/evaluate/shapes/conv4/random/1/shapes/knn/metrics.json",
+        pretrain_command("random"): "runs/pretrain/shapes/conv4/random/1/run.json",
+        extract_command("random"): "runs/features/shapes/conv4/random/1/shapes/run.json",
+        evaluate_command("knn", "random"): "runs/evaluate/shapes/conv4/random/1/shapes/knn/metrics.json",
     }
     for command, file in folders.items():
         outcome = rr(*command, "--json")

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import pytest
 import torch
-from helpers import SIMSIAM, RunRr, use_own_classes, write_own_classes, write_params, write_simsiam
+from helpers import SIMSIAM, RunRr, pretrain_command, use_own_classes, write_own_classes, write_params, write_simsiam
 
 from rr.errors import UserError
 from rr.evaluate.result import ProtocolResult, check_result
@@ -403,5 +403,5 @@ def test_training_of_a_faulty_method_ends_in_the_first_step(
     entry = {key: value for key, value in SIMSIAM.items() if not key.endswith("_dim")} | {"kind": "mine:Mine"}
     write_params(Path(), lambda params: params["methods"].update(mine=entry))
     assert [rr(stage, "--dataset", "shapes").code for stage in ("fetch", "convert")] == [0, 0]
-    outcome = rr("pretrain", "--dataset", "shapes", "--backbone", "conv4", "--method", "mine", "--seed", 1)
+    outcome = rr(*pretrain_command("mine"))
     assert (outcome.code, outcome.err) == (2, f"rr: mine:Mine: {message}\n")

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import EXTRACT, PRETRAIN, ROOT, RunRr, write_params
+from helpers import ROOT, RunRr, evaluate_command, extract_command, pretrain_command, write_params
 
 from rr import paths
 from rr.exchange import crate
 from rr.workflow.records import load_record
-
-RANDOM = (*PRETRAIN[:6], "random", *PRETRAIN[7:])
 
 
 def use_random_weights(params: dict) -> None:
@@ -26,11 +24,7 @@ def use_random_weights(params: dict) -> None:
 def finished_project(project_copy: Path, rr: RunRr) -> Path:
     """Change to a project in which only the report is missing, and return it."""
     write_params(Path(), use_random_weights)
-    for command in (
-        RANDOM,
-        ("extract", *RANDOM[1:], *EXTRACT[-2:]),
-        ("evaluate", *RANDOM[1:], *EXTRACT[-2:], "--protocol", "knn"),
-    ):
+    for command in (pretrain_command("random"), extract_command("random"), evaluate_command("knn", "random")):
         assert rr(*command).code == 0
     return Path.cwd()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, pretrain_command
 from networks import random_backbone
 from ruamel.yaml import YAML
 
@@ -97,7 +97,7 @@ def test_evaluation_of_other_weights_is_not_listed(finished: Path, rr: RunRr) ->
 
 
 def test_card_of_random_weights_does_not_say_that_they_were_trained(project_copy: Path, rr: RunRr) -> None:
-    assert rr(*(value if value != "relational" else "random" for value in PRETRAIN)).code == 0
+    assert rr(*pretrain_command("random")).code == 0
     card = export(rr, Path("runs/pretrain/shapes/conv4/random/1/backbone.safetensors"), "out.safetensors")
     assert card.startswith("---\ntags: [image-feature-extraction]\n")
     assert "\n# conv4, random (seed 1)\n" in card

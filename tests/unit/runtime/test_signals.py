@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, select_pairs, wait_until, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, pretrain_command, select_pairs, wait_until, write_params
 
 from rr import commands
 from rr.params import load_params
@@ -25,7 +25,7 @@ EXITS = {
 }  # fmt: skip
 FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 CHECKPOINT = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
-SUPERVISED = tuple("supervised" if word == "relational" else word for word in PRETRAIN)
+SUPERVISED = pretrain_command("supervised")
 SHAPES = ("--dataset", "shapes")
 STAGES = {
     "fetch": ("fetch", *SHAPES), "convert": ("convert", *SHAPES), "pretrain": PRETRAIN,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PRETRAIN, RunRr, write_params
+from helpers import PRETRAIN, RunRr, pretrain_command, write_params
 
 from rr import params, paths
 from rr.params import ClaimConfig
@@ -128,8 +128,7 @@ def test_record_of_a_training_has_the_claims_of_its_start(project_copy: Path, rr
     write_params(Path(), add_claims(CLAIM))
     hashes = grid_claim_hashes(params.load_params(Path("params.yaml")))
     run = paths.PretrainPaths("shapes", "conv4", "random", 1)
-    arguments = ("--dataset", "shapes", "--backbone", "conv4", "--method", "random", "--seed", "1")
-    assert rr("pretrain", *arguments).code == 0
+    assert rr(*pretrain_command("random")).code == 0
     assert load_record(run.folder)["claims"] == hashes
     write_params(Path(), add_claims(CLAIM, CLAIM | {"margin": 2.0}))
     assert "runs/pretrain/shapes/conv4/random" not in rr("verify").err

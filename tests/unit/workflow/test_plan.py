@@ -13,7 +13,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, EXTRACT, PRETRAIN, ROOT, SIMSIAM, RunRr, write_example, write_params, write_simsiam
+from helpers import (
+    EVALUATE,
+    EXTRACT,
+    PRETRAIN,
+    ROOT,
+    SIMSIAM,
+    RunRr,
+    pretrain_command,
+    write_example,
+    write_params,
+    write_simsiam,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -277,7 +288,7 @@ def test_runs_of_own_methods_are_done_until_their_code_changes(
         params["grid"].update(method=["own"])
 
     write_params(Path.cwd(), change)
-    assert rr(*("own" if word == "relational" else word for word in PRETRAIN)).code == 0
+    assert rr(*pretrain_command("own")).code == 0
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["own"][3:5] == ["0", "1"]
     with open(extensions / "simsiam.py", "a") as file:
         file.write("\nNUMBER = 1\n")
