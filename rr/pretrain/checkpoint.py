@@ -9,6 +9,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -194,11 +195,10 @@ def load_checkpoint(
     """
     files = [file for file in (path, paths.previous_checkpoint(path)) if file.is_file()]
     for file in files:
-        content = file.read_bytes()
-        if hashlib.sha256(content[_DIGEST_SIZE:]).digest() != content[:_DIGEST_SIZE]:
+        checkpoint = _read_checkpoint(file)
+        if checkpoint is None:
             print(f"pretrain: the checkpoint {file} is damaged and is not used", file=sys.stderr)
             continue
-        checkpoint = torch.load(io.BytesIO(content[_DIGEST_SIZE:]), weights_only=True, map_location="cpu")
         if checkpoint["fingerprint"] != fingerprint:
             print(
                 f"pretrain: the checkpoint {file} is from a run with different parameters, data or code and is not "
@@ -214,6 +214,17 @@ def load_checkpoint(
     if files:
         print("pretrain: starting from the beginning", file=sys.stderr)
     return TrainState()
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Return the content of a checkpoint, or None if it is damaged or unpickling it could run code."""
+    content = path.read_bytes()
+    if hashlib.sha256(content[_DIGEST_SIZE:]).digest() != content[:_DIGEST_SIZE]:
+        return None
+    try:
+        return torch.load(io.BytesIO(content[_DIGEST_SIZE:]), weights_only=True, map_location="cpu")
+    except UnpicklingError:
+        return None
 
 
 def delete_checkpoints(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tests that no file makes `rr` unpickle untrusted data, because unpickling can run code."""
 
+import hashlib
 import pickle
 import re
 import tarfile
@@ -43,10 +44,13 @@ def attack_by_cifar(name: str, folder: str, file: str) -> Callable[[Path, RunRr]
 
 
 def attack_by_checkpoint(write: Callable[[Path], Path]) -> Callable[[Path, RunRr], Outcome]:
+    """Return an attack with a checkpoint that starts with the correct hash of its content."""
+
     def attack(project: Path, rr: RunRr) -> Outcome:
         for stage in ("fetch", "convert"):
             assert rr(stage, "--dataset", "shapes").code == 0
-        write(project / CHECKPOINT)
+        content = write(project / CHECKPOINT).read_bytes()
+        (project / CHECKPOINT).write_bytes(hashlib.sha256(content).digest() + content)
         return rr(*PRETRAIN)
 
     return attack
@@ -110,6 +114,7 @@ def test_code_in_a_file_does_not_run(project: Path, rr: RunRr, name: str) -> Non
         assert message in outcome.err
     else:  # an unsafe checkpoint is ignored, and training starts from the beginning
         assert outcome.code == 0
+        assert f"the checkpoint {CHECKPOINT} is damaged and is not used" in outcome.err
         assert "continuing" not in outcome.err
 
 
