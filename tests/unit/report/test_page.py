@@ -1,12 +1,14 @@
 """Test the page and its Markdown version: values computed by hand, escaped text, and no external resources."""
 
 import base64
+import csv
 import hashlib
 import json
 import math
 import re
 import warnings
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -260,11 +262,17 @@ def test_markup_in_records_and_histories_is_escaped(params: Params) -> None:
 
 
 def test_missing_values_of_a_history_leave_a_gap(params: Params) -> None:
-    RELATIONAL.history.write_text(
-        "epoch,loss,accuracy,accuracy_positive,accuracy_negative\n1,1.0,0.5,nan,0.5\n2,0.9,0.6,0.6,0.6\n"
-    )
+    header = "epoch,loss,accuracy,accuracy_positive,accuracy_negative"
+    rows = ("1,1.0,0.5,0.25,0.5", "2,0.9,0.6,,0.5", "3,0.8,0.7,0.75,0.5")
+    for seed in (1, 2):
+        history = paths.PretrainPaths("shapes", "conv4", "relational", seed).history
+        history.write_text("\n".join((header, *rows)) + "\n")
     write_report(params)
-    assert read_page().elements["svg"] == 10
+    html = REPORT_FILES[0].read_text(encoding="utf-8")
+    (data,) = re.findall(r'href="data:text/csv;charset=utf-8,([^"]*)" download="relational-shapes-conv4-accuracy', html)
+    table = list(csv.reader(unquote(data).splitlines()))
+    column = table[0].index("two views of one image (run 1)")
+    assert [row[column] for row in table[1:]] == ["25", "nan", "75"]
 
 
 def test_parquet_has_one_row_per_metric(params: Params) -> None:
