@@ -57,7 +57,9 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "embedding": {"kind": "embedding", "images": 10, "perplexity": 3.0, "augmentation": {"flip": 0.5}},
 }
 CLASSIFICATION = ("linear", "knn")
-# Every classifier's labels and predictions for ten test images of three classes. Class 1 has the lowest accuracy.
+# The ten test images of the embedding, and every classifier's labels and predictions for them. There are three classes,
+# and class 1 has the lowest accuracy.
+INDEX = [7, 3, 12, 0, 25, 18, 4, 31, 9, 16]
 CLASS_NAMES = ["cat", "dog", "$a$ & <b>"]
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
 PREDICTIONS = [0, 0, 0, 1, 0, 0, 1, 2, 2, 2]
@@ -124,7 +126,7 @@ def write_evaluation(run: paths.EvaluationPaths, kind: str) -> None:
     """Write the metrics and predictions of one evaluation."""
     seed = run.pretraining.seed
     sizes = {"test_images": 1000, "train_images": 5000, "classes": 10}
-    index = {"index": list(range(10)), "label": LABELS}
+    index = {"index": INDEX, "label": LABELS}
     if kind == "retrieval":
         at_k = {f"{name}_at_{k}": 0.1 * k for name in ("precision", "recall", "hit_rate") for k in (1, 5)}
         offset = 0.1 * ["random", "simclr", "relational", "supervised"].index(run.pretraining.method)
@@ -142,7 +144,7 @@ def write_evaluation(run: paths.EvaluationPaths, kind: str) -> None:
         }  # fmt: skip
         coordinates = np.arange(20, dtype=np.float32).reshape(2, 10) * [[1], [-1]]
         columns = {axis: coordinates[i].astype(np.float32) for i, axis in enumerate("xy")}
-        columns["neighbors"] = pa.array([[(image + 1) % 10, (image + 2) % 10] for image in range(10)])
+        columns["neighbors"] = pa.array([[INDEX[(image + 1) % 10], INDEX[(image + 2) % 10]] for image in range(10)])
         columns["thumbnail"] = pa.array([encode_webp(25 * image) for image in range(10)])
         columns["cluster"] = [0] * 5 + [1] * 3 + [2] * 2
         table = pa.table(index | columns)
@@ -151,7 +153,8 @@ def write_evaluation(run: paths.EvaluationPaths, kind: str) -> None:
         metrics = {"accuracy": accuracy, "loss": 0.5, "calibration_error": seed / 10, **sizes}
         if (run.pretraining.method, kind) == ("supervised", "linear") and run.target == run.pretraining.dataset:
             metrics["trained_classifier_accuracy"] = 0.90 + seed / 100
-        table = pa.table(index | {"prediction": PREDICTIONS, "confidence": CONFIDENCE})
+        # The images are in a different order than those of the embedding.
+        table = pa.table(index | {"prediction": PREDICTIONS, "confidence": CONFIDENCE}).take(list(range(9, -1, -1)))
     run.metrics.write_text(json.dumps(metrics))
     write_predictions(run, table, CLASS_NAMES)
 

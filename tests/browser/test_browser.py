@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
-from report_files import CLASS_NAMES, LABELS, METHODS, PREDICTIONS
+from report_files import CLASS_NAMES, INDEX, LABELS, METHODS, PREDICTIONS
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
@@ -159,7 +159,7 @@ def test_map_of_images_is_explored(full_report: tuple[str, str], tmp_path: Path,
     assert result["colored"] > 50
     hover = result["hover"]
     image = int(hover["focus"])
-    assert f"image {image} of shapes" in hover["text"]
+    assert f"image {INDEX[image]} of shapes" in hover["text"]
     assert f"class{CLASS_NAMES[LABELS[image]]}" in hover["text"]
     mark = "✓ correct" if PREDICTIONS[image] == LABELS[image] else "✗ wrong"
     assert f"prediction by linear{CLASS_NAMES[PREDICTIONS[image]]} {mark}" in hover["text"]

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -434,18 +435,53 @@ def test_a_method_has_the_same_color_everywhere(full_report: tuple[str, str]) ->
         assert set(re.findall(r"--series-(\d+)", plot)) == {color}
 
 
+def read_map() -> dict[str, Any]:
+    """Return the data of the only map on the page in the current folder."""
+    html = REPORT_FILES[0].read_text(encoding="utf-8")
+    (data,) = re.findall(r'<figure class="image-map"[^>]*><script[^>]*>(.*?)</script>', html, re.DOTALL)
+    return json.loads(data)
+
+
+def decode(numbers: str) -> list[int]:
+    return np.frombuffer(base64.b64decode(numbers), "<u2").tolist()
+
+
+def test_map_joins_the_files_by_the_number_of_the_image(full_grid: Params) -> None:
+    write_report(full_grid)
+    data = read_map()
+    assert decode(data["labels"]) == LABELS
+    assert [layer["title"] for layer in data["layers"]] == [f"{method}, seed 1" for method in METHODS]
+    for layer in data["layers"]:
+        assert decode(layer["predictions"]) == PREDICTIONS
+        assert decode(layer["neighbors"]) == [(row + step) % 10 for row in range(10) for step in (1, 2)]
+
+
+def test_map_has_no_layer_for_a_different_sample(full_grid: Params) -> None:
+    run = paths.EvaluationPaths(paths.PretrainPaths("shapes", "conv4", "simclr", 1), "shapes", "embedding")
+    table = pq.read_table(run.predictions)
+    index = table["index"].to_pylist()
+    assert index.pop(0) == 7
+    neighbors = [[8 if number == 7 else number for number in row] for row in table["neighbors"].to_pylist()]
+    for name, values in (("index", [8, *index]), ("neighbors", neighbors)):
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    write_predictions(run, table, CLASS_NAMES)
+    write_report(full_grid)
+    titles = [layer["title"] for layer in read_map()["layers"]]
+    assert titles == ["random, seed 1", "supervised, seed 1", "relational, seed 1"]
+
+
 def test_map_names_the_files_of_images(full_grid: Params) -> None:
     write_report(full_grid)
-    assert '"names":["image 0 of shapes","image 1 of shapes"' in REPORT_FILES[0].read_text(encoding="utf-8")
+    assert '"names":["image 7 of shapes","image 3 of shapes"' in REPORT_FILES[0].read_text(encoding="utf-8")
     raw_file = paths.DatasetPaths("shapes").images
     raw_file.parent.mkdir(parents=True)
-    images = [{"bytes": b"", "path": f"birds/<{number}>.jpg"} for number in range(10)]
+    images = [{"bytes": b"", "path": f"birds/<{number}>.jpg"} for number in range(32)]
     pq.write_table(pa.table({"image": images}), raw_file)
     write_report(full_grid)
-    assert '"names":["birds/\\u003c0>.jpg","birds/\\u003c1>.jpg"' in REPORT_FILES[0].read_text(encoding="utf-8")
+    assert '"names":["birds/\\u003c7>.jpg","birds/\\u003c3>.jpg"' in REPORT_FILES[0].read_text(encoding="utf-8")
     raw_file.write_bytes(b"damaged")
     write_report(full_grid)
-    assert '"names":["image 0 of shapes"' in REPORT_FILES[0].read_text(encoding="utf-8")
+    assert '"names":["image 7 of shapes"' in REPORT_FILES[0].read_text(encoding="utf-8")
 
 
 def test_page_does_not_mention_standard_deviations_of_single_seeds(
@@ -471,8 +507,19 @@ def test_positive_pairs_may_share_only_a_class_if_labels_are_used(params: Params
     assert "two views of one image or class" in read_page().text
 
 
-def test_trained_classifier_may_be_that_of_an_own_method(params: Params) -> None:
+def test_trained_classifier_may_be_that_of_an_own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = make_params(methods=("random", "relational"))
+    write_grid_files(params)
+    own = {"kind": "mine:Mine", "label_fraction": 1.0}
+    for run in evaluations(params):
+        if run.pretraining.method == "relational":
+            change_record(run.pretraining.folder, params={"methods.relational": own, "threads": 1})
+            if run.protocol == "linear":
+                change_metrics(run, trained_classifier_accuracy=0.7)
     write_report(params)
+    row = ["relational trained with labels", "61.50 ± 2.12", "50.00 ± 0.00", "70.00 ± 0.00"]
+    assert row in normalized_rows(read_page())
     text = "trained classifier: the linear layer that was trained together with the backbone is tested"
     assert text in read_page().text
     assert text in read_markdown()
