@@ -34,6 +34,7 @@ from report_files import (
 from rr import paths
 from rr.params import Params
 from rr.paths import REPORT_FILES
+from rr.report.formatting import format_exact_duration
 from rr.report.page import escape_markdown
 from rr.report.stage import write_report
 from rr.report.statistics import mean_std
@@ -80,6 +81,20 @@ def test_duration_of_an_interrupted_run_includes_all_its_epochs(params: Params) 
     page = read_page()
     assert page.text.count("25 min 00 s") == 1
     assert "Pretraining: 6 runs, 31 min 18 s in total" in page.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
+        (90_300, "25 h 05 min"),
+    ],
+)
+def test_unit_of_a_duration_depends_on_its_length(seconds: float, expected: str) -> None:
+    assert format_exact_duration(seconds) == expected
 
 
 def test_interrupted_run_has_all_its_machines(params: Params) -> None:

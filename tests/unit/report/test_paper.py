@@ -220,10 +220,10 @@ def test_verdicts() -> None:
     match = Match("r", "linear", MeanStd(61.3, 0.3, 3), 200, [], False)
     assert decide_verdict(find_published("F1", "random"), match) == "not given"
     assert decide_verdict(find_published("G2", "relational"), match) == "not recovered"
-    assert (
-        decide_verdict(find_published("S1", "relational", label_fraction=0.1, status="digitized"), match)
-        == "not confirmed"
-    )
+    for status in ("digitized", "unconfirmed"):
+        published = find_published("S1", "relational", label_fraction=0.1, status=status)
+        assert decide_verdict(published, match) == "not confirmed"
+    assert published.std is not None
 
 
 def method_settings(params: Params, method: str) -> dict[str, Any]:
@@ -709,6 +709,23 @@ def test_accuracy_is_plotted_against_the_number_of_views(tmp_path: Path, monkeyp
     assert panel.title == "relational-k2 to relational-k8: cifar10, conv4 → cifar10, linear, %"
     grid = params.grid[0].model_copy(update={"method": ["relational-k2", "rotation-k4"]})
     assert build_accuracy_by_view_count(collect_results(params.model_copy(update={"grid": [grid]}))) == []
+
+
+def test_page_has_the_plots_of_the_suite_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_suites(tmp_path, monkeypatch, "views")
+    methods = [f"{kind}-k{views}" for kind in ("relational", "rotation") for views in (2, 32)]
+    params = params.model_copy(update={"grid": [params.grid[0].model_copy(update={"method": methods})]})
+    write_runs(params, lambda run: 0.5)
+    write_report(params)
+    html, markdown = (path.read_text(encoding="utf-8") for path in REPORT_FILES[:2])
+    assert re.search(r'<h2 id="view_counts">.*Number of views', html)
+    panels = re.findall(r'<p class="panel-title">(.*?)</p>', html)
+    assert {"cifar10, conv4 → cifar10, linear, %", "Relational", "RotationNet"} <= set(panels)
+    assert "<h3>Number of views</h3>" in html
+    assert "## Number of views" in markdown
+    series = "relational-k2 to relational-k32, rotation-k2 to rotation-k32"
+    assert f"- cifar10, conv4 → cifar10, linear, % ({series})" in markdown
+    assert "- Number of views (plotted on the page): Linear evaluation" in markdown
 
 
 def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ from rr.paths import REPORT_FILES
 from rr.report.inputs.collect import collect_results
 from rr.report.inputs.predictions import Predictions
 from rr.report.page import build_sections, escape_markdown, render_html
+from rr.report.plots.curves import Curve
 from rr.report.plots.image import MAX_WEBP_SIDE, ByteBudget, encode_image, image_panel
 from rr.report.sections.classes import calibration_curve, class_accuracies, confusion_fractions, top_confusions
 from rr.report.sections.efficiency import accuracy_at
@@ -381,6 +382,12 @@ def test_accuracy_at_is_linear_and_does_not_extrapolate() -> None:
     assert accuracy_at(points, 20.1) is None
 
 
+def test_mean_of_a_curve_is_over_epochs_that_all_seeds_have() -> None:
+    seeds = [{1: (1.0, 10.0), 2: (2.0, 20.0)}, {2: (4.0, 40.0), 3: (6.0, 60.0)}]
+    for points in (seeds, seeds[::-1]):
+        assert Curve("mine", 1, points).mean_points == [(3, 30)]
+
+
 def test_efficiency_without_common_cost_has_no_sentence(full_grid: Params) -> None:
     for seed in (1, 2):
         write_dynamics("simclr", seed, {"accuracy": [0.1], "knn_accuracy": [0.3], "views": [9], "pairs": [0]}, [1.0])
@@ -391,6 +398,14 @@ def test_efficiency_without_common_cost_has_no_sentence(full_grid: Params) -> No
 
 def test_seconds_of_different_devices_are_not_compared(full_grid: Params) -> None:
     change_record(RELATIONAL.folder, device="NVIDIA H100")
+    write_report(full_grid)
+    assert f"{PAIRS_SENTENCE}. Means" in read_page().text
+
+
+def test_seconds_are_not_compared_if_an_earlier_session_used_a_different_machine(full_grid: Params) -> None:
+    record = json.loads(paths.record_file(RELATIONAL.folder).read_text())
+    session = {"machine": record["machine"] | {"processor": "Slide rule"}, "device": record["device"]}
+    change_record(RELATIONAL.folder, earlier_sessions=[session])
     write_report(full_grid)
     assert f"{PAIRS_SENTENCE}. Means" in read_page().text
 
