@@ -45,12 +45,21 @@ def make_config(**changes: object) -> EmbeddingConfig:
     return EmbeddingConfig(kind="embedding", **(values | changes))
 
 
+def write_random_split(path: Path, index: np.ndarray, seed: int) -> Beton:
+    rng = np.random.default_rng(seed)
+    images = [rng.integers(0, 256, (8, 8, 3), np.uint8) // (1 + i % 3) for i in range(len(index))]
+    write(path, images, np.arange(len(index)) % 3, index)
+    return Beton(path, threads=1)
+
+
 @pytest.fixture
-def test_split(tmp_path) -> Beton:
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (8, 8, 3), np.uint8) // (1 + i % 3) for i in range(60)]
-    write(tmp_path / "test", images, np.arange(60) % 3, np.arange(60))
-    return Beton(tmp_path / "test", threads=1)
+def test_split(tmp_path: Path) -> Beton:
+    return write_random_split(tmp_path / "test", 5 + 2 * np.arange(60), seed=0)
+
+
+@pytest.fixture
+def train_split(tmp_path: Path) -> Beton:
+    return write_random_split(tmp_path / "train", 1000 + 3 * np.arange(80), seed=1)
 
 
 def compute_features(beton: Beton) -> torch.Tensor:
@@ -65,13 +74,18 @@ def evaluate(
     head: NumpyRelationHead | None = None,
     features: np.ndarray | None = None,
     stored_size: int | None = None,
+    train: tuple[Beton, np.ndarray] | None = None,
     **changes: object,
 ) -> ProtocolResult:
+    """Evaluate the test split `beton`. `train` is the training split and its features; by default, it is `beton`."""
     labels = beton.labels if labels is None else labels
-    split = SplitFeatures(compute_features(beton).numpy() if features is None else features, labels, beton.index)
+    test = SplitFeatures(compute_features(beton).numpy() if features is None else features, labels, beton.index)
+    train_beton, train_features = train or (beton, test.features)
+    train_labels = train_beton.labels if train else labels
     dataset = DATASET.model_copy(update={"stored_size": stored_size})
     inputs = make_inputs(
-        split, split, dict.fromkeys(("train", "test"), beton.path), dataset, ["a", "b", "c"], seed=3,
+        SplitFeatures(train_features, train_labels, train_beton.index), test,
+        {"train": train_beton.path, "test": beton.path}, dataset, ["a", "b", "c"], seed=3,
         load_backbone=ChannelMeans, load_relation_head=lambda: head,
     )  # fmt: skip
     return embedding.evaluate(inputs, make_config(**changes))
@@ -110,14 +124,17 @@ def test_silhouette_is_that_of_the_labeled_images(test_split: Beton) -> None:
         assert list(result.metrics) == ["rankme", "alignment", "uniformity", "effective_rank", "images"]
 
 
-def test_neighbors_and_outliers_match_brute_force(test_split: Beton) -> None:
-    result = evaluate(test_split)
-    features = F.normalize(compute_features(test_split).double()).numpy()
-    similarity = np.sort(features[result.rows] @ features.T, axis=1)[:, :-11:-1]
+def test_neighbors_and_outliers_match_brute_force(test_split: Beton, train_split: Beton) -> None:
+    result = evaluate(test_split, train=(train_split, compute_features(train_split).numpy()))
+    features, train_features = (
+        F.normalize(compute_features(split).double()).numpy() for split in (test_split, train_split)
+    )
+    similarity = np.sort(features[result.rows] @ train_features.T, axis=1)[:, :-11:-1]
     assert result.columns["similarities"] == pytest.approx(similarity, abs=1e-6)
     assert result.columns["outlier_score"] == pytest.approx(1 - similarity.mean(1), abs=1e-6)
-    positions = np.searchsorted(test_split.index, result.columns["train_neighbors"])
-    cosines = np.einsum("rd,rkd->rk", features[result.rows], features[positions])
+    positions = np.searchsorted(train_split.index, result.columns["train_neighbors"])
+    assert np.array_equal(train_split.index[positions], result.columns["train_neighbors"])
+    cosines = np.einsum("rd,rkd->rk", features[result.rows], train_features[positions])
     assert cosines == pytest.approx(similarity, abs=1e-6)
 
 
@@ -151,7 +168,7 @@ def test_relation_head_is_calibrated(test_split: Beton) -> None:
     result = evaluate(test_split, head=head, augmentation=crops)
     assert test_split.images is not None
     views = make_views(
-        test_split.images[result.rows], result.rows, augmentation=crops, seed=3, epoch=0, num_views=2,
+        test_split.images[result.rows], test_split.index[result.rows], augmentation=crops, seed=3, epoch=0, num_views=2,
         mean=DATASET.mean, std=DATASET.std, device="cpu",
     )  # fmt: skip
     expected = measure_calibration(head, ChannelMeans()(views).numpy().reshape(2, 40, 2), seed=3)
@@ -185,18 +202,23 @@ def test_neighbors_and_thumbnails_belong_to_the_sample(test_split: Beton) -> Non
 
 
 def test_examples_show_neighbors_clusters_and_outliers(tmp_path: Path) -> None:
-    """All pixels of an image have the value of its row."""
+    """All pixels of an image have the value of its row, or of its row plus 100 in the training split."""
     rows = np.arange(60)
-    write(tmp_path / "test", (np.full((8, 8, 3), row, np.uint8) for row in rows), rows % 3, rows)
-    features = F.normalize(torch.randn(60, 4, generator=torch.Generator().manual_seed(0))).numpy()
-    result = evaluate(Beton(tmp_path / "test", threads=1), features=features, clusters=4)
+    for split, first, index in (("test", 0, rows), ("train", 100, 1000 + 3 * rows)):
+        write(tmp_path / split, (np.full((8, 8, 3), first + row, np.uint8) for row in rows), rows % 3, index)
+    features, train_features = F.normalize(
+        torch.randn(2, 60, 4, generator=torch.Generator().manual_seed(0)), dim=2
+    ).numpy()
+    test, train = (Beton(tmp_path / split, threads=1) for split in ("test", "train"))
+    result = evaluate(test, features=features, train=(train, train_features), clusters=4)
     tops = np.cumsum([48, 82, 48, 42, 48])  # a title has 48 rows of pixels, and an image has 8, with 2 below it
     grids = [
         result.examples[top + 6 : top + 10 * count : 10, 6:122:10, 0].astype(int)
         for top, count in zip(tops[::2], (8, 4, 2), strict=True)
     ]
     queries = [round(39 * n / 7) for n in range(8)]
-    expected = np.column_stack((result.rows[queries], np.full(8, 255), result.columns["train_neighbors"][queries]))
+    neighbors = 100 + (result.columns["train_neighbors"][queries] - 1000) // 3
+    expected = np.column_stack((result.rows[queries], np.full(8, 255), neighbors))
     assert np.array_equal(grids[0], expected)
     for cluster, shown in enumerate(grids[1]):
         members = result.rows[result.columns["cluster"] == cluster]

@@ -57,7 +57,7 @@ def sample_tensors(seed: int, count: int) -> tuple[torch.Tensor, np.ndarray]:
 
 @pytest.mark.parametrize(("neighbors", "temperature"), [(1, 0.1), (20, 0.1), (50, 0.5)])
 def test_knn_matches_scikit_learn(neighbors: int, temperature: float) -> None:
-    (train_features, train_labels), (test_features, _) = sample_features(0, 400), sample_features(1, 100)
+    (train_features, train_labels), (test_features, _) = sample_features(0, 400), sample_features(1, 300)
     config = KnnConfig(kind="knn", neighbors=neighbors, temperature=temperature)
     probabilities = knn.predict_probabilities(train_features, train_labels, test_features, 5, config)
     classifier = KNeighborsClassifier(
