@@ -27,6 +27,7 @@ from rr.data.label_fraction import keep_label_fraction
 from rr.errors import UserError
 from rr.evaluate import knn, linear
 from rr.evaluate.classification import make_classification_result
+from rr.evaluate.embedding import sample_test_rows
 from rr.evaluate.feature_extraction import extract_features
 from rr.evaluate.stage import _format_true_and_predicted_csv
 from rr.params import NUMPY_PROTOCOLS, DatasetConfig, FinetuneConfig, KnnConfig, LinearConfig, ShapesSource
@@ -230,6 +231,10 @@ def test_evaluate_is_reproducible_and_keeps_the_backbone(pretrained: Path, rr: R
     assert (metrics["test_images"], metrics["classes"]) == (50, 10)
     rows = pq.read_table(folder / "predictions.parquet")
     assert json.loads(rows.schema.metadata[b"class_names"])[0] == "disc"
+    stored = read_features(pretrained / FEATURES / "features.safetensors", "test")
+    positions = sample_test_rows(50, 40, seed=1) if protocol == "embedding" else np.arange(50)
+    assert np.array_equal(rows["index"], stored.index[positions])
+    assert np.array_equal(rows["label"], stored.labels[positions])
     if "prediction" in rows.column_names:
         is_correct = np.asarray(rows["label"]) == np.asarray(rows["prediction"])
         assert metrics["accuracy"] == pytest.approx(is_correct.mean())

@@ -77,6 +77,9 @@ def test_separable_pairs_have_a_finite_calibration() -> None:
     assert 0.75 < high <= 1
     assert low == pytest.approx(1 - high)
     assert np.isfinite(calibration).all()
+    # Platt's target is (2 + 1) / (2 + 2) for two positive pairs, and 1 / (2 + 2) for two negative pairs.
+    calibration = fit_calibration(np.array([-1.0, -1, 1, 1]), np.array([False, False, True, True]))
+    assert calibration.probabilities(np.array([-1.0, 1.0])) == pytest.approx([0.25, 0.75], abs=1e-5)
     assert Calibration(1, 0).probabilities(np.array([-2000.0, 0, 2000])).tolist() == [0, 0.5, 1]
 
 
@@ -96,3 +99,19 @@ def test_calibration_lowers_the_error_on_other_pairs() -> None:
     assert metrics["relation_accuracy"] > 0.5
     assert measure(head, views, seed=0) == metrics
     assert measure(head, views, seed=1) != metrics
+
+
+def test_calibration_is_tested_on_images_that_it_was_not_fitted_to() -> None:
+    rng = np.random.default_rng(0)
+    head = NumpyRelationHead("sum", np.eye(3, dtype=np.float32), np.zeros(3, np.float32), np.ones(3, np.float32), 0.0)
+    views = rng.normal(size=(2, 8, 3)).astype(np.float32)
+    before = measure(head, views, seed=0)
+    changed_metrics = []
+    for image in range(8):
+        changed = views.copy()
+        changed[:, image] += 0.1
+        after = measure(head, changed, seed=0)
+        changed_metrics.append(
+            [name for name in ("relation_slope", "relation_uncalibrated_error") if after[name] != before[name]]
+        )
+    assert sorted(changed_metrics) == [["relation_slope"]] * 4 + [["relation_uncalibrated_error"]] * 4
