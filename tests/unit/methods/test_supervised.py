@@ -12,7 +12,7 @@ from helpers import RunRr, write_params
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rr import backbones
+from rr import backbones, methods
 from rr.backbones.weights import load_backbone, load_classifier, save_backbone
 from rr.compute.optimizers import milestone_epochs, scheduled_learning_rate
 from rr.data.beton import Beton
@@ -81,6 +81,19 @@ def test_milestones_are_exact() -> None:
             assert milestone_epochs([percent / 100], num_epochs) == [max(1, percent * num_epochs // 100)]
     assert milestone_epochs([0.75, 0.5, 0.75], 8) == [4, 6]
     assert milestone_epochs([], 8) == []
+
+
+@pytest.mark.parametrize("K", [1, 3])
+def test_loss_is_over_all_views(K: int) -> None:
+    torch.manual_seed(0)
+    method = methods.build(small_config("supervised", views=K), backbones.build("conv4"), num_classes=10)
+    views, labels = torch.randn(4 * K, 3, 16, 16), torch.tensor([3, 1, 4, 1])
+    loss, statistics = method.loss(views, labels, ())
+    logits, targets = method.classifier(method.backbone(views)), torch.cat([labels] * K)
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, targets))
+    correct, total = statistics["accuracy"]
+    assert total == 4 * K
+    assert int(correct) == int((logits.argmax(1) == targets).sum())
 
 
 def test_network_is_saved_with_its_classifier(tmp_path: Path) -> None:

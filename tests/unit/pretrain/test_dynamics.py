@@ -92,6 +92,17 @@ def test_unlabeled_images_have_no_knn_accuracy(tmp_path: Path) -> None:
     assert len(monitor.rows) == 50
 
 
+def test_only_labeled_images_are_measured(tmp_path: Path) -> None:
+    labels = np.where(np.arange(120) % 2, np.arange(120) % 5, -1)
+    write(tmp_path / "half.beton", np.zeros((120, 32, 32, 3), np.uint8), labels, np.arange(120))
+    data = Beton(tmp_path / "half.beton", threads=1)
+    dataset = load_params(ROOT / "params.yaml").datasets["shapes"]
+    for limit, count in ((50, 50), (100, 60)):
+        monitor = DynamicsMonitor(DynamicsConfig(every_n_epochs=1, images=limit), data, dataset, 1, "cpu")
+        assert (labels[monitor.rows] >= 0).all()
+        assert len(set(monitor.rows)) == count
+
+
 def test_knn_leave_one_out_equals_scikit_learn() -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 4, 120)
