@@ -132,6 +132,37 @@ def mount_tmpfs(folder: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def call_after_checkpoints(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[[Path, Any], None], *, after_every_step: bool = True
+) -> None:
+    """Call `function` with the path and the training state after each checkpoint.
+
+    The training saves one after each epoch and, unless `after_every_step` is False, after each step.
+    """
+    from rr.pretrain import loop
+
+    save = loop.save_checkpoint
+
+    def save_and_call(path: Path, fingerprint: str, state: loop.TrainState, *rest: Any) -> bool:
+        is_saved = save(path, fingerprint, state, *rest)
+        function(path, state)
+        return is_saved
+
+    monkeypatch.setattr(loop, "save_checkpoint", save_and_call)
+    if after_every_step:
+        monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int) -> None:
+    """Save a checkpoint after every step, and raise KeyboardInterrupt after the checkpoint at this position."""
+
+    def interrupt(path: Path, state: Any) -> None:
+        if (state.epoch, state.step) == (epoch, step):
+            raise KeyboardInterrupt
+
+    call_after_checkpoints(monkeypatch, interrupt)
+
+
 class Malicious:
     """Creates a folder when it is unpickled."""
 

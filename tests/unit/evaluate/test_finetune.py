@@ -1,4 +1,4 @@
-"""Compare finetuning with a direct implementation, and check that it does not change the pretrained backbone."""
+"""Compare finetuning with a direct implementation."""
 
 import copy
 from pathlib import Path

@@ -53,7 +53,7 @@ def test_columns_that_cannot_be_stored_raise(make_values: Callable[[], object], 
         check_column(make_values())
 
 
-def test_column_that_is_no_array_raises() -> None:
+def test_column_that_cannot_be_converted_raises() -> None:
     for values in ([[1], [1, 2]], torch.ones(2, requires_grad=True)):
         with pytest.raises(UserError, match="mine:Mine: the column c cannot be converted to an array"):
             check_column(values)

@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import golden
 import pytest
 from golden import small_config, train, write_images
+from helpers import call_after_checkpoints
 
 from rr.data import beton
+from rr.params import DynamicsConfig
 from rr.params.optimizers import LARSConfig, SmoothScheduleConfig
 from rr.paths import PretrainFolder
-from rr.pretrain import loop
+from rr.pretrain.checkpoint import TrainState
 from rr.views.augmentation import Augmentation
 
 # Relative tolerances of the mean loss of each epoch of four steps, because another order of summation changes the loss,
@@ -46,7 +49,8 @@ def test_losses_of_twenty_steps_equal_the_golden_file(name: str, data: Path, tmp
         assert loss == pytest.approx(golden_loss, rel=tolerance)
 
 
-# An outside recipe, with everything that depends on the position in the training. The backbone has dropout.
+# A recipe that is not the paper's, with everything that depends on the position in the training. The backbone has
+# dropout.
 RECIPE = {
     "optimizer": LARSConfig(kind="lars", momentum=0.9, weight_decay=1e-4, trust_coefficient=0.01),
     "schedule": SmoothScheduleConfig(kind="cosine", warmup_epochs=1), "momentum_schedule": "cosine",
@@ -58,6 +62,7 @@ RECIPE = {
     ("name", "backbone", "changes"),
     [
         *((name, "conv4", {}) for name in ("relational", "deepcluster", "supervised", "byol")),
+        *(pytest.param(name, "conv4", {}, marks=pytest.mark.slow) for name in ("relational-10", "infomax", "barlow")),
         pytest.param("byol", "mobilenet_v3_small", RECIPE, marks=pytest.mark.slow),
     ],
 )
@@ -66,17 +71,16 @@ def test_run_continues_from_any_checkpoint_to_identical_results(
 ) -> None:
     """The checkpoints are those of three epochs of three steps: within and after each epoch."""
     config = small_config(name, epochs=3, batch_size=20, **changes)
+    dynamics = DynamicsConfig(every_n_epochs=2, images=60)
+    train_measured = partial(train, small_data, config=config, dynamics=dynamics, backbone=backbone)
     checkpoints: dict[tuple[int, int], bytes] = {}
-    save = loop.save_checkpoint
 
-    def save_and_read(path: Path, fingerprint: str, state: loop.TrainState, *rest: object) -> None:
-        save(path, fingerprint, state, *rest)  # type: ignore[arg-type]
+    def read_checkpoint(path: Path, state: TrainState) -> None:
         checkpoints[state.epoch, state.step] = path.read_bytes()
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-        patch.setattr(loop, "save_checkpoint", save_and_read)
-        expected = read_outputs(train(small_data, tmp_path / "uninterrupted", config, backbone=backbone))
+        call_after_checkpoints(patch, read_checkpoint)
+        expected = read_outputs(train_measured(tmp_path / "uninterrupted"))
     assert sorted(checkpoints) == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0)]
     for (epoch, step), checkpoint in checkpoints.items():
         directory = tmp_path / f"{epoch}-{step}"
@@ -85,7 +89,7 @@ def test_run_continues_from_any_checkpoint_to_identical_results(
         if (epoch, step) > (2, 0):
             (start,) = (tmp_path / "uninterrupted").glob("last_epoch.*.safetensors")
             shutil.copy(start, directory)
-        assert read_outputs(train(small_data, directory, config, backbone=backbone)) == expected
+        assert read_outputs(train_measured(directory)) == expected
 
 
 @pytest.mark.slow

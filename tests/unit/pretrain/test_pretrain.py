@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import golden
 import numpy as np
 import pytest
 import torch
-from helpers import PAPER_AUGMENTATION, PRETRAIN, RunRr, mount_tmpfs, write_params
+from helpers import PAPER_AUGMENTATION, PRETRAIN, RunRr, interrupt_at, mount_tmpfs, write_params
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors import safe_open
@@ -160,22 +159,12 @@ def test_interrupted_run_continues_within_an_epoch_to_identical_results(
     rr(*PRETRAIN)
     expected = read_outputs(project_copy)
     shutil.rmtree("runs")
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    saved_steps, save = [], loop.save_checkpoint
-
-    def save_and_interrupt(path: Path, fingerprint: str, state: loop.TrainState, *rest: object) -> None:
-        save(path, fingerprint, state, *rest)  # type: ignore[arg-type]
-        saved_steps.append(state.step)
-        if len(saved_steps) == 10:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "save_checkpoint", save_and_interrupt)
-    outcome = rr(*PRETRAIN)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1, 3)
+        outcome = rr(*PRETRAIN)
     assert outcome.code == 130
     assert "run the same command again to continue" in outcome.err
-    assert saved_steps[-1] not in (0, 7)
-    outcome = rr(*PRETRAIN)
-    assert f"continuing in epoch 2 after step {saved_steps[9]}" in outcome.err
+    assert "continuing in epoch 2 after step 3" in rr(*PRETRAIN).err
     assert read_outputs(project_copy) == expected
 
 
@@ -186,20 +175,10 @@ def test_interrupted_trial_does_not_affect_an_interrupted_run(
     rr(*PRETRAIN)
     expected = read_outputs(project_copy)
     shutil.rmtree("runs")
-    save = loop.save_checkpoint
-
-    def save_and_interrupt(
-        last_step: tuple[int, int], path: Path, fingerprint: str, state: loop.TrainState, *rest: object
-    ) -> None:
-        save(path, fingerprint, state, *rest)  # type: ignore[arg-type]
-        if (state.epoch, state.step) == last_step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     for epochs, last_step in ((3, (2, 2)), (1, (0, 1))):
         write_params(project_copy, lambda params, epochs=epochs: params["methods"]["relational"].update(epochs=epochs))
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "save_checkpoint", partial(save_and_interrupt, last_step))
+            interrupt_at(patch, *last_step)
             assert rr(*PRETRAIN).code == 130
     write_params(project_copy)
     assert "continuing in epoch 3 after step 2" in rr(*PRETRAIN).err

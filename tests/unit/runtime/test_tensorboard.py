@@ -4,12 +4,9 @@ import csv
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from helpers import PRETRAIN, RunRr
-
-from rr.pretrain import loop
+from helpers import PRETRAIN, RunRr, interrupt_at
 
 ROWS = [
     {"epoch": 1, "loss": 2.5, "accuracy": 0.25, "knn": math.nan},
@@ -49,18 +46,10 @@ def test_interrupted_run_has_one_value_per_epoch(
     project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorboard")
-    save = loop.save_checkpoint
-
-    def save_and_interrupt(path: Path, fingerprint: str, state: loop.TrainState, *rest: Any) -> bool:
-        save(path, fingerprint, state, *rest)
-        if state.epoch == 2:
-            raise KeyboardInterrupt
-        return True
-
     command = (*PRETRAIN, "--tensorboard", "events")
     folder = project_copy / "events/shapes/conv4/relational/1"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_checkpoint", save_and_interrupt)
+        interrupt_at(patch, 2, 0)
         assert rr(*command).code == 130
     assert [step for step, _ in read_scalars(folder)["loss"]] == [1, 2]
     assert "continuing in epoch 3" in rr(*command).err

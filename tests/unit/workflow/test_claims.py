@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PRETRAIN, RunRr, pretrain_command, write_params
+from helpers import PRETRAIN, RunRr, interrupt_at, pretrain_command, write_params
 
 from rr import params, paths
 from rr.params import ClaimConfig
@@ -140,18 +140,14 @@ def test_interrupted_training_keeps_the_claims_of_its_start(
     """A claim that is added while the run is interrupted, when its history can be read, is not in the record."""
     from rr.pretrain import loop
 
-    def save_and_interrupt(*arguments: Any) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
     def load_as_if_it_took_long(*arguments: Any) -> loop.TrainState:
         state = load(*arguments)
         state.sessions[0]["seconds"] = 5000.0
         return state
 
-    save, load = loop.save_checkpoint, loop.load_checkpoint
+    load = loop.load_checkpoint
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_checkpoint", save_and_interrupt)
+        interrupt_at(patch, 1, 0)
         assert rr(*PRETRAIN).code == 130
     monkeypatch.setattr(loop, "load_checkpoint", load_as_if_it_took_long)
     write_params(Path(), add_claims(CLAIM))

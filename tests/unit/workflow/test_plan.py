@@ -20,6 +20,7 @@ from helpers import (
     ROOT,
     SIMSIAM,
     RunRr,
+    call_after_checkpoints,
     pretrain_command,
     write_example,
     write_params,
@@ -30,7 +31,6 @@ from hypothesis import strategies as st
 
 from rr import commands, paths
 from rr.params import Params, load_params
-from rr.pretrain import loop
 from rr.workflow import grid_checks, suites
 from rr.workflow.estimates import MakespanBounds, estimate_io, estimate_makespan
 from rr.workflow.grid_checks import estimate_image_bytes
@@ -172,14 +172,8 @@ def test_checkpoints_are_as_large_as_estimated(
 ) -> None:
     write_params(project_copy, add_byol)
     params = load_params(Path("params.yaml"))
-    sizes = []
-    save = loop.save_checkpoint
-
-    def save_and_measure(resume: Path, *rest: object) -> None:
-        save(resume, *rest)
-        sizes.append(resume.stat().st_size)
-
-    monkeypatch.setattr(loop, "save_checkpoint", save_and_measure)
+    sizes: list[int] = []
+    call_after_checkpoints(monkeypatch, lambda path, state: sizes.append(path.stat().st_size), after_every_step=False)
     commands.run_pretrain("shapes", "conv4", method, 1, "cpu", Path("params.yaml"))
     estimate = estimate_io(params, paths.PretrainPaths("shapes", "conv4", method, 1), 200, 10, 0.0)
     assert max(sizes) == pytest.approx(estimate.checkpoint_bytes, rel=0.01)
