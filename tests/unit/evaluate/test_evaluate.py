@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -181,12 +182,24 @@ def test_images_are_normalized(converted_project: Path) -> None:
     assert torch.allclose(normalize(data.images, mean=mean, std=std, device="cpu").double(), expected, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def pretrained_project(converted_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project with a backbone that was trained for one epoch, and its features. Tests must copy it."""
+    folder = tmp_path_factory.mktemp("pretrained") / "project"
+    shutil.copytree(converted_project, folder)
+    write_params(folder, lambda params: params["methods"]["relational"].update(epochs=1))
+    for command in (PRETRAIN, EXTRACT):
+        subprocess.run([sys.executable, "-m", "rr", *command], cwd=folder, check=True)
+    return folder
+
+
 @pytest.fixture
-def pretrained(project_copy: Path, rr: RunRr) -> Path:
-    write_params(project_copy, lambda params: params["methods"]["relational"].update(epochs=1))
-    assert rr(*PRETRAIN).code == 0
-    assert rr(*EXTRACT).code == 0
-    return project_copy
+def pretrained(pretrained_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the project with a backbone, make the copy the current folder, and return it."""
+    folder = tmp_path / "project"
+    shutil.copytree(pretrained_project, folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 CLASS_METRICS = [
