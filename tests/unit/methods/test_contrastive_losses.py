@@ -250,19 +250,6 @@ def test_loss_falls_on_fixed_images(config: params.MethodConfig) -> None:
     assert np.mean(losses[-5:]) < 0.9 * losses[0]
 
 
-@pytest.mark.slow
-@every_method
-def test_one_graph_without_breaks(config: params.MethodConfig) -> None:
-    method, views, labels = build(config), two_views(), torch.full((16,), -1)
-    torch.compiler.reset()
-    compiled = torch.compile(method.loss, backend="aot_eager", fullgraph=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = compiled(views, labels, ())
-    loss.backward()
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(build(config).loss(views, labels, ())[0].item(), rel=0.05)
-
-
 def byol(momentum: float) -> BYOL:
     method = build(CONFIGS["byol"].model_copy(update={"momentum": momentum}))
     assert isinstance(method, BYOL)

@@ -195,10 +195,11 @@ def test_method_generalizes_to_new_images(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRAINABLE)
-def test_gpu_step_compiles_to_one_graph_per_shape(name: str, data: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in TRAINABLE), ("simclr", {"loss": "nt-xent"})])
+def test_gpu_step_compiles_to_one_graph_per_shape(name: str, changes: dict, precision: str, data: Path) -> None:
     """The step, here with CPU tensors, has no graph break, which would wait for the host."""
-    config = small_config(name)
+    config = small_config(name, **changes)
     method = build(config)
     loader = ViewLoader(
         beton.Beton(data, threads=1), SHAPES, config.augmentation, num_views=config.views, batch_size=24, seed=0,  # type: ignore[union-attr]
@@ -207,7 +208,7 @@ def test_gpu_step_compiles_to_one_graph_per_shape(name: str, data: Path) -> None
     torch._dynamo.reset()
     counter = CompileCounter()
     step = torch.compile(
-        partial(loop._forward, config.kind, method, loader.augment, "float32"),
+        partial(loop._forward, config.kind, method, loader.augment, precision),
         backend=counter,
         fullgraph=True,
         dynamic=False,
@@ -216,7 +217,11 @@ def test_gpu_step_compiles_to_one_graph_per_shape(name: str, data: Path) -> None
     for epoch in range(2):
         for batch in loader.iter_epoch(epoch, 0, images_per_epoch(config, 64)):
             random_inputs = method.sample_random_inputs(len(batch.labels), torch.Generator().manual_seed(0))
-            loss, _ = step(batch.inputs, batch.labels.clamp(max=9), random_inputs)
+            labels = batch.labels.clamp(max=9)
+            expected, _ = method.loss(loader.augment(*batch.inputs), labels, random_inputs)
+            loss, _ = step(batch.inputs, labels, random_inputs)
+            assert loss.dtype == torch.float32
+            assert loss.item() == pytest.approx(expected.item(), rel=0.05)
             loss.backward()
             shapes.add(len(batch.labels))
     assert counter.frame_count == len(shapes) == (1 if name == "infomax" else 2)
