@@ -536,6 +536,21 @@ def test_file_that_is_replaced_while_it_is_read_raises(tmp_path: Path, monkeypat
     check_raises(root, "all.parquet changed while it was read: run rr fetch again")
 
 
+@pytest.mark.parametrize("names", [["train.parquet", "test.parquet"], ["all.parquet"]])
+def test_rows_keep_their_labels_and_names_across_row_groups(tmp_path: Path, names: list[str]) -> None:
+    expected = {}
+    for name in names:
+        table = make_table([row % 7 for row in range(150)])
+        pq.write_table(table, tmp_path / name, row_group_size=40)
+        for row, (image, label) in enumerate(zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)):
+            expected[image["bytes"]] = (f"{name}, row {row}", label)
+    root = tmp_path if len(names) > 1 else tmp_path / names[0]
+    fetch_parquet(root)
+    data = raw.RawFile(raw_file(root))
+    found = zip(data.iter_images(), data.labels.tolist(), strict=True)
+    assert {content: (name, label) for (name, content), label in found} == expected
+
+
 def test_test_file_without_rows_is_not_called_unlabeled(tmp_path: Path) -> None:
     root = save(tmp_path, "train.parquet", **{"test.parquet": make_table(LABELS).slice(0, 0)})
     check_raises(root, "test.parquet has no rows, unlike")
