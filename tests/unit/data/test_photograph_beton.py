@@ -147,8 +147,10 @@ def test_loader_augments_the_crops(photographs: PhotographBeton, on_device: bool
     assert start == 8
 
 
-def test_loader_without_resized_crops_uses_centers(photographs: PhotographBeton) -> None:
-    augmentation = Augmentation(crop="padded", flip=0.5)
+@pytest.mark.parametrize("augmentation", [Augmentation(crop="padded", flip=0.5), (CROP, Augmentation(crop="padded"))])
+def test_loader_without_resized_crops_uses_centers(
+    photographs: PhotographBeton, augmentation: Augmentation | tuple[Augmentation, ...]
+) -> None:
     loader = ViewLoader(photographs, DATASET, augmentation, num_views=2, batch_size=8, seed=SEED, device="cpu")
     batch = next(loader.iter_batches(0, np.arange(8)))
     centers = collect(photographs.center_crops(range(8), 8, SIZE))

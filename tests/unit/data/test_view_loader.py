@@ -11,6 +11,7 @@ import numba
 import numpy as np
 import pytest
 import torch
+from helpers import PAPER_AUGMENTATION
 from torch._dynamo.testing import CompileCounter
 
 from rr import backbones, methods
@@ -29,9 +30,7 @@ SHAPES = DatasetConfig(
     mean=(0.4, 0.5, 0.6),
     std=(0.2, 0.25, 0.3),
 )
-PAPER = Augmentation(
-    crop="resized", flip=0.5, jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grayscale=0.2
-)
+PAPER = Augmentation(**PAPER_AUGMENTATION)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +41,19 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def make_loader(path: Path, *, resident: bool = True, on_device: bool = False, threads: int = 2) -> ViewLoader:
+def make_loader(
+    path: Path,
+    *,
+    resident: bool = True,
+    on_device: bool = False,
+    threads: int = 2,
+    local_slice: Callable[[int], slice] | None = None,
+) -> ViewLoader:
     data = beton.Beton(path, threads=threads, max_resident_bytes=1 << 30 if resident else 0)
     return ViewLoader(
-        data, SHAPES, PAPER, num_views=3, batch_size=16, seed=5, device="cpu", augment_on_device=on_device
-    )
+        data, SHAPES, PAPER, num_views=3, batch_size=16, seed=5, device="cpu", augment_on_device=on_device,
+        local_slice=local_slice,
+    )  # fmt: skip
 
 
 def list_batches(loader: ViewLoader, epoch: int, first_step: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -64,6 +71,18 @@ def test_every_code_path_gives_the_same_views(path: Path) -> None:
             assert torch.equal(labels, same_labels)
             # On the CPU path the views are bit-identical. The device path differs by rounding errors.
             assert torch.allclose(views, same_views, atol=5e-5 if on_device else 0, rtol=0)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("on_device", [True, False])
+def test_processes_load_their_slices(path: Path, resident: bool, on_device: bool) -> None:
+    def load(local_slice: Callable[[int], slice] | None = None) -> list[torch.Tensor]:
+        loader = make_loader(path, resident=resident, on_device=on_device, local_slice=local_slice)
+        return [views.unflatten(0, (3, -1)) for views, _ in list_batches(loader, 0)]
+
+    parts = [load(lambda size, rank=rank: slice(rank * size // 2, (rank + 1) * size // 2)) for rank in (0, 1)]
+    for first, second, expected in zip(*parts, load(), strict=True):
+        assert torch.allclose(torch.cat([first, second], 1), expected, atol=1e-5 if on_device else 0, rtol=0)
 
 
 @pytest.mark.parametrize("resident", [True, False])
