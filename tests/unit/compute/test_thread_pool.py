@@ -1,6 +1,7 @@
 """Tests of the parallel for-loop: complete, concurrent, nested, with errors and after a fork."""
 
 import os
+import signal
 import threading
 import time
 
@@ -46,6 +47,22 @@ def test_error_is_raised_after_all_chunks_have_ended() -> None:
         parallel_for(work, 12, 2)
     assert sum(sizes) == 12 - 3  # all but the first chunk
     parallel_for(lambda start, stop: None, 12, 2)  # the workers still run
+
+
+def test_interrupt_is_raised_after_all_chunks_have_ended() -> None:
+    """Otherwise, a worker might still write to arrays that the caller has released."""
+    barrier, has_ended = threading.Barrier(2, timeout=30), threading.Event()
+
+    def work(start: int, stop: int) -> None:
+        barrier.wait()  # the main thread and the worker process a chunk each
+        if threading.current_thread() is not threading.main_thread():
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            time.sleep(0.3)
+            has_ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel_for(work, 2, 2)
+    assert has_ended.is_set()
 
 
 def test_concurrent_and_nested_loops() -> None:

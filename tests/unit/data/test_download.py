@@ -1,6 +1,7 @@
 """Tests of downloads from a local server with failures, and of reading untrusted archives."""
 
 import bz2
+import gzip
 import hashlib
 import io
 import re
@@ -369,6 +370,15 @@ class TestArchives:
         content[500_000] ^= 0xFF
         path.write_bytes(content)
         error_of(lambda: extract_tar(path, tmp_path / "extracted", ArchiveLimits(1 << 30, 10)), "is damaged")
+
+    def test_data_after_the_last_member_counts_towards_the_limit(self, tmp_path: Path) -> None:
+        path = make_tar(tmp_path / "set", ("a", b"x"))
+        path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(100_000)))
+        error_of(
+            lambda: extract_tar(path, tmp_path / "extracted", LIMITS),
+            "it expands to more than 20,000 bytes, at member data after the last member",
+        )
+        assert not (tmp_path / "extracted").exists()
 
     def test_python_without_extraction_filters(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Python 3.11.0 to 3.11.3 have none."""
