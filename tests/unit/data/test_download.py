@@ -23,6 +23,7 @@ from rr.errors import UserError
 
 DATA = np.random.default_rng(0).bytes(1_000_000)
 MD5 = hashlib.md5(DATA).hexdigest()
+MONDAY, TUESDAY = "Mon, 05 Jan 2026 09:30:00 GMT", "Tue, 06 Jan 2026 09:30:00 GMT"
 
 
 class Server:
@@ -31,9 +32,11 @@ class Server:
     def __init__(self) -> None:
         self.data = DATA
         self.etag: str | None = '"first"'
+        self.last_modified: str | None = None
         self.supports_ranges = True
         self.statuses: list[int] = []  # error codes of the next responses
         self.cut_after: list[int] = []  # number of bytes after which the next responses end
+        self.shifts: list[int] = []  # number of bytes by which the next parts start too late
         self.send_length = True
         self.content_type = "application/gzip"
         self.requested_paths: list[str] = []
@@ -65,8 +68,10 @@ class Server:
         if self.statuses:
             return request.send_error(self.statuses.pop(0))
         start = 0
-        if requested and self.supports_ranges and request.headers.get("If-Range") in (None, self.etag):
-            start = int(re.fullmatch(r"bytes=(\d+)-", requested)[1])
+        validator = request.headers.get("If-Range")
+        is_weak = (validator or "").startswith("W/")  # a weak ETag never matches (RFC 9110, section 13.1.5)
+        if requested and self.supports_ranges and not is_weak and validator in (None, self.etag, self.last_modified):
+            start = int(re.fullmatch(r"bytes=(\d+)-", requested)[1]) + (self.shifts.pop(0) if self.shifts else 0)
         if start and start >= len(self.data):
             request.send_response(416)
             request.send_header("Content-Range", f"bytes */{len(self.data)}")
@@ -76,6 +81,8 @@ class Server:
         request.send_header("Content-Type", self.content_type)
         if self.etag:
             request.send_header("ETag", self.etag)
+        if self.last_modified:
+            request.send_header("Last-Modified", self.last_modified)
         if self.send_length:
             request.send_header("Content-Length", str(len(self.data) - start))
         if start:
@@ -130,9 +137,11 @@ class TestDownload:
         error_of(lambda: download.download_file(server.url, target, MD5), "wrong checksum")
         assert target.read_bytes() == b"something else"
 
-    @pytest.mark.parametrize("etag", ['"first"', None])
-    def test_interrupted_download_resumes(self, server: Server, tmp_path: Path, etag: str | None) -> None:
-        server.etag = etag
+    @pytest.mark.parametrize(("etag", "last_modified"), [('"first"', None), (None, None), ('W/"first"', MONDAY)])
+    def test_interrupted_download_resumes(
+        self, server: Server, tmp_path: Path, etag: str | None, last_modified: str | None
+    ) -> None:
+        server.etag, server.last_modified = etag, last_modified
         server.cut_after = [400_000, 250_000]
         download.download_file(server.url, tmp_path / "set", MD5)
         assert (tmp_path / "set").read_bytes() == DATA
@@ -161,12 +170,23 @@ class TestDownload:
         assert server.sent_bytes == [400_000, 1_000_000]
         assert (tmp_path / "set").read_bytes() == DATA
 
-    def test_changed_file_restarts_download(self, server: Server, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("first", "second"), [(('"first"', MONDAY), ('"second"', MONDAY)), (('W/"x"', MONDAY), ('W/"x"', TUESDAY))]
+    )
+    def test_changed_file_restarts_download(self, server: Server, tmp_path: Path, first: tuple, second: tuple) -> None:
+        server.etag, server.last_modified = first
         server.cut_after = [400_000, 0, 0]
         error_of(lambda: download.download_file(server.url, tmp_path / "set"), "cannot download")
-        server.data, server.etag = DATA[::-1], '"second"'
+        server.data = DATA[::-1]
+        server.etag, server.last_modified = second
         download.download_file(server.url, tmp_path / "set")
         assert (tmp_path / "set").read_bytes() == DATA[::-1]
+
+    def test_part_that_was_not_requested_restarts_download(self, server: Server, tmp_path: Path) -> None:
+        server.cut_after, server.shifts = [999_000], [500]
+        download.download_file(server.url, tmp_path / "set", MD5)
+        assert server.requested_ranges == [None, "bytes=999000-", None]
+        assert (tmp_path / "set").read_bytes() == DATA
 
     def test_shorter_file_restarts_download(self, server: Server, tmp_path: Path) -> None:
         server.etag, server.cut_after = None, [400_000, 0, 0]

@@ -131,6 +131,26 @@ def test_image_that_is_only_similar_to_a_left_out_image_stays() -> None:
     assert [(d.image, d.other) for d in duplicates] == [(1, 0)]
 
 
+def change_thumbnail(signature: Signature) -> Signature:
+    """Return a signature whose thumbnail correlates with the given one, with a coefficient of about 0.98."""
+    noise = np.random.default_rng(1).normal(0, 15, signature.thumbnail.shape)
+    return signature._replace(thumbnail=np.clip(signature.thumbnail + noise, 0, 255).astype(np.uint8))
+
+
+def test_training_image_duplicates_a_test_image_rather_than_a_more_similar_training_image() -> None:
+    train, image, test = (make_signature(str(v), v) for v in (0, 2**8 - 1, 2**16 - 1))
+    duplicates, _ = find_duplicates([train, image, change_thumbnail(test)], np.array([False, False, True]))
+    assert [(d.image, d.other) for d in duplicates] == [(1, 2)]
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_image_duplicates_the_most_similar_other_image(changed: int) -> None:
+    signatures = [make_signature(str(v), v) for v in (0, 2**16 - 1, 2**8 - 1)]
+    signatures[changed] = change_thumbnail(signatures[changed])
+    duplicates, _ = find_duplicates(signatures, np.zeros(3, bool))
+    assert duplicates == [Duplicate("near duplicate", 2, 1 - changed, pytest.approx(1))]
+
+
 def test_equal_hashes_with_different_thumbnails_are_not_duplicates() -> None:
     signatures = [make_signature("a", 7, seed=0), make_signature("b", 7, seed=1)]
     assert find_duplicates(signatures, NO_TEST_IMAGES)[0] == []
