@@ -42,9 +42,9 @@ def format_rate(rate: float, unit: str) -> str:
 
 def format_bytes(count: float) -> str:
     """Return a number of bytes in the largest suitable unit, e.g. "24 kB", "3.9 MB" or "1.90 GB"."""
-    if count >= 1e9:
+    if count >= 999_950_000:
         return f"{count / 1e9:,.2f} GB"
-    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
+    return f"{count / 1e6:,.1f} MB" if count >= 999_500 else f"{count / 1e3:,.0f} kB"
 
 
 def format_count(count: int, unit: str, singular: str = "") -> str:
