@@ -73,6 +73,17 @@ def test_first_unit_does_not_affect_the_estimate(clock: Clock, capsys: pytest.Ca
     assert lines[-1] == "convert: 100 %, 6,000 images in 2 min"
 
 
+def test_last_line_does_not_count_units_of_an_earlier_process(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("pretrain", 100, "views") as bar:
+        bar.skip(60)
+        clock.sleep(3)
+        bar.advance(40)
+    assert capsys.readouterr().err.splitlines() == [
+        "pretrain: 60 %, 2 s elapsed",
+        "pretrain: 100 %, 40 views in 3 s",
+    ]
+
+
 def test_rate_is_that_of_the_last_part(clock: Clock) -> None:
     with Progress("pretrain", 10**6, "views") as bar:
         for seconds in (0.1, 1.0):

@@ -17,6 +17,7 @@ from rr.params import load_params
 from rr.pretrain import loop
 from rr.runtime import atomic
 from rr.runtime.progress import Progress
+from rr.runtime.signals import defer_signals
 from rr.workflow.stage_runs import iter_stage_runs
 
 EXITS = {
@@ -101,6 +102,13 @@ def test_second_ctrl_c_ends_at_once(project_copy: Path, rr: RunRr, signals_at: C
     assert outcome.code == 130
     assert "stopping" not in outcome.err
     assert not (project_copy / CHECKPOINT).exists()
+
+
+def test_second_ctrl_c_is_collected_if_it_must_not_end_the_program() -> None:
+    with defer_signals(second_sigint_raises=False) as received:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert received == [signal.SIGINT, signal.SIGINT]
 
 
 def test_ignored_ctrl_c_stays_ignored(project_copy: Path, rr: RunRr, signals_at: Callable[..., None]) -> None:

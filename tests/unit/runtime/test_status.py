@@ -204,6 +204,21 @@ def test_progress_of_an_interrupted_run_is_kept(monkeypatch: pytest.MonkeyPatch)
     assert "relational 1  interrupted  60 %" in status.render_status(as_json=False)
 
 
+def test_interrupted_run_has_no_rate_and_no_time_left() -> None:
+    def columns() -> list[str]:
+        return status.render_status(as_json=False).splitlines()[0].split()
+
+    def train() -> None:
+        with status.track_run("pretrain", FOLDER):
+            status.heartbeat(percent=60, unit="views", rate=100, seconds_left=4)
+            assert columns() == ["stage", "run", "state", "done", "rate", "left", "updated"]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert columns() == ["stage", "run", "state", "done", "updated", "message"]
+
+
 def test_failure_is_forgotten_when_its_outputs_have_been_replaced() -> None:
     record = FOLDER / "run.json"
     record.parent.mkdir(parents=True)
