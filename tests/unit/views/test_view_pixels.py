@@ -135,20 +135,21 @@ def test_views_equal_torchvision_on_float_tensors(policy, size, augment):
 @pytest.mark.parametrize("augment", [augment_on_cpu, augment_with_torch_views])
 @pytest.mark.parametrize("size", [1, 2, 5, 32])
 @pytest.mark.parametrize("policy", ["paper", "supervised", "finetune", "filters"])
-def test_normalization_and_small_images(policy, size, augment):
+def test_normalized_views_of_small_images_equal_torchvision(policy, size, augment):
     images, parameters, mean_std, expected = make_case(policy, size, normalized=True)
     torch.testing.assert_close(augment(images, parameters, *mean_std), expected, rtol=0, atol=2e-5)
 
 
 def test_views_use_the_policies_of_a_tuple_in_turn():
     images, indices = make_images(16), np.arange(NUM_IMAGES)
-    options = {"seed": 4, "epoch": 1, "num_views": 5, "mean": MEAN, "std": STD}
+    options = {"seed": 4, "epoch": 1, "num_views": 5, "mean": MEAN, "std": STD, "device": "cpu"}
     policies = (POLICIES["paper"], POLICIES["filters"], POLICIES["none"])
-    for device in ("cpu", "meta"):
-        views = make_views(images, indices, augmentation=policies, device=device, **options).unflatten(0, (5, -1))
-        for k in range(5 if device == "cpu" else 0):
-            alone = make_views(images, indices, augmentation=policies[k % 3], device="cpu", **options)
-            assert torch.equal(views[k], alone.unflatten(0, (5, -1))[k])
+    views = make_views(images, indices, augmentation=policies, **options)
+    for k in range(5):
+        expected = make_views(images, indices, augmentation=policies[k % 3], **options)
+        assert torch.equal(views.unflatten(0, (5, -1))[k], expected.unflatten(0, (5, -1))[k])
+    parameters = sample_view_parameters(policies, 4, 1, indices, 5, 16)
+    torch.testing.assert_close(augment_with_torch_views(images, parameters, MEAN, STD), views, rtol=0, atol=2e-5)
     enabled = torch_views.EnabledOps.from_policies(policies)
     assert enabled == torch_views.EnabledOps(
         affine=False, jitter=True, hue=True, grayscale=True, blur=True, solarize=True, erase=True
@@ -181,27 +182,13 @@ def test_difference_from_pil_is_small(size):
     assert 0.5 < difference.mean() < 1.5  # PIL rounds down after most steps
 
 
-def test_border_of_the_affine_map_fades_and_is_sharp_in_pil():
+def test_border_of_the_affine_map_fades():
+    """In PIL, each pixel is either an interpolated value or black."""
     images = np.full((NUM_IMAGES, 32, 32, 3), 255, np.uint8)
     affine = Augmentation(affine=1.0, degrees=18.0, translate=0.1, shear=10.0)
     parameters = sample_view_parameters(affine, 3, 2, np.arange(NUM_IMAGES), NUM_VIEWS, 32)
-    pil = [
-        torchvision_view(Image.fromarray(images[m]), parameters, k, m, *NO_NORMALIZATION)
-        for k in range(NUM_VIEWS) for m in range(NUM_IMAGES)
-    ]  # fmt: skip
-    assert set(torch.stack(pil).unique().tolist()) == {0.0, 1.0}
     views = augment_on_cpu(images, parameters, *NO_NORMALIZATION)
     assert ((views > 0.1) & (views < 0.9)).float().mean() > 0.01
-
-
-def test_pil_does_not_antialias_these_crops():
-    """PIL antialiases only if it shrinks an image, and a crop is never larger than the view."""
-    images = make_images(32)
-    for top, left, height, width in [(0, 0, 32, 32), (0, 3, 32, 20), (5, 0, 9, 32), (1, 2, 3, 4)]:
-        by_pil = F.resized_crop(Image.fromarray(images[4]), top, left, height, width, [32, 32])
-        tensor = torch.from_numpy(images[4]).permute(2, 0, 1).float()
-        by_torch = F.resized_crop(tensor, top, left, height, width, [32, 32], antialias=False)
-        assert (F.pil_to_tensor(by_pil) - by_torch).abs().max() <= 1.01  # PIL rounds in both passes
 
 
 @pytest.mark.parametrize("policy", ["paper", "all", "filters"])
@@ -298,7 +285,7 @@ def test_make_views_on_another_device_uses_torch_views():
     assert views.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_empty_batch():
+def test_empty_batch_gives_empty_views():
     views = make_views(
         np.zeros((0, 8, 8, 3), np.uint8), np.arange(0), augmentation=POLICIES["paper"], seed=0, epoch=0, num_views=2,
         mean=MEAN, std=STD, device="cpu",
