@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from rr.errors import UserError
 from rr.params import Params, datasets, load_params, methods, protocols, schema
 from rr.params.base import RENAMED_KEYS
+from rr.params.optimizers import AdamConfig, LARSConfig, SGDConfig, StepsScheduleConfig
 from rr.workflow import grid, stage_runs
 
 
@@ -119,8 +120,11 @@ def test_wrong_type_of_splits_is_one_clear_line(tmp_path: Path, kind: str, split
 def test_every_renamed_key_has_a_valid_replacement() -> None:
     models = [model for module in (datasets, methods, protocols, schema) for model in vars(module).values()]
     fields = [set(model.model_fields) for model in models if isinstance(model, type) and issubclass(model, BaseModel)]
+    sections = {"optimizer": (AdamConfig, SGDConfig, LARSConfig), "schedule": (StepsScheduleConfig,)}
     for old, new in RENAMED_KEYS.items():
-        assert any(new.partition(".")[0] in names for names in fields)
+        section, _, key = new.partition(".")
+        assert any(section in names for names in fields)
+        assert not key or any(key in model.model_fields for model in sections[section])
         assert not any({old, new} <= names for names in fields)
 
 
