@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import pickle
 import shutil
 import tarfile
@@ -428,6 +429,75 @@ class TestSlimageNet:
 
 
 class TestCifar:
+    def test_fetch_from_folder_and_from_archive(
+        self, project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from torchvision.datasets import CIFAR10
+
+        folder = write_cifar10(project / "copy", monkeypatch)
+        add_dataset(project, {"kind": "cifar10"}, image_size=32)
+        assert rr(*FETCH, "--from", folder).code == 0
+        data = open_fetched(project)
+        assert data.splits.tolist() == ["train"] * 100 + ["test"] * 20
+        assert data.class_names[3] == "class 3"
+        first = decode_image(next(data.iter_images())[1])
+        official = pickle.loads((folder / "data_batch_1").read_bytes())["data"][0].reshape(3, 32, 32)
+        assert np.array_equal(first.transpose(2, 0, 1), official)
+
+        archive = project / CIFAR10.filename
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(folder, CIFAR10.base_folder)
+        outcome = rr(*FETCH, "--from", archive)
+        assert outcome.code == 2
+        assert "wrong checksum" in outcome.err
+        for pointer in (archive.with_name("pointer.tar.gz"), folder / "batches.meta"):
+            content = pointer.read_bytes() if pointer.exists() else b""
+            pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+            outcome = rr(*FETCH, "--from", pointer if pointer.suffix == ".gz" else folder)
+            assert f"{pointer} is a Git LFS pointer instead of the file: run `git lfs pull`" in outcome.err
+            pointer.write_bytes(content)
+        monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+        assert rr(*FETCH, "--from", archive).code == 0
+        add_dataset(project, {"kind": "cifar10", "path": str(archive)}, image_size=32)
+        assert rr(*FETCH).code == 0
+
+    def test_coarse_labels_of_cifar100(self, project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
+        from torchvision.datasets import CIFAR100
+
+        folder = project / "copy" / CIFAR100.base_folder
+        folder.mkdir(parents=True)
+        contents = {
+            split: {
+                "data": np.random.default_rng(1).integers(0, 256, (40, 3072), np.uint8),
+                "fine_labels": [i % 100 for i in range(40)],
+                "coarse_labels": [(7 * i) % 20 for i in range(40)],
+            }
+            for split in ("train", "test")
+        } | {"meta": {"fine_label_names": list("f" * 100), "coarse_label_names": [f"coarse {i}" for i in range(20)]}}
+        md5s = {}
+        for name, content in contents.items():
+            (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+            md5s[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+        monkeypatch.setattr(CIFAR100, "train_list", [["train", md5s["train"]]])
+        monkeypatch.setattr(CIFAR100, "test_list", [["test", md5s["test"]]])
+        monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5s["meta"]})
+        add_dataset(project, {"kind": "cifar100_20"}, image_size=32)
+        assert rr(*FETCH, "--from", folder).code == 0
+        data = open_fetched(project)
+        assert data.labels.tolist() == 2 * contents["train"]["coarse_labels"]
+        assert data.class_names == contents["meta"]["coarse_label_names"]
+        add_dataset(project, {"kind": "cifar100"}, image_size=32)
+        assert rr(*FETCH, "--from", folder).code == 0
+        assert open_fetched(project).labels.tolist() == 2 * contents["train"]["fine_labels"]
+
+    def test_missing_copy_raises(self, project: Path, rr: RunRr) -> None:
+        add_dataset(project, {"kind": "cifar10"})
+        assert "does not exist" in rr(*FETCH, "--from", project / "nothing").err
+        (project / "empty").mkdir()
+        outcome = rr(*FETCH, "--from", project / "empty")
+        assert outcome.code == 2
+        assert "contains neither cifar-10-python.tar.gz nor" in outcome.err
+
     def test_download_is_verified_before_unpickling(
         self, project: Path, rr: RunRr, web_folder: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -460,18 +530,18 @@ class TestCifar:
         good.unlink()
         assert rr(*FETCH).code == 0
 
-    def test_network_failure_raises(self, project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
-        from torchvision.datasets import CIFAR10
 
-        from rr.data import download
+def test_unknown_dataset_raises(project: Path, rr: RunRr) -> None:
+    outcome = rr("fetch", "--dataset", "shape")
+    assert outcome.code == 2
+    assert outcome.err.strip() == "rr: --dataset: unknown 'shape'; did you mean 'shapes'?"
 
-        monkeypatch.setattr(download, "RETRY_DELAYS", ())
-        monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-        add_dataset(project, {"kind": "cifar10"}, image_size=32)
-        outcome = rr(*FETCH)
-        assert outcome.code == 2
-        assert outcome.err.startswith("rr: cannot download http://127.0.0.1:9/cifar-10-python.tar.gz (")
-        assert "check the network" in outcome.err
+
+def test_class_counts_of_a_built_in_dataset_are_recorded(project: Path, rr: RunRr) -> None:
+    assert "classes (train + test images): disc (" in rr("fetch", "--dataset", "shapes").out
+    record = json.loads((project / "data/raw/shapes/run.json").read_text())
+    assert sum(record["images_per_class"]["train"].values()) == 200
+    assert record["skipped"] == {}
 
 
 def test_local_copy_of_generated_images_raises(project: Path, rr: RunRr) -> None:

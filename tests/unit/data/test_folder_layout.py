@@ -177,7 +177,13 @@ def test_single_folder_with_a_general_name_is_not_a_class(tmp_path: Path, name: 
     assert (facts["classes"], facts["images"]) == (0, {"train": 5, "test": 3})
 
 
-def test_folder_of_other_files_next_to_class_folders_is_not_to_be_removed(tmp_path: Path) -> None:
+def test_images_without_class_folders_are_unlabeled(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"": 10})
+    assert fetch_folder(root)["classes"] == 0
+    assert set(raw.RawFile(raw_file(root)).labels) == {raw.UNLABELED}
+
+
+def test_message_about_folder_of_other_files_suggests_unlabeled_images(tmp_path: Path) -> None:
     root = save_tree(tmp_path / "images", {"train/images": 3, "valid/images": 2})
     for split in ("train", "valid"):
         save_file(root / split / "labels/0.txt", b"0 0.5 0.5 1 1")

@@ -1,24 +1,15 @@
-"""Tests of `rr fetch` on image folders, Parquet files and CIFAR, with the mistakes a user can make."""
+"""Tests of `rr fetch` on folders of images: splits, local copies, the record, and the mistakes a user can make."""
 
-import hashlib
-import io
 import json
 import os
-import pickle
 import re
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from archives import write_cifar10
-from helpers import Malicious, RunRr, add_dataset, open_fetched
+from helpers import RunRr, add_dataset, open_fetched
 from PIL import Image
-
-from rr.data import raw
-from rr.data.image_decoding import decode_image
 
 IMAGES = "data/raw/mine/images.parquet"
 
@@ -29,159 +20,146 @@ def save_image(path: Path, color: str = "red", size: tuple[int, int] = (20, 30))
     return path
 
 
-class TestImageFolder:
-    def test_train_and_val_folders(self, project: Path, rr: RunRr) -> None:
-        for split, count in (("train", 3), ("val", 2)):
-            for class_name in ("b cat", "a;dog"):
-                for i in range(count):
-                    save_image(project / "images" / split / class_name / f"{i} x.png")
-        add_dataset(project, {"kind": "imagefolder", "path": "images"})
-        assert rr("fetch", "--dataset", "mine").code == 0
-        data = open_fetched(project)
-        assert data.class_names == ["a;dog", "b cat"]
-        assert data.splits.tolist() == ["train"] * 6 + ["test"] * 4
-        assert data.labels.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 1, 1]
-        assert rr("convert", "--dataset", "mine").code == 0
-
-    def test_single_folder_is_split_within_each_class(self, project: Path, rr: RunRr) -> None:
-        for class_name, count in (("cat", 20), ("dog", 10)):
+def test_images_of_train_and_val_folders_are_fetched_and_converted(project: Path, rr: RunRr) -> None:
+    for split, count in (("train", 3), ("val", 2)):
+        for class_name in ("b cat", "a;dog"):
             for i in range(count):
-                save_image(project / "images" / class_name / f"{i}.png", f"#{i:02}{count:02}00")
-        add_dataset(project, {"kind": "imagefolder", "path": "images", "test_fraction": 0.2})
-        assert rr("fetch", "--dataset", "mine").code == 0
-        before = open_fetched(project)
-        test = before.labels[before.splits == "test"]
-        assert ((test == 0).sum(), (test == 1).sum()) == (4, 2)
-        split_before = dict(zip((name for name, _ in before.iter_images()), before.splits, strict=True))
-        for copy in ("a.png", "b.png", "c.png"):
-            shutil.copy(project / "images/cat/0.png", project / "images/cat" / copy)
-        rr("fetch", "--dataset", "mine")
-        after = open_fetched(project)
-        split_after = dict(zip((name for name, _ in after.iter_images()), after.splits, strict=True))
-        assert sum(split_after[name] != split for name, split in split_before.items()) == 0
-        assert len({str(split_after[f"cat/{name}.png"]) for name in ("0", "a", "b", "c")}) == 1, (
-            "copies of an image are in different splits"
-        )
+                save_image(project / "images" / split / class_name / f"{i} x.png")
+    add_dataset(project, {"kind": "imagefolder", "path": "images"})
+    assert rr("fetch", "--dataset", "mine").code == 0
+    data = open_fetched(project)
+    assert data.class_names == ["a;dog", "b cat"]
+    assert data.splits.tolist() == ["train"] * 6 + ["test"] * 4
+    assert data.labels.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 1, 1]
+    assert rr("convert", "--dataset", "mine").code == 0
 
-    def test_train_folder_without_test_folder_is_split(self, project: Path, rr: RunRr) -> None:
-        for class_name in ("cat", "dog"):
-            for i in range(5):
-                save_image(project / "images/train" / class_name / f"{i}.png", f"#{i:02}0000")
-        add_dataset(project, {"kind": "imagefolder", "path": "images", "test_fraction": 0.95})
-        assert rr("fetch", "--dataset", "mine").code == 0
-        data = open_fetched(project)
-        assert data.class_names == ["cat", "dog"]
-        assert sorted(data.labels[data.splits == "train"]) == [0, 1]  # one image of each class is left for training
 
-    def test_invalid_utf8_in_name_is_escaped(self, project: Path, rr: RunRr) -> None:
-        for i in range(4):
-            save_image(project / "images/cat" / f"{i}.png", f"#{i:02}0000")
-        os.rename(project / "images/cat/0.png", os.fsencode(project / "images/cat") + b"/\xff.png")
-        add_dataset(project, {"kind": "imagefolder", "path": "images"})
-        assert rr("fetch", "--dataset", "mine").code == 0
-        assert "cat/\\xff.png" in [name for name, _ in open_fetched(project).iter_images()]
-
-    def test_images_without_class_folders_are_unlabeled(self, project: Path, rr: RunRr) -> None:
-        for i in range(10):
-            save_image(project / "images" / f"{i}.png", f"#{i:02}0000")
-        add_dataset(project, {"kind": "imagefolder", "path": "images"})
-        assert rr("fetch", "--dataset", "mine").code == 0
-        assert (open_fetched(project).labels == raw.UNLABELED).all()
-        assert open_fetched(project).class_names == []
-
-    def test_from_option_replaces_path(self, project: Path, rr: RunRr) -> None:
-        for i in range(10):
-            save_image(project / "elsewhere/cat" / f"{i}.png", f"#{i:02}0000")
-        add_dataset(project, {"kind": "imagefolder", "path": "/nowhere"})
-        assert rr("fetch", "--dataset", "mine", "--from", "elsewhere").code == 0
-
-    def test_local_copy_is_read_again_unless_the_path_changes(self, project: Path, rr: RunRr) -> None:
-        save_image(project / "other/cat/1.png")
-        for i in range(10):
-            save_image(project / "elsewhere/cat" / f"{i}.png", f"#{i:02}0000")
-        add_dataset(project, {"kind": "imagefolder", "path": "nowhere"})
-        assert rr("fetch", "--dataset", "mine", "--from", "elsewhere").out.startswith(f"{IMAGES}: 8 train, 2 test")
-        changed = {"kind": "imagefolder", "path": "nowhere", "test_fraction": 0.5, "on_unreadable": "skip"}
-        add_dataset(project, changed)
-        outcome = rr("fetch", "--dataset", "mine")
-        assert "elsewhere again, because data/raw/mine/run.json names it" in outcome.err
-        assert outcome.out.startswith(f"{IMAGES}: 5 train, 5 test")
-        add_dataset(project, changed | {"path": "other"})
-        assert "other: no test image can be held out" in rr("fetch", "--dataset", "mine").err
-
-    @pytest.mark.parametrize(
-        ("name", "data", "expected"),
-        [
-            ("a.zip", b"PK\x03\x04", "a zip archive; extract it"),
-            ("a.tar", bytes(257) + b"ustar", "a tar archive; extract it"),
-            ("a.zip", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer .* run `git lfs pull`"),
-            ("a.jpg", b"\xff\xd8", "it is an image; use its folder"),
-            ("a.txt", b"text", "it is a file"),
-        ],
+def test_single_folder_is_split_within_each_class(project: Path, rr: RunRr) -> None:
+    for class_name, count in (("cat", 20), ("dog", 10)):
+        for i in range(count):
+            save_image(project / "images" / class_name / f"{i}.png", f"#{i:02}{count:02}00")
+    add_dataset(project, {"kind": "imagefolder", "path": "images", "test_fraction": 0.2})
+    assert rr("fetch", "--dataset", "mine").code == 0
+    before = open_fetched(project)
+    test = before.labels[before.splits == "test"]
+    assert ((test == 0).sum(), (test == 1).sum()) == (4, 2)
+    split_before = dict(zip((name for name, _ in before.iter_images()), before.splits, strict=True))
+    for copy in ("a.png", "b.png", "c.png"):
+        shutil.copy(project / "images/cat/0.png", project / "images/cat" / copy)
+    rr("fetch", "--dataset", "mine")
+    after = open_fetched(project)
+    split_after = dict(zip((name for name, _ in after.iter_images()), after.splits, strict=True))
+    assert sum(split_after[name] != split for name, split in split_before.items()) == 0
+    assert len({str(split_after[f"cat/{name}.png"]) for name in ("0", "a", "b", "c")}) == 1, (
+        "copies of an image are in different splits"
     )
-    def test_file_in_place_of_a_folder_is_named(
-        self, project: Path, rr: RunRr, name: str, data: bytes, expected: str
-    ) -> None:
-        (project / name).write_bytes(data)
-        add_dataset(project, {"kind": "imagefolder", "path": name})
-        outcome = rr("fetch", "--dataset", "mine")
-        assert outcome.code == 2
-        assert re.search(rf"{name} is not a folder \({expected}\): correct the source's path", outcome.err)
 
-    @pytest.mark.parametrize("kind", ["imagefolder", "parquet", "cifar10", "slimagenet64"])
-    def test_url_in_place_of_a_path_is_named(self, project: Path, rr: RunRr, kind: str) -> None:
-        add_dataset(project, {"kind": kind, "path": "https://example.org/a.zip"}, image_size=32)
-        for arguments in ((), ("--from", "https://example.org/a.zip")):
-            outcome = rr("fetch", "--dataset", "mine", *arguments)
-            assert outcome.code == 2
-            assert "https://example.org/a.zip is a URL: download the files" in outcome.err
 
-    @pytest.mark.parametrize(
-        ("prepare", "expected"),
-        [
-            (lambda folder: None, "images is not a folder: correct the source's path"),
-            (lambda folder: folder.mkdir(), "images has no images"),
-            (lambda folder: (save_image(folder / "cat/1.png"), (folder / "dog").mkdir()), "dog has no images"),
-            (
-                lambda folder: (save_image(folder / "cat/1.png"), save_image(folder / "2.png")),
-                "2.png is next to class folders",
-            ),
-            (
-                lambda folder: (save_image(folder / "train/cat/1.png"), save_image(folder / "test/dog/1.png")),
-                "that only one of them has: cat, dog",
-            ),
-        ],
-    )
-    def test_missing_or_empty_folder_raises(self, project: Path, rr: RunRr, prepare: Callable, expected: str) -> None:
-        prepare(project / "images")
-        add_dataset(project, {"kind": "imagefolder", "path": "images"})
-        outcome = rr("fetch", "--dataset", "mine")
-        assert outcome.code == 2
-        assert expected in outcome.err
-        assert "Traceback" not in outcome.err
-        assert not list((project / "data").rglob("*.parquet"))
+def test_invalid_utf8_in_name_is_escaped(project: Path, rr: RunRr) -> None:
+    for i in range(4):
+        save_image(project / "images/cat" / f"{i}.png", f"#{i:02}0000")
+    os.rename(project / "images/cat/0.png", os.fsencode(project / "images/cat") + b"/\xff.png")
+    add_dataset(project, {"kind": "imagefolder", "path": "images"})
+    assert rr("fetch", "--dataset", "mine").code == 0
+    assert "cat/\\xff.png" in [name for name, _ in open_fetched(project).iter_images()]
 
-    @pytest.mark.parametrize(
-        "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"GIF89a" + data]
-    )
-    def test_unreadable_image_raises_or_is_skipped(self, project: Path, rr: RunRr, damage: Callable) -> None:
-        for i in range(10):
-            save_image(project / "images/cat" / f"{i}.png", f"#{i:02}0000", size=(90, 90))
-        broken = save_image(project / "images/cat/broken.png", size=(90, 90))
-        broken.write_bytes(damage(broken.read_bytes()))
-        add_dataset(project, {"kind": "imagefolder", "path": "images"})
-        outcome = rr("fetch", "--dataset", "mine")
+
+def test_from_option_replaces_path(project: Path, rr: RunRr) -> None:
+    for i in range(10):
+        save_image(project / "elsewhere/cat" / f"{i}.png", f"#{i:02}0000")
+    add_dataset(project, {"kind": "imagefolder", "path": "/nowhere"})
+    assert rr("fetch", "--dataset", "mine", "--from", "elsewhere").code == 0
+
+
+def test_local_copy_is_read_again_unless_the_path_changes(project: Path, rr: RunRr) -> None:
+    save_image(project / "other/cat/1.png")
+    for i in range(10):
+        save_image(project / "elsewhere/cat" / f"{i}.png", f"#{i:02}0000")
+    add_dataset(project, {"kind": "imagefolder", "path": "nowhere"})
+    assert rr("fetch", "--dataset", "mine", "--from", "elsewhere").out.startswith(f"{IMAGES}: 8 train, 2 test")
+    changed = {"kind": "imagefolder", "path": "nowhere", "test_fraction": 0.5, "on_unreadable": "skip"}
+    add_dataset(project, changed)
+    outcome = rr("fetch", "--dataset", "mine")
+    assert "elsewhere again, because data/raw/mine/run.json names it" in outcome.err
+    assert outcome.out.startswith(f"{IMAGES}: 5 train, 5 test")
+    add_dataset(project, changed | {"path": "other"})
+    assert "other: no test image can be held out" in rr("fetch", "--dataset", "mine").err
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("a.zip", b"PK\x03\x04", "a zip archive; extract it"),
+        ("a.tar", bytes(257) + b"ustar", "a tar archive; extract it"),
+        ("a.zip", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer .* run `git lfs pull`"),
+        ("a.jpg", b"\xff\xd8", "it is an image; use its folder"),
+        ("a.txt", b"text", "it is a file"),
+    ],
+)
+def test_file_in_place_of_a_folder_is_named(project: Path, rr: RunRr, name: str, data: bytes, expected: str) -> None:
+    (project / name).write_bytes(data)
+    add_dataset(project, {"kind": "imagefolder", "path": name})
+    outcome = rr("fetch", "--dataset", "mine")
+    assert outcome.code == 2
+    assert re.search(rf"{name} is not a folder \({expected}\): correct the source's path", outcome.err)
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "parquet", "cifar10", "slimagenet64"])
+def test_url_in_place_of_a_path_is_named(project: Path, rr: RunRr, kind: str) -> None:
+    add_dataset(project, {"kind": kind, "path": "https://example.org/a.zip"}, image_size=32)
+    for arguments in ((), ("--from", "https://example.org/a.zip")):
+        outcome = rr("fetch", "--dataset", "mine", *arguments)
         assert outcome.code == 2
-        assert "broken.png: not a readable image" in outcome.err
-        assert not list((project / "data").rglob("*.parquet*"))
-        add_dataset(project, {"kind": "imagefolder", "path": "images", "on_unreadable": "skip"})
-        outcome = rr("fetch", "--dataset", "mine")
-        assert outcome.code == 0
-        assert "skipped" in outcome.err
-        assert len(open_fetched(project).labels) == 10
-        (counts,) = json.loads((project / "data/raw/mine/run.json").read_text())["skipped"].values()
-        assert counts == {".png": 1}
-        assert "skipped 1 file: an " in outcome.out
+        assert "https://example.org/a.zip is a URL: download the files" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("prepare", "expected"),
+    [
+        (lambda folder: None, "images is not a folder: correct the source's path"),
+        (lambda folder: folder.mkdir(), "images has no images"),
+        (lambda folder: (save_image(folder / "cat/1.png"), (folder / "dog").mkdir()), "dog has no images"),
+        (
+            lambda folder: (save_image(folder / "cat/1.png"), save_image(folder / "2.png")),
+            "2.png is next to class folders",
+        ),
+        (
+            lambda folder: (save_image(folder / "train/cat/1.png"), save_image(folder / "test/dog/1.png")),
+            "that only one of them has: cat, dog",
+        ),
+    ],
+)
+def test_missing_or_empty_folder_raises(project: Path, rr: RunRr, prepare: Callable, expected: str) -> None:
+    prepare(project / "images")
+    add_dataset(project, {"kind": "imagefolder", "path": "images"})
+    outcome = rr("fetch", "--dataset", "mine")
+    assert outcome.code == 2
+    assert expected in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not list((project / "data").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"GIF89a" + data]
+)
+def test_unreadable_image_raises_or_is_skipped(project: Path, rr: RunRr, damage: Callable) -> None:
+    for i in range(10):
+        save_image(project / "images/cat" / f"{i}.png", f"#{i:02}0000", size=(90, 90))
+    broken = save_image(project / "images/cat/broken.png", size=(90, 90))
+    broken.write_bytes(damage(broken.read_bytes()))
+    add_dataset(project, {"kind": "imagefolder", "path": "images"})
+    outcome = rr("fetch", "--dataset", "mine")
+    assert outcome.code == 2
+    assert "broken.png: not a readable image" in outcome.err
+    assert not list((project / "data").rglob("*.parquet*"))
+    add_dataset(project, {"kind": "imagefolder", "path": "images", "on_unreadable": "skip"})
+    outcome = rr("fetch", "--dataset", "mine")
+    assert outcome.code == 0
+    assert "skipped" in outcome.err
+    assert len(open_fetched(project).labels) == 10
+    (counts,) = json.loads((project / "data/raw/mine/run.json").read_text())["skipped"].values()
+    assert counts == {".png": 1}
+    assert "skipped 1 file: an " in outcome.out
 
 
 def test_fetch_prints_and_records_what_it_found(project: Path, rr: RunRr) -> None:
@@ -212,105 +190,3 @@ def test_fetch_prints_and_records_what_it_found(project: Path, rr: RunRr) -> Non
         "in a format that Pillow cannot read": {".heic": 1}, "outside the splits that are used": {".png": 1},
     }  # fmt: skip
     assert record["params"]["datasets.mine.source"]["test_fraction"] == 0.2
-
-
-def test_class_counts_of_a_built_in_dataset_are_recorded(project: Path, rr: RunRr) -> None:
-    assert "classes (train + test images): disc (" in rr("fetch", "--dataset", "shapes").out
-    record = json.loads((project / "data/raw/shapes/run.json").read_text())
-    assert sum(record["images_per_class"]["train"].values()) == 200
-    assert record["skipped"] == {}
-
-
-class TestCifar:
-    def test_fetch_from_folder_and_from_archive(
-        self, project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from torchvision.datasets import CIFAR10
-
-        folder = write_cifar10(project / "copy", monkeypatch)
-        add_dataset(project, {"kind": "cifar10"}, image_size=32)
-        assert rr("fetch", "--dataset", "mine", "--from", folder).code == 0
-        data = open_fetched(project)
-        assert data.splits.tolist() == ["train"] * 100 + ["test"] * 20
-        assert data.class_names[3] == "class 3"
-        first = decode_image(next(data.iter_images())[1])
-        official = pickle.loads((folder / "data_batch_1").read_bytes())["data"][0].reshape(3, 32, 32)
-        assert np.array_equal(first.transpose(2, 0, 1), official)
-
-        archive = project / CIFAR10.filename
-        with tarfile.open(archive, "w:gz") as tar:
-            tar.add(folder, CIFAR10.base_folder)
-        outcome = rr("fetch", "--dataset", "mine", "--from", archive)
-        assert outcome.code == 2
-        assert "wrong checksum" in outcome.err
-        for pointer in (archive.with_name("pointer.tar.gz"), folder / "batches.meta"):
-            content = pointer.read_bytes() if pointer.exists() else b""
-            pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-            outcome = rr("fetch", "--dataset", "mine", "--from", pointer if pointer.suffix == ".gz" else folder)
-            assert f"{pointer} is a Git LFS pointer instead of the file: run `git lfs pull`" in outcome.err
-            pointer.write_bytes(content)
-        monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
-        assert rr("fetch", "--dataset", "mine", "--from", archive).code == 0
-        add_dataset(project, {"kind": "cifar10", "path": str(archive)}, image_size=32)
-        assert rr("fetch", "--dataset", "mine").code == 0
-
-    def test_coarse_labels_of_cifar100(self, project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
-        from torchvision.datasets import CIFAR100
-
-        folder = project / "copy" / CIFAR100.base_folder
-        folder.mkdir(parents=True)
-        contents = {
-            split: {
-                "data": np.random.default_rng(1).integers(0, 256, (40, 3072), np.uint8),
-                "fine_labels": [i % 100 for i in range(40)],
-                "coarse_labels": [(7 * i) % 20 for i in range(40)],
-            }
-            for split in ("train", "test")
-        } | {"meta": {"fine_label_names": list("f" * 100), "coarse_label_names": [f"coarse {i}" for i in range(20)]}}
-        md5s = {}
-        for name, content in contents.items():
-            (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-            md5s[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-        monkeypatch.setattr(CIFAR100, "train_list", [["train", md5s["train"]]])
-        monkeypatch.setattr(CIFAR100, "test_list", [["test", md5s["test"]]])
-        monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5s["meta"]})
-        add_dataset(project, {"kind": "cifar100_20"}, image_size=32)
-        assert rr("fetch", "--dataset", "mine", "--from", folder).code == 0
-        data = open_fetched(project)
-        assert data.labels.tolist() == 2 * contents["train"]["coarse_labels"]
-        assert data.class_names == contents["meta"]["coarse_label_names"]
-        add_dataset(project, {"kind": "cifar100"}, image_size=32)
-        assert rr("fetch", "--dataset", "mine", "--from", folder).code == 0
-        assert open_fetched(project).labels.tolist() == 2 * contents["train"]["fine_labels"]
-
-    def test_changed_batch_raises_and_is_not_unpickled(
-        self, project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        folder = write_cifar10(project / "copy", monkeypatch)
-        add_dataset(project, {"kind": "cifar10"}, image_size=32)
-
-        (folder / "data_batch_2").write_bytes(pickle.dumps(Malicious()))
-        outcome = rr("fetch", "--dataset", "mine", "--from", folder)
-        assert outcome.code == 2
-        assert "wrong checksum" in outcome.err
-        assert not (project / "executed").exists()
-
-    def test_missing_copy_raises(self, project: Path, rr: RunRr) -> None:
-        add_dataset(project, {"kind": "cifar10"})
-        assert "does not exist" in rr("fetch", "--dataset", "mine", "--from", project / "nothing").err
-        (project / "empty").mkdir()
-        outcome = rr("fetch", "--dataset", "mine", "--from", project / "empty")
-        assert outcome.code == 2
-        assert "contains neither cifar-10-python.tar.gz nor" in outcome.err
-
-
-def test_unknown_dataset_raises(project: Path, rr: RunRr) -> None:
-    outcome = rr("fetch", "--dataset", "shape")
-    assert outcome.code == 2
-    assert outcome.err.strip() == "rr: --dataset: unknown 'shape'; did you mean 'shapes'?"
-
-
-def test_jpeg_is_decoded_by_its_content() -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
-    assert decode_image(buffer.getvalue()).shape == (8, 8, 3)
