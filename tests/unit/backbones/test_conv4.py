@@ -72,26 +72,12 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(num_threads)
 
 
-def test_number_and_names_of_parameters() -> None:
+def test_names_of_parameters() -> None:
     network = backbones.build("conv4")
-    assert sum(parameter.numel() for parameter in network.parameters()) == 24_648
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     names = [f"blocks.{b}.{n}" for b in range(4) for n in ("0.weight", *(f"1.{name}" for name in norm))]
     assert list(network.state_dict()) == names
     assert network(make_images(2, 32)).shape == (2, network.num_features)
-
-
-def test_initial_weights() -> None:
-    torch.manual_seed(0)
-    networks = [Conv4() for _ in range(20)]
-    for b, (in_channels, out_channels) in enumerate(((3, 8), (8, 16), (16, 32), (32, 64))):
-        weights = torch.stack([network.blocks[b][0].weight.detach() for network in networks])
-        assert weights.shape == (20, out_channels, in_channels, 3, 3)
-        deviation = (2 / (9 * out_channels)) ** 0.5
-        assert abs(float(weights.mean())) < 4 * deviation / weights.numel() ** 0.5
-        assert float(weights.std()) == pytest.approx(deviation, rel=4 / (2 * weights.numel()) ** 0.5)
-        assert all((network.blocks[b][1].weight == 1).all() for network in networks)
-        assert all((network.blocks[b][1].bias == 0).all() for network in networks)
 
 
 @pytest.mark.parametrize(("B", "size"), SHAPES)
@@ -106,7 +92,7 @@ def test_fused_layers_equal_unfused_layers_in_float64(B: int, size: int) -> None
     assert all(int(actual[name]) == 1 for name in actual if "tracked" in name)
 
 
-def test_memory_layouts_and_rectangular_images() -> None:
+def test_memory_layout_does_not_change_results() -> None:
     x = make_images(6, 19, 42)
     expected = run_step(make_network().double(), x.double(), fused=False)
     for variant in (x.contiguous(), x.flip(3).flip(3), make_images(12, 19, 42)[::2].copy_(x)):

@@ -20,12 +20,7 @@ STAGE_PARAMETERS = {
     "resnet32": [464, 23_360, 88_768, 353_664],
     "resnet56": [464, 42_048, 163_008, 649_600],
 }
-TOTAL_PARAMETERS = {
-    "conv4": 24_648,
-    "resnet8": 77_392,
-    "resnet32": 466_256,
-    "resnet56": 855_120,
-}
+TOTAL_PARAMETERS = {"conv4": 24_648} | {name: sum(stages) for name, stages in STAGE_PARAMETERS.items()}
 LOCAL_MAPS = {"conv4": (8, 1), "resnet8": (16, 1), "resnet18": (64, 2)}  # channels and stride of the feature maps
 
 
@@ -76,18 +71,12 @@ def test_number_of_parameters_per_stage(name: str) -> None:
     backbone = backbones.build(name)
     stages = [[backbone.conv1, backbone.bn1], [backbone.layer1], [backbone.layer2], [backbone.layer3]]
     assert [count_parameters(stage) for stage in stages] == STAGE_PARAMETERS[name]
-    assert count_parameters([backbone]) == sum(STAGE_PARAMETERS[name]) == TOTAL_PARAMETERS[name]
 
 
-def test_initial_weights() -> None:
-    torch.manual_seed(0)
-    backbone = backbones.build("resnet56")
-    for module in backbone.modules():
+@pytest.mark.parametrize("name", TOTAL_PARAMETERS)
+def test_batch_norm_starts_with_weight_1_and_bias_0_and_convolutions_have_no_bias(name: str) -> None:
+    for module in backbones.build(name).modules():
         if isinstance(module, nn.Conv2d):
-            deviation = (2 / (module.kernel_size[0] ** 2 * module.out_channels)) ** 0.5
-            count = module.weight.numel()
-            assert abs(float(module.weight.detach().mean())) < 5 * deviation / count**0.5
-            assert float(module.weight.detach().std()) == pytest.approx(deviation, rel=5 / (2 * count) ** 0.5)
             assert module.bias is None
         elif isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all()
@@ -117,7 +106,7 @@ def authors_initial_weights(name: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("name", ["conv4", "resnet8", "resnet32", "resnet56"])
+@pytest.mark.parametrize("name", TOTAL_PARAMETERS)
 def test_initial_weights_are_bit_identical_to_those_of_the_authors_code(name: str, seed: int) -> None:
     torch.manual_seed(seed)
     expected = authors_initial_weights(name)
