@@ -122,7 +122,7 @@ def test_placeholder_next_to_its_file_is_not_damage(tmp_path: Path) -> None:
         "Thumbnails/0.png", "Previews.lrdata/0/0.png", "Photos.photoslibrary/originals/0.png",
     ],
 )  # fmt: skip
-def test_file_of_a_program_is_no_image(tmp_path: Path, name: str) -> None:
+def test_files_of_other_programs_are_skipped(tmp_path: Path, name: str) -> None:
     save_tree(tmp_path, {"cat": 1, "recycled": 1, "v1.0_original": 1, "van_gogh_original": 1})
     save_file(tmp_path / "cat" / name)
     listing = list_images(tmp_path)

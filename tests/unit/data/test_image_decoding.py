@@ -13,13 +13,6 @@ from PIL import ExifTags, Image, ImageOps, features
 from rr.data.image_decoding import UnreadableImageError, decode_image, decode_photograph
 from rr.data.raw import encode_png
 
-
-def to_png(image: Image.Image, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", **options)
-    return buffer.getvalue()
-
-
 Image.init()  # loads the plugins
 # Without formats that need another program (BUFR to WMF), contain only floating-point numbers or are deprecated.
 READ_AND_WRITTEN = Image.SAVE.keys() & Image.OPEN.keys() - {"BUFR", "EPS", "GRIB", "HDF5", "WMF", "SPIDER", "IM"}
@@ -62,14 +55,14 @@ def test_large_jpeg_images_are_decoded_at_a_fraction_of_their_size(size: tuple[i
 
 def test_gray_and_palette_images_become_rgb() -> None:
     gray = Image.fromarray(np.full((9, 9), 77, np.uint8))
-    assert (decode_image(to_png(gray)) == 77).all()
+    assert (decode_image(encode(gray, "PNG")) == 77).all()
     palette = Image.new("RGB", (9, 9), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
-    assert tuple(decode_image(to_png(palette))[0, 0]) == (10, 200, 30)
+    assert tuple(decode_image(encode(palette, "PNG"))[0, 0]) == (10, 200, 30)
 
 
 def test_16_bit_values_are_scaled() -> None:
     image = Image.fromarray(np.full((8, 8), 32896, np.uint16))
-    assert (decode_image(to_png(image)) == 128).all()
+    assert (decode_image(encode(image, "PNG")) == 128).all()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +79,7 @@ def test_values_without_a_range_raise(kind: type, name: str) -> None:
         decode_image(buffer.getvalue())
 
 
-def test_16_bit_tiff_in_which_zero_is_white_is_no_negative() -> None:
+def test_16_bit_tiff_in_which_zero_is_white_is_not_inverted() -> None:
     buffer = io.BytesIO()
     options = {ExifTags.Base.PhotometricInterpretation: 0}
     Image.fromarray(np.full((8, 8), 65535 // 5, np.uint16)).save(buffer, "TIFF", tiffinfo=options)
@@ -160,7 +153,7 @@ def test_every_exif_orientation_is_applied(image_format: str, orientation: int) 
         (b"something else", "not an image format that Pillow can read"),
     ],
 )
-def test_data_that_is_no_image_is_named(data: bytes, message: str) -> None:
+def test_message_names_what_unreadable_data_contain(data: bytes, message: str) -> None:
     with pytest.raises(UnreadableImageError, match=message):
         decode_image(data)
 
@@ -256,7 +249,7 @@ def test_image_with_a_large_plain_area_is_not_damaged(size: tuple[int, int], los
 def test_number_of_pixels_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80)
     with pytest.raises(UnreadableImageError, match="more than 160 pixels; save it at a smaller size, or split it"):
-        decode_image(to_png(Image.new("L", (20, 10))))
+        decode_image(encode(Image.new("L", (20, 10)), "PNG"))
 
 
 def test_large_image_causes_no_warning() -> None:
@@ -270,7 +263,7 @@ def test_large_image_causes_no_warning() -> None:
 
 def test_transparent_pixels_become_white() -> None:
     transparent = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    assert (decode_image(to_png(transparent)) == 255).all()
+    assert (decode_image(encode(transparent, "PNG")) == 255).all()
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
@@ -294,4 +287,4 @@ def test_transparent_color_becomes_white(bits: int, is_rgb: bool) -> None:
 
 @pytest.mark.parametrize("size", [(64, 32), (32, 64), (20, 20), (7, 300)])
 def test_any_size_is_resized(size: tuple[int, int]) -> None:
-    assert decode_image(to_png(Image.new("RGB", size, "red")), 32).shape == (32, 32, 3)
+    assert decode_image(encode(Image.new("RGB", size, "red"), "PNG"), 32).shape == (32, 32, 3)

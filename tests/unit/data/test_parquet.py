@@ -89,7 +89,7 @@ def test_labels_in_folder_names_are_not_ignored(tmp_path: Path) -> None:
     assert fetch_parquet(root, splits="none", labels="none")["classes"] == 0
 
 
-def test_file_with_paths_instead_of_images_is_one_error(tmp_path: Path) -> None:
+def test_file_with_paths_instead_of_images_raises(tmp_path: Path) -> None:
     image = pa.array([{"bytes": None, "path": "a.png"}] * 12, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     root = save(tmp_path, **{"train.parquet": pa.table({"image": image, "label": LABELS})})
     check_raises(root, "train.parquet contains no images, only paths: write the file with embedded images")
@@ -274,7 +274,7 @@ def test_without_splits_all_files_are_used(tmp_path: Path) -> None:
         ("fold", [0, 1, 2] * 4),
     ],
 )
-def test_column_of_splits_is_not_ignored_in_silence(tmp_path: Path, name: str, values: list) -> None:
+def test_column_of_splits_raises(tmp_path: Path, name: str, values: list) -> None:
     root = save_tables(tmp_path / "set", {"all.parquet": make_table(LABELS, **{name: values})})
     check_raises(root, f"all.parquet has a column '{name}' that seems to assign rows to splits")
     assert sum(fetch_parquet(root, splits="none")["images"].values()) == 12
