@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rr.runtime import formatting, progress
+from rr.runtime import progress
 from rr.runtime.progress import Progress
 
 
@@ -171,36 +171,6 @@ def test_closed_output_does_not_end_the_work() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "done\n")
-
-
-@pytest.mark.parametrize(
-    ("rate", "unit", "expected"),
-    [
-        (12_345.6, "views", "12,346 views/s"),
-        (4.26, "epochs", "4.3 epochs/s"),
-        (0.4, "epochs", "2.5 s/epoch"),
-        (1 / 12, "epochs", "12 s/epoch"),
-        (1 / 900, "parts", "15 min/part"),
-        (2.5e6, "bytes", "2.5 MB/s"),
-        (1000.0, "bytes", "0.0 MB/s"),
-    ],
-)
-def test_rate_is_formatted(rate: float, unit: str, expected: str) -> None:
-    assert formatting.format_rate(rate, unit) == expected
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(0.4, "0 s"), (-5, "0 s"), (99, "99 s"), (100, "2 min"), (6000, "1.7 h"), (172_799, "48.0 h"), (10**6, "11.6 d")],
-)
-def test_duration_is_formatted(seconds: float, expected: str) -> None:
-    assert formatting.format_duration(seconds) == expected
-
-
-def test_count_is_formatted() -> None:
-    assert formatting.format_count(1, "images") == "1 image"
-    assert formatting.format_count(2000, "images") == "2,000 images"
-    assert formatting.format_count(1, "other processes", "other process") == "1 other process"
 
 
 def run_on_terminal(code: str, environment: dict[str, str]) -> str:
