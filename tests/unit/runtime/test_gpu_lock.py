@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,13 +27,25 @@ print(start, time.monotonic(), flush=True)
 """
 
 
-def start_run(lock_dir: Path, rr_gpus: str, seconds: float) -> subprocess.Popen[str]:
-    """Start a process that holds a GPU for `seconds`."""
+StartRun = Callable[[Path, str, float], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start_run() -> Iterator[StartRun]:
+    """Return a function that starts a process that holds a GPU for a number of seconds. It is killed after the test."""
     environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(seconds), str(lock_dir)], env=environment | {"RR_GPUS": rr_gpus}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    with ExitStack() as stack:
+
+        def start(lock_dir: Path, rr_gpus: str, seconds: float) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-c", RUN, str(seconds), str(lock_dir)], env=environment | {"RR_GPUS": rr_gpus},
+                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield start
 
 
 @pytest.fixture
@@ -42,7 +56,7 @@ def no_gpu_acquired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def test_gpu_takes_as_many_runs_as_it_is_listed(tmp_path: Path) -> None:
+def test_gpu_takes_as_many_runs_as_it_is_listed(tmp_path: Path, start_run: StartRun) -> None:
     runs_by_gpu: dict[str, list[tuple[float, float]]] = {}
     for run in [start_run(tmp_path, "0,1,1", 0.5) for _ in range(9)]:
         out, err = run.communicate(timeout=100)
@@ -55,18 +69,15 @@ def test_gpu_takes_as_many_runs_as_it_is_listed(tmp_path: Path) -> None:
         assert concurrent <= {"0": 1, "1": 2}[gpu], runs
 
 
-def test_gpu_that_is_listed_twice_takes_two_runs_at_the_same_time(tmp_path: Path) -> None:
+def test_gpu_that_is_listed_twice_takes_two_runs_at_the_same_time(tmp_path: Path, start_run: StartRun) -> None:
     first, second = start_run(tmp_path, "1,1", 100), start_run(tmp_path, "1,1", 100)
     assert first.stdout
     assert second.stdout
     assert [run.stdout.readline() for run in (first, second)] == ["1\n", "1\n"]
     assert first.poll() is None
-    for run in (first, second):
-        run.kill()
-        run.communicate(timeout=100)
 
 
-def test_waiting_run_gets_the_gpu_of_a_killed_run(tmp_path: Path) -> None:
+def test_waiting_run_gets_the_gpu_of_a_killed_run(tmp_path: Path, start_run: StartRun) -> None:
     first, second = start_run(tmp_path, "3", 100), start_run(tmp_path, "MIG-4,3", 100)
     assert first.stdout
     assert second.stdout
@@ -77,9 +88,6 @@ def test_waiting_run_gets_the_gpu_of_a_killed_run(tmp_path: Path) -> None:
     assert third.stderr.readline() == "all GPUs in RR_GPUS=3,MIG-4 are in use by other runs: waiting for a free one\n"
     second.kill()
     assert third.stdout.readline() == "MIG-4\n"
-    first.kill()
-    for run in (first, second, third):
-        run.communicate(timeout=100)
 
 
 @pytest.mark.usefixtures("no_gpu_acquired")
@@ -117,14 +125,14 @@ def test_numbered_device_with_rr_gpus_raises(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("no_gpu_acquired")
-def test_numbers_with_leading_zeros_share_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_with_leading_zeros_share_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_run: StartRun
+) -> None:
     first = start_run(tmp_path / "locks", "0", 100)
     assert first.stdout
     assert first.stdout.readline() == "0\n"
     monkeypatch.setenv("RR_GPUS", "00,005")
     assert gpu_lock.acquire_gpu() == os.environ["CUDA_VISIBLE_DEVICES"] == "5"
-    first.kill()
-    first.communicate(timeout=100)
 
 
 def test_lock_folder_does_not_depend_on_tmpdir(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -52,15 +54,29 @@ print(ensure_local_copy(Path(sys.argv[1]), sys.argv[2]), flush=True)
 """
 
 
-def start_process(original: Path, seconds: float) -> subprocess.Popen[str]:
-    """Start a process that is ready to request a copy, and would pause for `seconds` while copying."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", REQUEST, str(original), file_sha256(original), str(seconds)], text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
-    return process
+StartProcess = Callable[[Path, float], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start_process() -> Iterator[StartProcess]:
+    """Return a function that starts a process that is ready to request a copy, and waits until it is ready.
+
+    The process would pause for a number of seconds while copying. It is killed after the test.
+    """
+    with ExitStack() as stack:
+
+        def start(original: Path, seconds: float) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-c", REQUEST, str(original), file_sha256(original), str(seconds)], text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            return process
+
+        yield start
 
 
 def send_request(process: subprocess.Popen[str]) -> None:
@@ -96,7 +112,7 @@ def test_file_with_another_hash_is_not_copied(tmp_path: Path, scratch: Path) -> 
     assert names(scratch) == [f"{'0' * 64}.lock"]
 
 
-def test_concurrent_processes_copy_once(tmp_path: Path, scratch: Path) -> None:
+def test_concurrent_processes_copy_once(tmp_path: Path, scratch: Path, start_process: StartProcess) -> None:
     original = tmp_path / "a.beton"
     original.write_bytes(b"pixels" * 1000)
     processes = [start_process(original, 1.0) for _ in range(4)]
@@ -119,7 +135,9 @@ def test_copy_made_before_the_lock_was_acquired_is_used(
     assert ensure_local_copy(original, file_sha256(original)) == copy
 
 
-def test_incomplete_copy_of_a_killed_process_is_replaced(tmp_path: Path, scratch: Path) -> None:
+def test_incomplete_copy_of_a_killed_process_is_replaced(
+    tmp_path: Path, scratch: Path, start_process: StartProcess
+) -> None:
     original = tmp_path / "a.beton"
     original.write_bytes(b"pixels" * 1000)
     first, second = start_process(original, 100), start_process(original, 0)
@@ -132,7 +150,6 @@ def test_incomplete_copy_of_a_killed_process_is_replaced(tmp_path: Path, scratch
     first.kill()
     copy = scratch / f"{file_sha256(original)}.beton"
     assert second.communicate(timeout=100)[0].splitlines() == ["half", str(copy)]
-    first.communicate(timeout=100)
     assert names(scratch) == [copy.name, f"{file_sha256(original)}.lock"]
     assert copy.read_bytes() == original.read_bytes()
 

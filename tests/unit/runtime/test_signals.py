@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -220,20 +221,45 @@ sys.exit(signals.run_command([sys.executable, "engine.py"], os.environ))
 """
 
 
-def start_command(ignored: int | None = None) -> subprocess.Popen[str]:
-    """Start a command that runs an engine with one stage, and wait until the stage runs."""
-    Path("stage.py").write_text(_STAGE)
-    Path("engine.py").write_text(_ENGINE)
-    lines = ["import signal"]
-    for number, handler in ((signal.SIGINT, "default_int_handler"), (signal.SIGHUP, "SIG_DFL")):
-        # The tests may run with nohup or in the background.
-        lines.append(f"signal.signal({int(number)}, signal.{'SIG_IGN' if number == ignored else handler})")
-    command = "\n".join([*lines, _COMMAND])
-    # In a process group of its own, which has its parent in another group. If the tests run with setsid, SIGTSTP would
-    # otherwise be ignored.
-    process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.PIPE, text=True, process_group=0)
-    wait_until(Path("started").exists, process)
-    return process
+StartCommand = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartCommand]:
+    """Return a function that starts a command that runs an engine with one stage, and waits until the stage runs.
+
+    The current folder is changed to a new one. Processes that still run after the test are killed.
+    """
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+
+        def start(ignored: int | None = None) -> subprocess.Popen[str]:
+            Path("stage.py").write_text(_STAGE)
+            Path("engine.py").write_text(_ENGINE)
+            lines = ["import signal"]
+            for number, handler in ((signal.SIGINT, "default_int_handler"), (signal.SIGHUP, "SIG_DFL")):
+                # The tests may run with nohup or in the background.
+                lines.append(f"signal.signal({int(number)}, signal.{'SIG_IGN' if number == ignored else handler})")
+            command = [sys.executable, "-c", "\n".join([*lines, _COMMAND])]
+            # In a process group of its own, which has its parent in another group. If the tests run with setsid,
+            # SIGTSTP would otherwise be ignored.
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            stack.callback(kill_engine, tmp_path)
+            wait_until(Path("started").exists, process)
+            return process
+
+        yield start
+
+
+def kill_engine(folder: Path) -> None:
+    """Kill the process group of the engine and its stage, if the stage still runs in `folder`."""
+    with suppress(OSError, ValueError):
+        stage = int((folder / "pid").read_text())
+        # If the stage has ended, another process may have its number.
+        if os.path.samefile(f"/proc/{stage}/cwd", folder):
+            os.killpg(os.getpgid(stage), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -247,10 +273,9 @@ def start_command(ignored: int | None = None) -> subprocess.Popen[str]:
     ],
 )
 def test_signal_to_a_command_that_runs_an_engine_reaches_the_stage_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[int], code: int
+    start_command: StartCommand, numbers: list[int], code: int
 ) -> None:
     """Signals that only the command receives. It must end after the engine, and the engine after the stage."""
-    monkeypatch.chdir(tmp_path)
     process = start_command()
     for number in numbers:
         process.send_signal(number)
@@ -260,8 +285,7 @@ def test_signal_to_a_command_that_runs_an_engine_reaches_the_stage_once(
     assert process.returncode == code
 
 
-def test_second_ctrl_c_ends_the_stage_of_an_engine_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_second_ctrl_c_ends_the_stage_of_an_engine_at_once(start_command: StartCommand) -> None:
     process = start_command()
     for _ in range(2):
         process.send_signal(signal.SIGINT)
@@ -272,11 +296,8 @@ def test_second_ctrl_c_ends_the_stage_of_an_engine_at_once(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT])
-def test_ignored_signal_does_not_end_the_stage_of_an_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: int
-) -> None:
+def test_ignored_signal_does_not_end_the_stage_of_an_engine(start_command: StartCommand, ignored: int) -> None:
     """As with nohup, or for a background command of a script. The stage still receives other signals."""
-    monkeypatch.chdir(tmp_path)
     process = start_command(ignored)
     process.send_signal(ignored)
     time.sleep(0.3)
@@ -287,8 +308,7 @@ def test_ignored_signal_does_not_end_the_stage_of_an_engine(
     assert (process.returncode, Path("saved").exists()) == (143, True)
 
 
-def test_suspended_command_suspends_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_suspended_command_suspends_its_stage(start_command: StartCommand) -> None:
     process = start_command()
     stage = int(Path("pid").read_text())
 
