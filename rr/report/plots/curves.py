@@ -1,5 +1,6 @@
 """Plots of curves: a thin line for each seed and a thick line for their mean."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,8 @@ def plot_curves(
     Args:
         id_prefix: prefix that makes the ids of the plot unique on the page.
         title: the heading.
-        alt_text: start of the description for screen readers. The first and the last mean of each curve are appended.
+        alt_text: start of the description for screen readers. The first and the last mean of each curve are appended
+            (NaN, a missing value, is left out).
         curves: the curves to plot.
         format_axes: function that sets scales, ticks and labels of the axes.
         mark_ends: whether to mark the first epoch with an open circle and the last with a filled one.
@@ -73,11 +75,8 @@ def plot_curves(
                 axes.plot(*_split_xy(mean[-1:]), "o", color=color, ms=6)
         format_axes(axes)
 
-    ranges = [
-        f"{curve.label} from {curve.mean_points[0][1]:.4g} to {curve.mean_points[-1][1]:.4g}"
-        for curve in curves
-        if curve.mean_points
-    ]
+    values = {curve.label: [y for _, y in curve.mean_points if not math.isnan(y)] for curve in curves}
+    ranges = [f"{label} from {means[0]:.4g} to {means[-1]:.4g}" for label, means in values.items() if means]
     svg = render_svg(id_prefix, 2.5, f"{alt_text}, mean over seeds: {', '.join(ranges)}.", plot)
     csv = _format_curves_csv(curves, key_name)
     legend = {curve.label: (curve.color, curve.style % len(LINE_STYLES)) for curve in curves}
@@ -86,7 +85,8 @@ def plot_curves(
 
 def _format_curves_csv(curves: Sequence[Curve], key_name: str) -> str:
     """Return the points as CSV: a row per key, and for each curve and seed x and y, or only y if the keys are x."""
-    header, columns = [key_name], []
+    header = [key_name]
+    columns: list[dict[float, Any]] = []
     for curve in curves:
         for number, points in enumerate(curve.seed_points, 1):
             name = f"{curve.label} (run {number})"
@@ -94,7 +94,7 @@ def _format_curves_csv(curves: Sequence[Curve], key_name: str) -> str:
                 header.append(f"{name}, x")
                 columns.append({epoch: x for epoch, (x, _) in points.items()})
             header.append(name)
-            columns.append({key: y for key, (_, y) in points.items()})
+            columns.append({key: "" if math.isnan(y) else y for key, (_, y) in points.items()})
     keys = sorted({key for column in columns for key in column})
     return format_csv(header, ([key, *(column.get(key, "") for column in columns)] for key in keys))
 

@@ -278,7 +278,7 @@ def test_markup_in_records_and_histories_is_escaped(params: Params) -> None:
 
 def test_missing_values_of_a_history_leave_a_gap(params: Params) -> None:
     header = "epoch,loss,accuracy,accuracy_positive,accuracy_negative"
-    rows = ("1,1.0,0.5,0.25,0.5", "2,0.9,0.6,,0.5", "3,0.8,0.7,0.75,0.5")
+    rows = ("1,1.0,0.5,,0.5", "2,0.9,0.6,0.25,0.5", "3,0.9,0.6,,0.5", "4,0.8,0.7,0.75,0.5")
     for seed in (1, 2):
         history = paths.PretrainPaths("shapes", "conv4", "relational", seed).history
         history.write_text("\n".join((header, *rows)) + "\n")
@@ -287,7 +287,8 @@ def test_missing_values_of_a_history_leave_a_gap(params: Params) -> None:
     (data,) = re.findall(r'href="data:text/csv;charset=utf-8,([^"]*)" download="relational-shapes-conv4-accuracy', html)
     table = list(csv.reader(unquote(data).splitlines()))
     column = table[0].index("two views of one image (run 1)")
-    assert [row[column] for row in table[1:]] == ["25", "nan", "75"]
+    assert [row[column] for row in table[1:]] == ["", "25", "", "75"]
+    assert "two views of one image from 25 to 75" in html
 
 
 def test_parquet_has_one_row_per_metric(params: Params) -> None:
