@@ -88,10 +88,6 @@ ProtocolOption = Annotated[
 LocalCopyOption = Annotated[
     Path | None, typer.Option("--from", help="Local copy of the dataset to read instead of downloading it.")
 ]
-EngineArgument = Annotated[
-    Literal["dvc", "snakemake"] | None,
-    typer.Argument(metavar="ENGINE", help="Engine that ran last. If given, only the other engine is updated."),
-]
 FormatOption = Annotated[
     Literal["safetensors", "state-dict", "torchscript", "torch-export", "onnx"],
     typer.Option(
@@ -441,16 +437,16 @@ def verify(
 
 
 @app.command()
-def sync(engine: EngineArgument = None, params: ParamsOption = paths.PARAMS_FILE) -> None:
-    """Register with DVC and Snakemake all runs that match their records, so that neither engine repeats them.
+def sync(params: ParamsOption = paths.PARAMS_FILE) -> None:
+    """Register with DVC all runs that match their records, so that DVC does not repeat them.
 
-    Use this command before you switch to the other engine, or after you have edited comments, docstrings or formatting
-    in the code.
+    Use this command after Snakemake has run stages, or after you have edited comments, docstrings or formatting in the
+    code. Snakemake needs no such command.
     """
     with Progress("sync"):
         from rr import commands
 
-        message = commands.run_sync(engine, params)
+        message = commands.run_sync(params)
     print(message)
 
 

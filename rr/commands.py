@@ -57,7 +57,7 @@ from rr.workflow.records import RunRecorder, find_current_record, find_record, l
 from rr.workflow.sync import (
     register_run,
     require_engines,
-    sync_engines,
+    sync_dvc,
     was_started_by_dvc,
     was_started_by_engine,
     was_started_by_user,
@@ -638,13 +638,11 @@ def _list_files(run: stage_runs.StageRun) -> list[Path]:
     return [*run.inputs, *run.outputs]
 
 
-def run_sync(engine: str | None, params_file: Path) -> str:
-    """Register all runs that match their records, with both engines or, if `engine` is given, with the other one."""
+def run_sync(params_file: Path) -> str:
+    """Register with DVC all runs that match their records."""
     if params_file.resolve() != paths.PARAMS_FILE.resolve():
-        raise UserError(
-            f"the engines read only {paths.PARAMS_FILE}, not {params_file}: omit --params, or unset RR_PARAMS"
-        )
-    registered, total = sync_engines(engine, load_params(params_file))
+        raise UserError(f"DVC reads only {paths.PARAMS_FILE}, not {params_file}: omit --params, or unset RR_PARAMS")
+    registered, total = sync_dvc(load_params(params_file))
     left_out = "" if registered == total else "; `rr verify` shows why the others were not"
     return f"sync: {registered} of {total} runs were registered{left_out}"
 

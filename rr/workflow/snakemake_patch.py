@@ -33,6 +33,8 @@ _METHODS = {
         "has_metadata",
         "incomplete",
         "input_checksums",
+        "_code_changed",
+        "_input_changed",
         "params_changed",
         "_get_key",
         "_get_recorded_starttime",
@@ -67,6 +69,7 @@ def patch_snakemake() -> None:
         )
     postprocess, incomplete = Job.postprocess, PersistenceBase.incomplete
     has_metadata, params_changed = PersistenceBase.has_metadata, PersistenceBase.params_changed
+    code_changed, input_changed = PersistenceBase._code_changed, PersistenceBase._input_changed
     input_checksums = PersistenceBase.input_checksums
     checksum = _IOFile.checksum
     checksums: dict[tuple[Any, ...], str | None] = {}
@@ -94,8 +97,8 @@ def patch_snakemake() -> None:
                 files.append(file)
         return files
 
-    def has_metadata_or_differs(persistence: PersistenceBase, job: Job) -> bool:
-        return has_metadata(persistence, job) or _matches_record(job) is False
+    def has_metadata_or_record(persistence: PersistenceBase, job: Job) -> bool:
+        return has_metadata(persistence, job) or _matches_record(job) is not None
 
     def params_changed_since_record(persistence: PersistenceBase, job: Job, file: Any = None) -> ParamsChange:
         match _matches_record(job):
@@ -105,6 +108,12 @@ def patch_snakemake() -> None:
                 return ParamsChange(only_new=set(persistence._params(job)), files=set(job.output))
             case _:
                 return params_changed(persistence, job, file)
+
+    def code_changed_without_record(persistence: PersistenceBase, job: Job, file: Any = None) -> bool:
+        return not _matches_record(job) and code_changed(persistence, job, file)
+
+    def input_changed_without_record(persistence: PersistenceBase, job: Job, file: Any = None) -> bool:
+        return not _matches_record(job) and input_changed(persistence, job, file)
 
     def input_checksums_in_record(persistence: PersistenceBase, job: Job, file: str) -> set[Any]:
         if not _matches_record(job):
@@ -129,8 +138,10 @@ def patch_snakemake() -> None:
     Job.remove_existing_output = remove_logs
     Job.postprocess = postprocess_unless_failed
     PersistenceBase.incomplete = replaced_by_killed_job
-    PersistenceBase.has_metadata = has_metadata_or_differs
+    PersistenceBase.has_metadata = has_metadata_or_record
     PersistenceBase.params_changed = params_changed_since_record
+    PersistenceBase._code_changed = code_changed_without_record
+    PersistenceBase._input_changed = input_changed_without_record
     PersistenceBase.input_checksums = input_checksums_in_record
 
 

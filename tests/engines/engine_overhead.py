@@ -136,7 +136,7 @@ def measure_dvc(params: Params) -> dict[str, Any]:
 
 
 def measure_both(params: Params, gpus: int) -> dict[str, Any]:
-    """Measure the part of `rr sync snakemake` after its check of the records, which the fake `rr` does not write."""
+    """Measure the part of `rr sync` after its check of the records, which the fake `rr` does not write."""
     snakemake, _ = time_command(snakemake_command(params, gpus))
     commit, _ = time_command(["dvc", "commit", "--force"])
     return {"snakemake": snakemake, "dvc_commit": commit, **measure_dvc_after_grid(params)}

@@ -137,8 +137,9 @@ def test_dvc_and_the_grid_agree_on_the_parameters_of_each_stage(tmp_path: Path) 
 
 
 def test_snakemake_compares_the_parameters_of_outputs_that_dvc_wrote(dvc_project: Path) -> None:
-    """Run before `rr sync`, which adds Snakemake's metadata."""
-    assert "Nothing to be done" in call(dvc_project, "snakemake", "-n")
+    output = call(dvc_project, "snakemake", "-n")
+    assert "Nothing to be done" in output
+    assert "missing provenance" not in output
     try:
         write_params(dvc_project, lambda params: params["methods"]["relational"].update(views=3))
         output = call(dvc_project, "snakemake", "-n")
@@ -153,12 +154,9 @@ def test_snakemake_compares_the_parameters_of_outputs_that_dvc_wrote(dvc_project
         write_params(dvc_project)
 
 
-def test_after_dvc_and_sync_both_engines_are_up_to_date(dvc_project: Path) -> None:
+def test_after_dvc_both_engines_are_up_to_date(dvc_project: Path) -> None:
     assert "Data and pipelines are up to date." in call(dvc_project, "dvc", "repro")
-    call(dvc_project, "rr", "sync", "dvc")
-    output = call(dvc_project, "snakemake", "-n")
-    assert "Nothing to be done" in output
-    assert "missing provenance" not in output
+    assert "Nothing to be done" in call(dvc_project, "snakemake", "-n")
     verify = call(dvc_project, "rr", "verify", "--recompute")
     assert "every artifact matches its record" in verify
     assert (
@@ -169,7 +167,7 @@ def test_after_dvc_and_sync_both_engines_are_up_to_date(dvc_project: Path) -> No
 
 def test_after_snakemake_and_sync_both_engines_are_up_to_date(snakemake_project: Path) -> None:
     assert "Nothing to be done" in call(snakemake_project, "snakemake", "-n")
-    call(snakemake_project, "rr", "sync", "snakemake")
+    call(snakemake_project, "rr", "sync")
     assert call(snakemake_project, "dvc", "repro").count("didn't change, skipping") == 11
     assert "Data and pipelines are up to date." in call(snakemake_project, "dvc", "status")
 
@@ -186,7 +184,6 @@ def test_both_engines_produce_the_same_outputs(dvc_project: Path, snakemake_proj
 
 
 def test_changed_parameter_reruns_only_dependent_stages(dvc_project: Path) -> None:
-    call(dvc_project, "rr", "sync", "dvc")
     try:
         write_params(dvc_project, lambda params: params["methods"]["relational"].update(views=3))
         stages, files = outdated(dvc_project)

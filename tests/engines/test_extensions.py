@@ -52,7 +52,6 @@ def test_records_contain_the_files_that_their_runs_use(project: Path) -> None:
 
 def test_edits_of_extensions_affect_only_the_runs_that_use_them(project: Path) -> None:
     before = records(project)
-    call(project, "rr", "sync", "dvc")
     assert "Nothing to be done" in call(project, "snakemake", "-n")
 
     # Adding a class and a backbone does not repeat any run.

@@ -40,7 +40,8 @@ def test_unlabeled_images_can_be_used_without_a_target(tmp_path: Path, engine: s
     assert "This grid has no evaluations, so the report shows only the pretraining runs." in report
     assert "relational on mine, conv4: [history, seed 1]" in report
     assert "every artifact matches its record" in call(folder, "rr", "verify")
-    call(folder, "rr", "sync", engine)
+    if engine == "snakemake":
+        call(folder, "rr", "sync")
     assert "Data and pipelines are up to date." in call(folder, "dvc", "status")
     assert "Nothing to be done" in call(folder, "snakemake", "-n")
 

@@ -129,7 +129,6 @@ def test_documented_commands_share_results_through_a_folder(finished_project: Pa
     for command in find_block("docs/guides/share.md", "dvc remote add"):
         run_in_shell(first, command.replace("/shared/folder", shlex.quote(str(tmp_path / "store"))))
     assert git(first, "status", "--porcelain") == ""
-    call(first, "rr", "sync", "dvc")
     assert_nothing_to_do(first)
     for command in find_block("docs/guides/share.md", "git pull"):
         run_in_shell(second, command)

@@ -81,13 +81,12 @@ def test_engines_do_not_repeat_stages_that_a_user_has_run(project: Path) -> None
     output = call(
         project, "torchrun", "--standalone", "--nproc-per-node", "2", "-m", "rr", *PRETRAIN, "--device", "cpu"
     )
-    assert output.count("registering the run with Snakemake and DVC") == 1
+    assert output.count("registering the run with DVC") == 1
     call(project, "rr", *EXTRACT)
     call(project, "rr", *EVALUATE, "knn")
     call(project, "rr", "report")
     assert "Data and pipelines are up to date." in call(project, "dvc", "status")
     assert "Nothing to be done" in call(project, "snakemake", "-n")
-    # Snakemake has recorded the parameters of these runs.
     write_params(project, read_only_from_a_local_copy)
     assert "rule convert:" in call(project, "snakemake", "-n")
 
@@ -100,7 +99,7 @@ def test_registration_with_a_locked_engine_prints_the_command_for_later(project:
         assert "could not register" not in output
         output = call(project, "rr", "convert", "--dataset", "shapes")
     assert (
-        "rr: dvc could not register this run and would repeat it (DVC could not commit the outputs: Unable to acquire "
+        "rr: DVC could not register this run and would repeat it (DVC could not commit the outputs: Unable to acquire "
         "lock): run rr sync later"
     ) in output
     call(project, "rr", "sync")

@@ -1,8 +1,7 @@
-"""Tests for registering stage runs with both engines: one that a user started, and all with `rr sync`."""
+"""Tests for registering stage runs with DVC: one that a user started, and all with `rr sync`."""
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,46 +12,43 @@ from rr.workflow import sync
 from rr.workflow.stage_runs import StageRun
 
 FETCH = ("fetch", "--dataset", "shapes")
-REGISTERED = [("snakemake", "data/raw/shapes"), ("dvc", "data/raw/shapes")]
+REGISTERED = ["data/raw/shapes"]
 
 
 @pytest.fixture
-def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Engines and folders of runs, which are collected instead of registered. The project looks like one of DVC."""
+def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Folders of runs, which are collected instead of registered. The project looks like one of DVC."""
     write_params(project, lambda params: params["datasets"]["shapes"]["source"].update(train=20, test=10))
     (project / ".dvc").mkdir()
     shutil.copy(ROOT / "dvc.yaml", project)
     shutil.copytree(ROOT / "rr", project / "rr", ignore=shutil.ignore_patterns("__pycache__"))
-    registered: list[tuple[str, str]] = []
+    registered: list[str] = []
 
-    def register(engine: str, runs: Sequence[StageRun]) -> None:
-        registered.extend((engine, str(run.folder)) for run in runs)
+    def register(runs: Sequence[StageRun]) -> None:
+        registered.extend(str(run.folder) for run in runs)
 
-    monkeypatch.setattr(sync, "_register_with_snakemake", partial(register, "snakemake"))
-    monkeypatch.setattr(sync, "_register_with_dvc", partial(register, "dvc"))
+    monkeypatch.setattr(sync, "_register_with_dvc", register)
     return registered
 
 
-def test_run_of_a_user_is_registered_with_both_engines(registered: list[tuple[str, str]], rr: RunRr) -> None:
+def test_run_of_a_user_is_registered(registered: list[str], rr: RunRr) -> None:
     outcome = rr(*FETCH)
     assert outcome.code == 0
-    assert "registering the run with Snakemake and DVC" in outcome.err
+    assert "registering the run with DVC" in outcome.err
     assert registered == REGISTERED
 
 
 @pytest.mark.parametrize("variable", ["DVC_STAGE", "RR_ENGINE"])
 def test_run_of_an_engine_is_not_registered(
-    variable: str, registered: list[tuple[str, str]], rr: RunRr, monkeypatch: pytest.MonkeyPatch
+    variable: str, registered: list[str], rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "fetch@shapes")
     assert rr(*FETCH).code == 0
     assert registered == []
 
 
-def test_run_with_other_parameters_is_not_registered(
-    registered: list[tuple[str, str]], rr: RunRr, project: Path
-) -> None:
-    """Both engines would register it with the parameters of params.yaml."""
+def test_run_with_other_parameters_is_not_registered(registered: list[str], rr: RunRr, project: Path) -> None:
+    """DVC would register it with the parameters of params.yaml."""
     shutil.copy("params.yaml", "other.yaml")
     assert rr(*FETCH, "--params", "other.yaml").code == 0
     write_params(project, lambda params: params["datasets"].update(more=params["datasets"]["shapes"]))
@@ -64,7 +60,7 @@ def test_run_with_other_parameters_is_not_registered(
 
 
 def test_parameter_changed_during_the_run_prevents_its_registration(
-    registered: list[tuple[str, str]], rr: RunRr, project: Path, monkeypatch: pytest.MonkeyPatch
+    registered: list[str], rr: RunRr, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rr.data import raw
 
@@ -80,49 +76,51 @@ def test_parameter_changed_during_the_run_prevents_its_registration(
 
 
 def test_ctrl_c_during_the_registration_ends_the_command(
-    registered: list[tuple[str, str]], rr: RunRr, monkeypatch: pytest.MonkeyPatch
+    registered: list[str], rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(runs: Sequence[StageRun]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sync, "_register_with_snakemake", interrupt)
+    monkeypatch.setattr(sync, "_register_with_dvc", interrupt)
     outcome = rr(*FETCH)
     assert (outcome.code, registered) == (130, [])
     assert "would repeat it (interrupted): run rr sync later" in outcome.err
 
 
-def test_engine_that_fails_is_reported_with_the_command_for_later(
-    registered: list[tuple[str, str]], rr: RunRr, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            FileNotFoundError(2, "No such file or directory", "dvc.lock"),
+            "[Errno 2] No such file or directory: 'dvc.lock'",
+        ),
+        (
+            UserError("DVC could not commit the outputs: Unable to acquire lock. See the manual.\n"),
+            "DVC could not commit the outputs: Unable to acquire lock",
+        ),
+    ],
+)
+def test_failed_registration_is_reported_with_the_command_for_later(
+    registered: list[str], rr: RunRr, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
-    def fail_in_snakemake(runs: Sequence[StageRun]) -> None:
-        raise FileNotFoundError(2, "No such file or directory", "/bin/snakemake")
+    def fail(runs: Sequence[StageRun]) -> None:
+        raise error
 
-    def fail_in_dvc(runs: Sequence[StageRun]) -> None:
-        raise UserError("DVC could not commit the outputs: Unable to acquire lock. See the manual.\n")
-
-    monkeypatch.setattr(sync, "_register_with_snakemake", fail_in_snakemake)
-    monkeypatch.setattr(sync, "_register_with_dvc", fail_in_dvc)
+    monkeypatch.setattr(sync, "_register_with_dvc", fail)
     outcome = rr(*FETCH)
     assert outcome.code == 0
-    assert outcome.err.splitlines()[-2:] == [
-        "rr: snakemake could not register this run and would repeat it ([Errno 2] No such file or directory: "
-        "'/bin/snakemake'): run rr sync later",
-        "rr: dvc could not register this run and would repeat it (DVC could not commit the outputs: Unable to acquire "
-        "lock): run rr sync later",
-    ]
+    assert outcome.err.splitlines()[-1] == (
+        f"rr: DVC could not register this run and would repeat it ({message}): run rr sync later"
+    )
 
 
-def test_sync_registers_only_the_runs_that_match_their_records(registered: list[tuple[str, str]], rr: RunRr) -> None:
+def test_sync_registers_only_the_runs_that_match_their_records(registered: list[str], rr: RunRr) -> None:
     left_out = "of 11 runs were registered; `rr verify` shows why the others were not\n"
     assert rr("sync").out == f"sync: 0 {left_out}"
     rr(*FETCH)
     del registered[:]
     assert rr("sync").out == f"sync: 1 {left_out}"
     assert registered == REGISTERED
-    for engine, other in (("dvc", "snakemake"), ("snakemake", "dvc")):
-        del registered[:]
-        rr("sync", engine)
-        assert registered == [(other, "data/raw/shapes")]
     with open("data/raw/shapes/images.parquet", "ab") as file:
         file.write(b"0")
     del registered[:]
@@ -130,12 +128,12 @@ def test_sync_registers_only_the_runs_that_match_their_records(registered: list[
     assert registered == []
 
 
-def test_sync_of_another_parameter_file_raises(registered: list[tuple[str, str]], rr: RunRr) -> None:
-    """The engines would otherwise register runs with the parameters in params.yaml."""
+def test_sync_of_another_parameter_file_raises(registered: list[str], rr: RunRr) -> None:
+    """DVC would otherwise register runs with the parameters in params.yaml."""
     shutil.copy("params.yaml", "other.yaml")
     outcome = rr("sync", "--params", "other.yaml")
     assert (outcome.code, registered) == (2, [])
-    assert "the engines read only params.yaml, not other.yaml: omit --params, or unset RR_PARAMS" in outcome.err
+    assert "DVC reads only params.yaml, not other.yaml: omit --params, or unset RR_PARAMS" in outcome.err
 
 
 def test_stage_that_dvc_starts_reads_only_params_yaml(
@@ -151,9 +149,7 @@ def test_stage_that_dvc_starts_reads_only_params_yaml(
     assert rr(*FETCH, "--params", "other.yaml").code == 0  # a stage of the user's own may track this file
 
 
-def test_sync_in_a_folder_with_other_code_than_the_running_rr_raises(
-    registered: list[tuple[str, str]], rr: RunRr
-) -> None:
+def test_sync_in_a_folder_with_other_code_than_the_running_rr_raises(registered: list[str], rr: RunRr) -> None:
     rr(*FETCH)
     del registered[:]
     with open("rr/fetch.py", "a") as module:
