@@ -27,6 +27,7 @@ fi
 if [ -s "$VENV/ready" ] && [ "$(cat "$VENV/ready")" != "$PWD" ]; then
     echo "setup: this folder was moved or copied from $(cat "$VENV/ready"), so $VENV is created again"
     rm -rf "$VENV"
+    hash -r # so that bash finds a Python outside this environment
 fi
 "$PYTHON" -m venv "$VENV"
 if [ "$CPU" = 1 ]; then

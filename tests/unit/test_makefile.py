@@ -90,10 +90,16 @@ def test_moved_project_is_installed_again(tmp_path: Path) -> None:
         ready.write_text(f"{folder}\n")
         output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
         assert ("setup.sh" not in output) == is_installed
-    (ready.parent / "old").touch()
-    environment = {**os.environ, "PYTHON": "true", "VENV": ".venv", "CPU": ""}  # the next command does nothing
+    # `make` puts the environment first on the PATH. Both programs stand in for Python and do nothing.
+    for program in (ready.parent / "bin/python3", tmp_path / "bin/python3"):
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\necho "$@" >>{program}.log\n')
+        program.chmod(0o755)
+    path = os.pathsep.join([str(ready.parent / "bin"), str(tmp_path / "bin"), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHON": "python3", "VENV": ".venv", "CPU": ""}
     process = subprocess.run(
         ["bash", "workflow/setup.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert "setup: this folder was moved or copied from /moved, so .venv is created again\n" in process.stdout
-    assert not (ready.parent / "old").exists()
+    assert not ready.exists()
+    assert (tmp_path / "bin/python3.log").read_text() == "-m venv .venv\n"
