@@ -55,14 +55,14 @@ class Experiment(NamedTuple):
 
 
 def comparison_table() -> str:
-    """Return the accuracies that the paper reports, too, with a link to the metrics of each of our seeds."""
+    """Return our accuracies next to those of the paper, with a link to the metrics of each of our seeds."""
     lines = [
         "| data | method | paper, % | ours, % | seeds | difference | verdict |",
         "| :-- | :-- | --: | --: | :-- | --: | :-- |",
     ]
     for experiment in _experiments():
         files, cell = _metrics_files(experiment), _compare(experiment)
-        # List the experiments that we have not run, but only those with Conv-4.
+        # Of the experiments that we have not run, list only those with Conv-4.
         if cell.published_value is None or (not files and experiment.backbone != "conv4"):
             continue
         method = METHODS[experiment.method][1]

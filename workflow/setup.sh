@@ -24,7 +24,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
 fi
 
-if [ -s "$VENV/ready" ] && [ "$(cat "$VENV/ready")" != "$PWD" ]; then
+if [ -s "$VENV/ready" ] && [ "$(cat "$VENV/ready")" != "$(pwd -P)" ]; then # $PWD may contain a link
     echo "setup: this folder was moved or copied from $(cat "$VENV/ready"), so $VENV is created again"
     rm -rf "$VENV"
     hash -r # so that bash finds a Python outside this environment

@@ -157,7 +157,7 @@ def _verified_hash(path: Path) -> str:
     sha256 = file_sha256(path)
     if path.name == paths.RECORD_NAME:
         load_record(path.parent)
-    elif sha256 != load_record(paths.find_record_folder(path))["outputs"].get(str(path)):
+    elif sha256 != recorded_sha256(path):
         raise UserError(
             f"{path} does not match its record (damaged or edited): run {paths.producing_command(path)} again"
         )

@@ -75,7 +75,7 @@ def register_run(run: StageRun, params: Params) -> None:
         return
     print("registering the run with DVC", file=sys.stderr)
     try:
-        require_engines("the registration", ["dvc"])
+        require_engines("rr sync", ["dvc"])
         _register_with_dvc([current])
     except (UserError, OSError, KeyboardInterrupt) as error:
         print(

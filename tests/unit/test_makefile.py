@@ -10,10 +10,15 @@ from helpers import ROOT
 from test_requirements_lock import LOCKED
 
 
-def test_make_without_a_git_repository_installs_nothing(tmp_path: Path) -> None:
+def copy_installer(folder: Path) -> None:
+    """Copy the files that `make setup` needs."""
     for name in ("Makefile", "requirements.lock", "pyproject.toml", "workflow/setup.sh"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+
+
+def test_make_without_a_git_repository_installs_nothing(tmp_path: Path) -> None:
+    copy_installer(tmp_path)
     # A Python that does not exist ends the installation at once.
     command = ["make", "PYTHON=no-python"]
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
@@ -64,9 +69,7 @@ def test_cpu_installs_everything_but_torch_and_cuda_from_the_lock_file(tmp_path:
 
 
 def test_make_keeps_the_kind_of_torch_that_is_installed(tmp_path: Path) -> None:
-    for name in ("Makefile", "requirements.lock", "pyproject.toml", "workflow/setup.sh"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
+    copy_installer(tmp_path)
 
     def recipe(*arguments: str) -> str:
         command = ["make", "--dry-run", "setup", *arguments]
@@ -80,9 +83,7 @@ def test_make_keeps_the_kind_of_torch_that_is_installed(tmp_path: Path) -> None:
 
 
 def test_moved_project_is_installed_again(tmp_path: Path) -> None:
-    for name in ("Makefile", "requirements.lock", "pyproject.toml", "workflow/setup.sh"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
+    copy_installer(tmp_path)
     ready = tmp_path / ".venv/ready"
     ready.parent.mkdir()
     command = ["make", "--dry-run", "setup"]
@@ -90,16 +91,26 @@ def test_moved_project_is_installed_again(tmp_path: Path) -> None:
         ready.write_text(f"{folder}\n")
         output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
         assert ("setup.sh" not in output) == is_installed
-    # `make` puts the environment first on the PATH. Both programs stand in for Python and do nothing.
+    # `make` puts the environment first on the PATH. Both programs stand in for Python and only log
+    # their arguments.
     for program in (ready.parent / "bin/python3", tmp_path / "bin/python3"):
         program.parent.mkdir()
         program.write_text(f'#!/bin/sh\necho "$@" >>{program}.log\n')
         program.chmod(0o755)
     path = os.pathsep.join([str(ready.parent / "bin"), str(tmp_path / "bin"), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHON": "python3", "VENV": ".venv", "CPU": ""}
-    process = subprocess.run(
-        ["bash", "workflow/setup.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert "setup: this folder was moved or copied from /moved, so .venv is created again\n" in process.stdout
-    assert not ready.exists()
+    message = "setup: this folder was moved or copied from /moved, so .venv is created again\n"
+    link = tmp_path.with_name("link")
+    link.symlink_to(tmp_path)
+    for folder, is_moved in ((tmp_path, False), ("/moved", True)):
+        ready.write_text(f"{folder}\n")
+        process = subprocess.run(
+            ["bash", "workflow/setup.sh"],
+            cwd=link,
+            env=environment | {"PWD": str(link)},
+            capture_output=True,
+            text=True,
+        )
+        assert (message in process.stdout) == is_moved
+        assert ready.exists() != is_moved
     assert (tmp_path / "bin/python3.log").read_text() == "-m venv .venv\n"
