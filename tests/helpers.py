@@ -163,6 +163,14 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int) -> None
     call_after_checkpoints(monkeypatch, interrupt)
 
 
+def error_of(call: Callable[[], object], expected: str) -> str:
+    """Check that the call raises a UserError that contains `expected`, and return its message."""
+    with pytest.raises(UserError) as caught:
+        call()
+    assert expected in str(caught.value)
+    return str(caught.value)
+
+
 class Malicious:
     """Creates a folder when it is unpickled."""
 

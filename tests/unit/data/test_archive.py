@@ -10,21 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import error_of
 
 from rr.data import archive
 from rr.data.archive import ArchiveLimits, extract_tar, open_tree
-from rr.errors import UserError
 
 DATA = np.random.default_rng(0).bytes(1_000_000)
 LIMITS = ArchiveLimits(max_bytes=20_000, max_members=5)
-
-
-def error_of(call: Callable[[], object], expected: str) -> str:
-    """Check that the call raises a UserError that contains `expected`, and return its message."""
-    with pytest.raises(UserError) as caught:
-        call()
-    assert expected in str(caught.value)
-    return str(caught.value)
 
 
 def make_tar(path: Path, *members: tuple[str, object]) -> Path:

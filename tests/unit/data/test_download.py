@@ -5,15 +5,15 @@ import re
 import socket
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import error_of
 
 from rr.data import download
-from rr.errors import UserError
 
 DATA = np.random.default_rng(0).bytes(1_000_000)
 MD5 = hashlib.md5(DATA).hexdigest()
@@ -95,14 +95,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server()
     yield server
     server.close()
-
-
-def error_of(call: Callable[[], object], expected: str) -> str:
-    """Check that the call raises a UserError that contains `expected`, and return its message."""
-    with pytest.raises(UserError) as caught:
-        call()
-    assert expected in str(caught.value)
-    return str(caught.value)
 
 
 class TestDownload:

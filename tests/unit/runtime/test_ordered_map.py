@@ -1,5 +1,8 @@
 """Tests of the ordered parallel map: order, exceptions and bounded memory."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -74,3 +77,10 @@ def test_closing_does_not_wait_for_the_threads() -> None:
     release.set()
     wait_until(lambda: was_released)
     assert all(was_released)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="macOS cannot restrict a process to some cores")
+def test_number_of_threads_respects_the_cores_of_the_process() -> None:
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); from rr.runtime import ordered_map"
+    code += "; print(ordered_map.DECODING_THREADS)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "1\n"

@@ -1,5 +1,7 @@
 """Tests for the changes of Snakemake."""
 
+import asyncio
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import pytest
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 from snakemake.iocontainers import Namedlist
 from snakemake.jobs import Job
 
@@ -91,3 +94,27 @@ def test_job_is_compared_with_the_record(
 ) -> None:
     change(job)
     assert snakemake_patch._matches_record(job) is expected  # type: ignore[arg-type]
+
+
+def test_file_is_hashed_again_only_if_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, names in snakemake_patch._METHODS.items():
+        for name in names:
+            monkeypatch.setattr(owner, name, getattr(owner, name))  # restored after the test
+    patch_snakemake()
+    hashed, digest = [], hashlib.file_digest
+
+    def count(file: Any, algorithm: Any) -> Any:
+        hashed.append(file.name)
+        return digest(file, algorithm)
+
+    monkeypatch.setattr(hashlib, "file_digest", count)
+    path = tmp_path / "train.beton"
+    workflow = SimpleNamespace(iocache=SimpleNamespace(active=False), storage_settings=None)
+    for content in (b"first", b"second one"):
+        path.write_bytes(content)
+        for _ in range(3):
+            file = IOFile(str(path))
+            file.rule = SimpleNamespace(workflow=workflow)
+            expected = f"sha256:{hashlib.sha256(content).hexdigest()}"
+            assert asyncio.run(file.checksum(1 << 40)) == expected
+    assert hashed == [str(path)] * 2

@@ -114,6 +114,13 @@ def test_failed_registration_is_reported_with_the_command_for_later(
     )
 
 
+def test_missing_dvc_is_reported(registered: list[str], rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "find_spec", lambda name: None)
+    outcome = rr(*FETCH)
+    assert (outcome.code, registered) == (0, [])
+    assert "rr: DVC could not register this run and would repeat it (rr sync: dvc cannot be imported" in outcome.err
+
+
 def test_sync_registers_only_the_runs_that_match_their_records(registered: list[str], rr: RunRr) -> None:
     left_out = "of 11 runs were registered; `rr verify` shows why the others were not\n"
     assert rr("sync").out == f"sync: 0 {left_out}"
