@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from rr.data import raw
 from rr.data.shapes import CLASS_NAMES, generate_shapes
+from rr.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
