@@ -1,5 +1,5 @@
 # `make` installs everything and runs the grid; `make test` installs everything and runs the tests. If you run `make`
-# again, it repeats only what is out of date.
+# again, it runs only what is out of date.
 VENV := .venv
 PYTHON ?= python3
 # CPU=1 installs torch without the CUDA libraries (docs/install.md). Such an environment contains its own lock file.
@@ -22,7 +22,7 @@ setup: $(VENV)/ready
 $(VENV)/ready: requirements.lock pyproject.toml workflow/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" CPU="$(CPU)" bash workflow/setup.sh
 	@echo "$(CURDIR)" > $@
-# The commands in the environment contain its path, so after the project was moved or copied, it is installed again.
+# The commands in the environment contain its path, so it is installed again after the project was moved or copied.
 ifeq ($(shell [ -s $(VENV)/ready ] && [ "$$(cat $(VENV)/ready)" != "$(CURDIR)" ] && echo moved),moved)
 .PHONY: $(VENV)/ready
 endif
@@ -34,8 +34,9 @@ results: setup
 	done
 	@echo "reports: $(CURDIR)/.results/*/report/index.html"
 
-# By default, pytest-xdist starts the files with the fewest tests last, and the slowest tests are in such files. Sorted by
-# name, the files of tests/distributed and tests/engines start first, so both processes end at about the same time.
+# By default, pytest-xdist starts the files with the fewest tests last, and the slowest tests are in such files. If the
+# files are sorted by name, those in tests/distributed and tests/engines start first, so that both processes end at
+# about the same time.
 test: setup lint
 	pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 

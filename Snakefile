@@ -63,7 +63,7 @@ resource_scopes:
     gpu_jobs="local",
 
 
-# This is not in the default profile, because --resources and other profiles replace the whole list of a profile.
+# This is not in the default profile, because --resources and other profiles replace a profile's whole list.
 if GPU:
     workflow.global_resources.setdefault("gpu_jobs", 1)
 

@@ -1,4 +1,4 @@
-"""Configuration of Sphinx, which builds the documentation site from the Markdown files in this folder."""
+"""Sphinx configuration for the documentation site, which is built from the Markdown files in this folder."""
 
 from rr import __version__
 

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and results.md from the results in docs/results. `make docs` runs this."""
+"""Write the tables in README.md and results.md from the results in docs/results. `make docs` runs this script."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from rr.report.welch import welch_interval
 DOCS = Path(__file__).parent
 PAGES = (DOCS / "results.md", DOCS.parent / "README.md")
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-# The names of the methods in params.yaml, those in paper.csv, and those in the tables, in the order of the rows.
+# For each method, its names in params.yaml, in paper.csv and in the tables, in the order of the rows.
 METHODS = {
     "random": ("random", "random weights"),
     "supervised-paper": ("supervised", "supervised"),
@@ -34,7 +34,7 @@ METHODS = {
 }
 TASKS = (("cifar10", "cifar10"), ("cifar100", "cifar100"), ("cifar10", "cifar100"), ("cifar100", "cifar10"),
          ("cifar100", "cifar100-20"))  # fmt: skip
-# The protocols of the table of few labels, with the headings of their columns.
+# The protocols in the few-labels table, with their column headings.
 FEW_LABELS = {
     "linear-1": "linear, 1 %",
     "linear-10": "10 %",
@@ -46,7 +46,7 @@ FEW_LABELS = {
 
 
 class Experiment(NamedTuple):
-    """The runs behind a row of the table of accuracies, one per seed. The names are those in params.yaml."""
+    """The runs behind a row of an accuracy table, one per seed. The names are those in params.yaml."""
 
     backbone: str
     dataset: str
@@ -55,7 +55,7 @@ class Experiment(NamedTuple):
 
 
 def comparison_table() -> str:
-    """Return our accuracies next to those of the paper, with a link to the metrics of each of our seeds."""
+    """Return our accuracies next to the paper's, with a link to the metrics of each of our seeds."""
     lines = [
         "| data | method | paper, % | ours, % | seeds | difference | verdict |",
         "| :-- | :-- | --: | --: | :-- | --: | :-- |",
@@ -75,7 +75,7 @@ def comparison_table() -> str:
 
 
 def other_accuracy_table() -> str:
-    """Return the accuracies with Conv-4 for which we know no value in the paper, with a link to each seed's metrics."""
+    """Return the accuracies with Conv-4 for which the paper's value is unknown, with a link to each seed's metrics."""
     lines = ["| data | method | accuracy, % | seeds |", "| :-- | :-- | --: | :-- |"]
     for experiment in _experiments():
         files, cell = _metrics_files(experiment), _compare(experiment)
@@ -102,7 +102,7 @@ def summary_table() -> str:
 
 
 def few_labels_table() -> str:
-    """Return the accuracies of Conv-4 with a part of the labels (seed 1), each with a link to its metrics."""
+    """Return the accuracies of Conv-4 with a fraction of the labels (seed 1), each with a link to its metrics."""
     headings = ["data", "method", *FEW_LABELS.values()]
     lines = ["| " + " | ".join(headings) + " |", "| :-- | :-- |" + " --: |" * len(FEW_LABELS)]
     for dataset in ("cifar10", "cifar100"):
@@ -150,7 +150,7 @@ def _linked_accuracy(experiment: Experiment, protocol: str) -> str:
 
 
 def _by_seed(pattern: str) -> list[tuple[int, Path]]:
-    """Return the published files that match a pattern, with their seeds: the numbers at the asterisk."""
+    """Return the published files that match a pattern, with their seeds, which are the numbers at the asterisk."""
     depth = pattern.split("/").index("*")
     found: dict[int, Path] = {}
     for file in sorted(DOCS.glob(f"results/*/runs/{pattern}")):
@@ -188,7 +188,7 @@ def _load_evaluations(experiment: Experiment) -> list[EvaluationResult]:
 
 
 def _find_published(experiment: Experiment) -> PublishedResult | None:
-    """Return the paper's accuracy. Values that are in two tables have the same mean in both."""
+    """Return the paper's accuracy. A value that appears in two tables has the same mean in both."""
     expected = (METHODS[experiment.method][0], experiment.backbone, experiment.dataset, experiment.target)
     for result in load_published():
         actual = (result.method, result.backbone, result.dataset, result.target)

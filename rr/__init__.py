@@ -34,7 +34,7 @@ __all__ = [
     "relation_loss",
 ]
 
-# The module that defines each public name, and its name in that module. The imports above repeat this for type
+# The module that defines each public name, and its name in that module. The imports above list the same names for type
 # checkers.
 _SOURCES = {
     "Augmentation": ("rr.views", "Augmentation"),

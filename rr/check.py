@@ -34,7 +34,7 @@ MAX_ASPECT_RATIO = 3.0  # images are cropped to squares, so at least two thirds 
 MAX_SIZE_FACTOR = 16.0  # largest ratio between an image's number of pixels and the median
 MIN_TRAIN_IMAGES = 10  # per class
 MIN_SIMILARITY = 0.95  # minimum cosine similarity of features
-# The kinds of findings in report order, each with the meaning of its value.
+# The kinds of findings in report order, with the meaning of their values.
 KINDS = {
     "exact duplicate": "",
     "near duplicate": "correlation",
@@ -74,7 +74,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckOutputPaths:
-    """The files that `check` writes: all findings, an image that shows some of them, and the images to exclude."""
+    """The files that `check` writes: all findings, an image of some of them, and the list of images to exclude."""
 
     findings: Path
     sheet: Path
@@ -91,12 +91,12 @@ def check(
 ) -> tuple[str, dict[str, Any]]:
     """Check the images in a raw file and write the findings.
 
-    `current_exclude` is the list of images that `rr fetch` left out; the new list includes them too. If `extractor` is
-    given, the image features are also compared. `are_rows` specifies that the images are rows of Parquet files, so that
-    the list contains their SHA-256.
+    `current_exclude` is the list of images that `rr fetch` left out; the new list also includes them. If `extractor` is
+    given, the image features are also compared. `are_rows` specifies whether the images are rows of Parquet files. If
+    so, the list contains their SHA-256.
 
     Returns:
-        A summary of a few lines, and its main numbers and paths as JSON values.
+        A summary (a few lines), and its main numbers and paths as JSON values.
 
     Raises:
         UserError: if the raw file or one of its images is damaged.
@@ -110,8 +110,8 @@ def check(
     rows = sorted(
         {finding.image for finding in findings if finding.kind in EXCLUDED_KINDS and finding.image is not None}
     )
-    # Keep the names on the current list, because `rr fetch` has left these images out. (If the list has changed since
-    # the fetch, the raw file may contain some of them.)
+    # Keep the names on the current list, because `rr fetch` left these images out. (If the list has changed since the
+    # fetch, the raw file may contain some of them.)
     excluded = list(dict.fromkeys(map(display_name, [*excluded, *(lines_to_exclude[row] for row in rows)])))
     exclude.write_excluded_names(files.exclude, excluded)
     with atomic_write(files.findings) as temporary:
@@ -201,7 +201,7 @@ def _read_image(
     line = exclude.add_digest(name, data) if is_row else name
     try:
         signature = compute_signature(decode_image(data))
-        if signature.is_blank:  # except if the values of a 16-bit image need to be scaled
+        if signature.is_blank:  # a 16-bit image may only look blank until its values are scaled
             signature = signature._replace(is_blank=find_image_facts(data).is_blank)
         return name, line, signature, decode(data) if decode else None
     except UnreadableImageError as error:
@@ -209,7 +209,7 @@ def _read_image(
 
 
 def find_similar(features: np.ndarray, is_test: np.ndarray) -> list[Finding]:
-    """Return, for each image, the most similar earlier image if their cosine similarity is above the minimum.
+    """Return each image's most similar earlier image, if their cosine similarity is above the minimum.
 
     Test images count as earlier than training images. The mean of all features is subtracted first, because all
     features may point in similar directions, for example if the network is untrained.
@@ -287,7 +287,7 @@ def _make_table(findings: Sequence[Finding], names: Sequence[str], raw_file: raw
 
 
 def _describe_findings(findings: Sequence[Finding], raw_file: raw.RawFile) -> list[str]:
-    """Return one line per kind of finding, with the number of images per split or with the class names."""
+    """Return one line per kind of finding, with either the number of images per split or the class names."""
     by_kind: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         by_kind[finding.kind].append(finding)

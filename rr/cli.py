@@ -44,8 +44,8 @@ app.add_typer(suite, name="suite")
 def _check_project(params: Path) -> Path:
     """Return `params`, or raise UserError if the file belongs to a project in a different folder.
 
-    All other paths are relative to the current folder, so the results would be outside the project. DVC passes the
-    variable RR_PARAMS on to its stages, but tracks only params.yaml.
+    All other paths are relative to the current folder, so the results would be outside the project. DVC passes
+    RR_PARAMS on to its stages, but tracks only params.yaml.
     """
     from rr.workflow.sync import was_started_by_dvc
 
@@ -62,7 +62,7 @@ def _check_project(params: Path) -> Path:
 ParamsOption = Annotated[
     Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.", callback=_check_project)
 ]
-# Option of the commands that read only a dataset's preprocessing from the file.
+# Option for the commands that read only a dataset's preprocessing from the file.
 AnyParamsOption = Annotated[Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.")]
 DeviceOption = Annotated[
     str,
@@ -142,7 +142,7 @@ def init(
         typer.Argument(metavar="[IMAGES]", help="Folder of images, a Parquet file, or a folder of Parquet files."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the dataset. By default, the name of the folder or file.")
+        str | None, typer.Option("--name", help="Name of the dataset. Defaults to the name of the folder or file.")
     ] = None,
     no_labels: Annotated[
         bool,
@@ -154,7 +154,7 @@ def init(
     run: Annotated[bool, typer.Option("--run", help="Also train on the images and write the report.")] = False,
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Create a project in this folder, or add IMAGES to it, with a grid that trains on them."""
+    """Create a project in this folder, or add IMAGES to the project, with a grid that trains on them."""
     from rr import commands
 
     if images is None:
@@ -193,7 +193,7 @@ def fetch(
 
 @app.command()
 def check(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset that rr fetch has fetched.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset fetched with rr fetch.")],
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -214,7 +214,7 @@ def check(
 
 @app.command()
 def convert(dataset: DatasetOption, as_json: RecordOption = False, params: ParamsOption = paths.PARAMS_FILE) -> None:
-    """Convert a dataset to FFCV files (betons), one per split, and write them and an index into data/beton."""
+    """Convert a dataset to FFCV files (betons), one per split, and write them and an index to data/beton."""
     with Progress("convert"):
         from rr import commands
 
@@ -287,7 +287,7 @@ def evaluate(
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Evaluate a pretrained backbone on the test split of a target dataset, after rr extract."""
+    """Evaluate a pretrained backbone on the test split of a target dataset; run rr extract first."""
     with Progress("evaluate"):
         from rr import commands
 
@@ -304,7 +304,7 @@ def report(
         typer.Option("--crate", help="Also write the report and all records to this zip file, as an RO-Crate."),
     ] = None,
 ) -> None:
-    """Write a report page with the results of the grid."""
+    """Write a report page with the grid's results."""
     with Progress("report"):
         from rr import commands
         from rr.exchange.crate import write_crate
@@ -329,7 +329,7 @@ def suite_list(as_json: JsonOption = False) -> None:
 
 @suite.command("show")
 def suite_show(name: SuiteArgument) -> None:
-    """Print the contents of a suite's file."""
+    """Print the contents of a suite file."""
     from rr.workflow import suites
 
     print(suites.suite_text(name))
@@ -337,7 +337,7 @@ def suite_show(name: SuiteArgument) -> None:
 
 @suite.command("use")
 def suite_use(name: SuiteArgument, params: ParamsOption = paths.PARAMS_FILE) -> None:
-    """Write the grid and methods of a suite into params.yaml, so that both engines run it."""
+    """Write a suite's grid and methods into params.yaml, so that both engines run the suite."""
     from rr.workflow import suites
 
     print(suites.use_suite(name, params))
@@ -347,7 +347,7 @@ def suite_use(name: SuiteArgument, params: ParamsOption = paths.PARAMS_FILE) -> 
 def plan(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SUITE", help="Suites to plan. By default, the grid in params.yaml."),
+        typer.Argument(metavar="SUITE", help="Suites to plan. Defaults to the grid in params.yaml."),
     ] = None,
     speed: Annotated[
         float | None,
@@ -382,7 +382,7 @@ def plan(
 
 @app.command()
 def status(as_json: JsonOption = False) -> None:
-    """Show the unfinished runs in this folder: their state and progress.
+    """Show the state and progress of the unfinished runs in this folder.
 
     The state is running, stopped (the process no longer exists), interrupted (by a signal), failed, or elsewhere
     (started on another host).
@@ -398,7 +398,7 @@ def verify(
         bool,
         typer.Option(
             "--recompute",
-            help="Also repeat the last epoch of a randomly chosen pretraining run and compare the results.",
+            help="Also rerun the last epoch of a randomly chosen pretraining run and compare the results.",
         ),
     ] = False,
     allow_missing: Annotated[
@@ -438,10 +438,10 @@ def verify(
 
 @app.command()
 def sync(params: ParamsOption = paths.PARAMS_FILE) -> None:
-    """Register with DVC all runs that match their records, so that DVC does not repeat them.
+    """Register with DVC all runs that match their records, so that DVC does not rerun them.
 
     Use this command after Snakemake has run stages, or after you have edited comments, docstrings or formatting in the
-    code. Snakemake needs no such command.
+    code. Snakemake does not need this command.
     """
     with Progress("sync"):
         from rr import commands
@@ -456,13 +456,13 @@ def import_(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="File to convert: a checkpoint from the paper's authors or any other PyTorch program, a state dict, "
-            "or a safetensors file.",
+            help="File to convert: a checkpoint from the paper's authors or from any other PyTorch program, a state "
+            "dict, or a safetensors file.",
         ),
     ],
     backbone: BackboneOption,
     output: Annotated[
-        Path | None, typer.Option("--output", help="File to write. By default, a new file in the same folder as FILE.")
+        Path | None, typer.Option("--output", help="File to write. Defaults to a new file in the same folder as FILE.")
     ] = None,
     key: Annotated[
         str | None,
@@ -497,8 +497,8 @@ def export(
             "--image-size",
             min=8,
             max=1024,
-            help="Height and width of the model's input in pixels, for torchscript, torch-export and onnx. By default, "
-            "the size of the pretraining images or, if it is unknown, 32.",
+            help="Height and width of the model's input in pixels, for torchscript, torch-export and onnx. Defaults to "
+            "the size of the pretraining images or, if it is unknown, to 32.",
         ),
     ] = None,
 ) -> None:
@@ -512,7 +512,7 @@ def export(
 
 @app.command()
 def croissant(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset that rr fetch has fetched.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset fetched with rr fetch.")],
     license: Annotated[
         str | None,
         typer.Option("--license", help="License of the images, as a URL or an SPDX identifier, such as CC-BY-4.0."),
@@ -520,14 +520,14 @@ def croissant(
     url: Annotated[str | None, typer.Option("--url", help="Web page of the dataset (http or https).")] = None,
     creator: Annotated[
         str | None,
-        typer.Option("--creator", help="Person or organization that created the dataset, stored as an organization."),
+        typer.Option("--creator", help="Person or organization that created the dataset (stored as an organization)."),
     ] = None,
     date: Annotated[
         str | None,
-        typer.Option("--date", help="When the dataset was published (YYYY-MM-DD, YYYY-MM or YYYY)."),
+        typer.Option("--date", help="Publication date of the dataset (YYYY-MM-DD, YYYY-MM or YYYY)."),
     ] = None,
 ) -> None:
-    """Write a Croissant file (JSON-LD) that describes a fetched dataset, next to its images."""
+    """Describe a fetched dataset in a Croissant file (JSON-LD), stored next to the images."""
     from rr.exchange.croissant import write_croissant
 
     print(write_croissant(dataset, license=license, url=url, creator=creator, date=date))
@@ -581,7 +581,7 @@ def retrieve(
     ] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page to write.")] = None,
     index: Annotated[
-        Path | None, typer.Option("--index", help="File that caches the features. By default, a file in .rr/gallery.")
+        Path | None, typer.Option("--index", help="File that caches the features. Defaults to a file in .rr/gallery.")
     ] = None,
     as_json: JsonOption = False,
     dataset: PreprocessingOption = None,
@@ -634,8 +634,8 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="PART",
-            help="Parts to time. By default, all: views, head, backbone, loader, training, busy, evaluation, startup, "
-            "machine, scaling, gpu.",
+            help="Parts to time. Defaults to all of them: views, head, backbone, loader, training, busy, evaluation, "
+            "startup, machine, scaling, gpu.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -725,7 +725,7 @@ def run() -> None:
 
 
 def _ensure_utf8_file_names() -> None:
-    """Restart Python in UTF-8 mode if the locale has a different encoding.
+    """Restart Python in UTF-8 mode if the locale uses a different encoding.
 
     Without this mode, class names and paths with characters that the locale lacks could not be read or written. In the
     POSIX locale, the mode is the default, unless PYTHONUTF8=0 is set.
@@ -769,7 +769,7 @@ def _lookup_preprocessing(name: str | None, params: Path) -> "Preprocessing | No
 
 
 def _print_result(message: str, file: Path, as_json: bool) -> None:
-    """Print a stage's message, or the JSON file that the stage has written."""
+    """Print a stage's message, or the JSON file that the stage wrote."""
     print(file.read_text(encoding="utf-8").rstrip() if as_json else message)
 
 

@@ -99,8 +99,8 @@ def run_init_images(
     """Fetch a user's own images, and add them to the parameter file as a dataset, with a grid that trains on them.
 
     The parameter file is changed only after all images have been read. If it already defines a dataset with the same
-    name and path, this definition is not changed. If `params.yaml` is missing, a project is then created in the current
-    folder; if the images cannot be read, the folder stays as it was. If an earlier call has already added the images,
+    name and path, that definition is not changed. If `params.yaml` is missing, a project is then created in the current
+    folder; if the images cannot be read, the folder is left unchanged. If an earlier call has already added the images,
     UserError is raised or, with `accept_earlier`, the images are fetched again.
     """
     from rr.workflow import init
@@ -152,9 +152,10 @@ def run_init_images(
 
 
 def _add_images(name: str, source: dict[str, str], facts: dict[str, Any], params_file: Path, *, is_new: bool) -> str:
-    """Add a dataset that has been fetched, and a grid that trains on it, to the parameter file; return a message.
+    """Add a fetched dataset, and a grid that trains on it, to the parameter file; return a message.
 
-    `is_new` states whether the dataset was missing from the file before it was fetched; if not, only the grid changes.
+    `is_new` specifies whether the dataset was missing from the file before it was fetched; if not, only the grid
+    changes.
     """
     from rr.data.raw import RawFile
     from rr.workflow import init
@@ -164,7 +165,8 @@ def _add_images(name: str, source: dict[str, str], facts: dict[str, Any], params
     if (name not in former.datasets) != is_new:
         change = "added to" if is_new else "removed from"
         raise UserError(
-            f"the dataset {name} was {change} {params_file} while the images were read: run the same command again"
+            f"the dataset {name} was {change} {params_file} while the images were being read: run the same command "
+            "again"
         )
     median_side, num_images = facts["sizes"]["median_shorter_side"], len(raw_file.labels)
     is_test = raw_file.splits == "test"
@@ -227,8 +229,8 @@ def check_can_run(params_file: Path) -> None:
 
 
 def run_pipeline() -> str:
-    """Run all stages of the grid with DVC, which prints their progress, and return a message with the report's path."""
-    programs = Path(sys.executable).parent  # DVC starts `rr` by its name
+    """Run all stages in the grid with DVC, which prints their progress, and return a message with the report's path."""
+    programs = Path(sys.executable).parent  # DVC starts `rr` by name
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
     if code := run_command([sys.executable, "-m", "dvc", "repro"], environment):
         raise UserError(
@@ -238,7 +240,7 @@ def run_pipeline() -> str:
 
 
 def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
-    """Fetch the images of a dataset into `data/raw`, from `local_copy` or, if it is None, from the source."""
+    """Fetch a dataset's images into `data/raw`, from `local_copy` or, if it is None, from the source."""
     require_single_process("fetch")
     params = load_params(params_file)
     config = lookup(params.datasets, dataset, "--dataset")
@@ -278,7 +280,7 @@ def _warn_of_outdated_croissant(dataset: str) -> None:
 
 
 def run_check(dataset: str, weights: Path | None, device: str, params_file: Path) -> tuple[str, dict[str, Any]]:
-    """Check the fetched images of a dataset and, if `weights` is a backbone file, also compare their features.
+    """Check a dataset's fetched images and, if `weights` is a backbone file, also compare their features.
 
     Returns:
         A message, and its main numbers and paths as JSON values.
@@ -322,7 +324,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
 
 
 def run_convert(dataset: str, params_file: Path) -> str:
-    """Write the betons and the index of a dataset."""
+    """Write a dataset's betons and its index."""
     require_single_process("convert")
     params = load_params(params_file)
     config = lookup(params.datasets, dataset, "--dataset")
@@ -422,7 +424,7 @@ def run_pretrain(
             recorder.earlier_sessions = sessions[:-1]
             recorder.facts = {
                 **about_this_process,
-                "claims": sessions[0]["claims"],  # as in params.yaml when the training started
+                "claims": sessions[0]["claims"],  # as in params.yaml when training started
                 "preprocessing": {f"datasets.{dataset}": asdict(preprocessing)},
                 **facts,
             }
@@ -438,7 +440,7 @@ def run_pretrain(
 def run_extract(
     dataset: str, backbone: str, method: str, seed: int, target: str, device: str, params_file: Path
 ) -> str:
-    """Compute the features of the dataset `target` with a pretrained backbone."""
+    """Compute the features of the target dataset with a pretrained backbone."""
     require_single_process("extract")
     params = load_params(params_file)
     lookup(params.datasets, target, "--target")
@@ -468,7 +470,7 @@ def run_extract(
 def run_evaluate(
     dataset: str, backbone: str, method: str, seed: int, target: str, protocol: str, device: str, params_file: Path
 ) -> str:
-    """Evaluate a pretrained backbone on the dataset `target` with a protocol."""
+    """Evaluate a pretrained backbone on the target dataset with a protocol."""
     require_single_process("evaluate")
     params = load_params(params_file)
     protocol_config = lookup(params.protocols, protocol, "--protocol")
@@ -527,7 +529,7 @@ def run_report(params_file: Path) -> str:
     if outdated:
         print(
             f"report: the parameters of {format_count(len(outdated), 'runs')} differ from {params_file} "
-            f"({format_names([str(folder) for folder in outdated])}): run dvc repro to repeat them",
+            f"({format_names([str(folder) for folder in outdated])}): run dvc repro to rerun them",
             file=sys.stderr,
         )
     run = stage_runs.make_report_run(params)
@@ -542,7 +544,7 @@ def run_report(params_file: Path) -> str:
 def run_plan(
     suite_names: list[str], views_per_second: float | None, gpus: int, device: str, params_file: Path
 ) -> tuple["Plan", list[str]]:
-    """Count the runs and views of a grid, estimate how long it takes, and check it.
+    """Count the runs and views in a grid, estimate how long it takes, and check it.
 
     The grid comes from the suites or, if `suite_names` is empty, from `params_file`. If `views_per_second` is None, the
     throughput of each run is measured on `device`. Each of the `gpus` GPUs trains one run at a time.
@@ -571,12 +573,12 @@ def run_verify(
 ) -> tuple[list[tuple[stage_runs.StageRun, list[str]]], str | None]:
     """Compare every artifact of the grid with its record.
 
-    If `recompute` is true, the last epoch of a random pretraining run is also repeated, on `device`. With
-    `allow_missing`, a missing record, input or output is not a mismatch.
+    If `recompute` is true, the last epoch of a random pretraining run is also rerun, on `device`. With `allow_missing`,
+    a missing record, input or output is not a mismatch.
 
     Returns:
-        Each run with one message per mismatch, and a message about the repeated epoch, or None. No epoch is repeated if
-        any artifact does not match.
+        Each run with one message per mismatch, and a message about the rerun epoch, or None. No epoch is rerun if any
+        artifact does not match.
     """
     params = load_params(params_file)
     checked_runs = find_grid_mismatches(params, allow_missing=allow_missing)
@@ -586,14 +588,14 @@ def run_verify(
 
 
 def _recompute_random_run(params: Params, device: str) -> str:
-    """Repeat the last epoch of a random pretraining run in the grid, and return a message with the result.
+    """Rerun the last epoch of a random pretraining run in the grid, and return a message with the result.
 
     Raises:
         UserError: if no method in the grid is trained, or if the results differ from the run's original results.
     """
     runs = [run for run in grid.pretrainings(params) if isinstance(params.methods[run.method], TrainableConfig)]
     if not runs:
-        raise UserError("--recompute: no method in the grid is trained, so there is no epoch to repeat")
+        raise UserError("--recompute: no method in the grid is trained, so there is no epoch to rerun")
     complete = [
         run for run in runs if all(path.is_file() for path in _list_files(stage_runs.make_pretrain_run(params, run)))
     ]
@@ -616,7 +618,7 @@ def _recompute_random_run(params: Params, device: str) -> str:
     machine = describe_machine()
     sessions = [*record.get("earlier_sessions", []), record]
     same_device = all((session["device"], session["processes"]) == (device_name(device), 1) for session in sessions)
-    # Records of earlier versions lack the versions of some packages.
+    # Records written by earlier versions lack the versions of some packages.
     same_machine = all(
         session["machine"]["processor"] == machine["processor"]
         and session["machine"]["versions"].items() <= machine["versions"].items()
@@ -625,11 +627,11 @@ def _recompute_random_run(params: Params, device: str) -> str:
     title = f"epoch {epoch.recorded['epoch']} of {run.folder}"
     # On a GPU, the order of some sums is not deterministic.
     if problem := find_difference(epoch, exact=same_device and same_machine and device == "cpu"):
-        raise UserError(f"{title} has a different result when it is repeated: {problem}")
+        raise UserError(f"{title} gives a different result when it is rerun: {problem}")
     if epoch.is_identical:
-        return f"verify: {title} was repeated, and the loss, accuracy and weights are the same, bit for bit"
+        return f"verify: {title} was rerun, and the loss, accuracy and weights are the same, bit for bit"
     return (
-        f"verify: {title} was repeated, and the loss and accuracy are the same within the tolerance for GPUs, for "
+        f"verify: {title} was rerun, and the loss and accuracy are the same within the tolerance for GPUs, for "
         "different machines and for different package versions"
     )
 
@@ -682,17 +684,17 @@ def _make_job(
 
 
 def _find_reason_to_skip(run: stage_runs.StageRun) -> str | None:
-    """Return a message if a run matches its record and need not be repeated.
+    """Return a message if a run matches its record and does not need to be rerun.
 
-    Pretraining may take days, so a run that matches its record is never repeated. Other stages are repeated, unless DVC
-    starts them and there are extensions. For DVC, every run depends on the whole extensions folder, but a change in
-    that folder does not necessarily affect the run.
+    Pretraining may take days, so a pretraining run that matches its record is never rerun. Other stages are rerun,
+    unless DVC starts them and there are extensions. For DVC, every run depends on the whole extensions folder, but a
+    change in that folder does not necessarily affect the run.
     """
     may_repeat = not was_started_by_dvc() or not any(paths.EXTENSIONS_DIR.rglob("*.py"))
     # The record is compared first, because comparing the files takes longer.
     if (run.stage != "pretrain" and may_repeat) or not find_current_record(run) or find_mismatches(run):
         return None
-    return f"{run.outputs[0]} matches its record, so the stage was not repeated (to repeat it, delete {run.folder})"
+    return f"{run.outputs[0]} matches its record, so the stage was not rerun (to rerun it, delete {run.folder})"
 
 
 def _check_pretraining(
@@ -725,8 +727,8 @@ def _check_grid(problems: list[str], params_file: Path) -> None:
 def _former_local_copy(run: stage_runs.StageRun) -> Path | None:
     """Return the path of the local copy from which the current images were fetched, or None.
 
-    When an engine repeats the stage, it does not pass `--from`. A local copy replaces the kind and the path of a
-    source, so it is used again unless one of these has changed.
+    When an engine reruns the stage, it does not pass `--from`. A local copy replaces the kind and the path of a source,
+    so it is used again unless one of these has changed.
     """
     record = find_record(run.folder) or {}
     path = record.get("local_copy")
@@ -741,7 +743,7 @@ def _register_with_engines(run: stage_runs.StageRun, params_file: Path) -> None:
     """Register a finished run with DVC and Snakemake if a user started it. Both read only `params.yaml`.
 
     Raises:
-        UserError: if an engine started the run, and its parameters, code or inputs have changed meanwhile.
+        UserError: if an engine started the run, and its parameters, code or inputs have changed in the meantime.
     """
     if was_started_by_engine():
         check_unchanged_during_run(run, params_file)

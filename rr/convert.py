@@ -1,4 +1,4 @@
-"""Stage `convert`: decode and resize the images of a dataset; write one beton per split and an index."""
+"""The `convert` stage: decode and resize a dataset's images; write one beton per split and an index."""
 
 import hashlib
 import math
@@ -39,15 +39,15 @@ def convert(
 ) -> dict[str, Any]:
     """Convert a raw file to betons and an index, and return the information for the record.
 
-    The files are byte-identical on every run, whatever the number of threads, even after interruptions. The index holds
-    one row per image: `index` (its row in the raw file, which the betons store too), `split`, `label`, `class`, and
-    `sha256` of its resized pixels (before they are encoded as JPEG). It also holds the preprocessing. The mean and std
-    come from `dataset` or, if it has none, are computed from the resized training images.
+    The files are byte-identical on every run, regardless of the number of threads, and even after interruptions. The
+    index has one row per image: `index` (its row in the raw file, which the betons also store), `split`, `label`,
+    `class`, and the `sha256` of its resized pixels (before they are encoded as JPEG). It also stores the preprocessing.
+    The mean and std come from `dataset` or, if it has none, are computed from the resized training images.
 
     Apart from about two kilobytes per image, memory use does not depend on the number of images.
 
     Args:
-        raw_path: raw file that `rr fetch` wrote.
+        raw_path: raw file written by `rr fetch`.
         dataset: the dataset's section in params.yaml.
         beton_paths: path of the beton to write for each split.
         index_path: path of the index to write.

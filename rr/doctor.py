@@ -141,13 +141,13 @@ def _check_disk() -> str:
     free = shutil.disk_usage(".").free / 2**30
     if free < 2:
         raise RuntimeError(
-            f"only {free:.1f} GiB free on the disk of this folder: free some space (CIFAR-10 needs 2 GiB)"
+            f"only {free:.1f} GiB free on the disk that holds this folder: free some space (CIFAR-10 needs 2 GiB)"
         )
-    return f"{free:.0f} GiB free on the disk of this folder"
+    return f"{free:.0f} GiB free on the disk that holds this folder"
 
 
 def _check_repository() -> str:
-    """Check that DVC can run, which requires a git repository and a folder .dvc."""
+    """Check that DVC can run, which requires a git repository and a .dvc folder."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import SCMError
@@ -156,7 +156,7 @@ def _check_repository() -> str:
         with Repo() as repo:
             root = repo.root_dir
     except NotDvcRepoError:
-        raise RuntimeError("the folder .dvc is missing, so DVC cannot run: run `dvc init`") from None
+        raise RuntimeError("the .dvc folder is missing, so DVC cannot run: run `dvc init`") from None
     except SCMError:
         raise RuntimeError(
             "this folder is not in a git repository, so DVC cannot run: run `git init`, or start "
@@ -165,7 +165,7 @@ def _check_repository() -> str:
     except DvcException as error:
         raise RuntimeError(f"DVC cannot run: {error}") from error
     if not os.path.samefile(root, "."):
-        raise RuntimeError(f"DVC runs in {root}: change to that folder, which contains the folder .dvc")
+        raise RuntimeError(f"DVC runs in {root}: change to that folder, which contains the .dvc folder")
     outdated = describe_outdated_files(Path.cwd())
     return "git and DVC can be used in this folder" + (f"; {outdated}" if outdated else "")
 

@@ -25,7 +25,7 @@ class UserError(Exception):
 
 
 class ReportedByAnotherRank(Exception):
-    """Raised to end this process if another process of its run has printed the error. `code` is the exit code."""
+    """Raised to end this process when another process of its run has printed the error. `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"another process of this run has printed the error (exit code {code})")
@@ -47,7 +47,7 @@ def raise_if_lfs_pointer(path: Path) -> None:
 
 
 def explain_error(error: BaseException) -> UserError | None:
-    """Return a UserError for an exception that the user's machine or installation caused, or None for any other."""
+    """Return a UserError for an exception caused by the user's machine or installation, or None for any other."""
     match error:
         case OSError():
             return explain_os_error(error)
@@ -59,7 +59,7 @@ def explain_error(error: BaseException) -> UserError | None:
 
 
 def explain_os_error(error: OSError) -> UserError | None:
-    """Return a UserError for an operating system error that the user can fix, or None for any other error."""
+    """Return a UserError for an operating system error that the user can fix, or None for any other one."""
     where = " at /dev/shm" if _is_about_shared_memory(error) else f" at {error.filename}" if error.filename else ""
     denied = f"permission denied{where}: check the permissions of the file and its folder"
     invalid = f"invalid path{where} ({error.strerror}): correct the path, or rename the file or folder that blocks it"
@@ -91,7 +91,7 @@ def explain_missing_package(error: ModuleNotFoundError) -> UserError | None:
 
 
 def _explain_memory_error(error: MemoryError | RuntimeError) -> UserError | None:
-    """Return a UserError if the error is about memory or the number of threads, or None."""
+    """Return a UserError if the error is about memory or the number of threads, or None otherwise."""
     # torch raises a plain RuntimeError if CPU or GPU memory runs out; only its text reveals the cause.
     is_about_threads = "can't start new thread" in str(error)
     texts = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")  # cuBLAS and cuDNN report the last one
@@ -99,8 +99,8 @@ def _explain_memory_error(error: MemoryError | RuntimeError) -> UserError | None
         return None
     thread_limit = "; or raise the thread limit (`ulimit -u`)" if is_about_threads else ""
     return UserError(
-        "out of memory: use a machine or GPU with more memory or, if this happened in training or evaluation, lower "
-        f"batch_size or views in params.yaml{thread_limit}"
+        "out of memory: use a machine or GPU with more memory or, if this happened during training or evaluation, "
+        f"lower batch_size or views in params.yaml{thread_limit}"
     )
 
 

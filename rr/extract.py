@@ -1,7 +1,7 @@
-"""Stage `extract`: compute the features of a target dataset with a pretrained backbone.
+"""The `extract` stage: compute the features of a target dataset with a pretrained backbone.
 
-As in the paper, the images are not augmented, so the same features serve all protocols that use features and all epochs
-of a protocol.
+As in the paper, the images are not augmented. The same features can therefore be used by all protocols that need
+features, and in all epochs of a protocol.
 """
 
 from pathlib import Path

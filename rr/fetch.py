@@ -1,4 +1,4 @@
-"""Stage `fetch`: write the images of a dataset, from any kind of source, to one Parquet file."""
+"""The `fetch` stage: write a dataset's images, from any kind of source, to one Parquet file."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ from rr.runtime.progress import Progress
 
 
 def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path | None = None) -> dict[str, Any]:
-    """Write the images of `source` to a raw file (see `rr.data.raw`) and return information about them.
+    """Write the images from `source` to a raw file (see `rr.data.raw`) and return information about them.
 
-    `rr.data.sources.read_dataset` describes `download_dir` and `local_copy`.
+    See `rr.data.sources.read_dataset` for `download_dir` and `local_copy`.
 
     Returns:
         Number of images per split (`images`); number of classes (`classes`); number of images per class in each split
@@ -99,7 +99,7 @@ def _check_classes(counts: dict[str, Counter[int]], class_names: list[str], excl
 
 
 def format_fetch_facts(facts: dict[str, Any]) -> str:
-    """Summarize what `fetch` returned in a few lines."""
+    """Format what `fetch` returned as a summary of a few lines."""
     images, per_class, num_classes = facts["images"], facts["images_per_class"], facts["classes"]
     counts = [f"{count:,} {split}" for split, count in images.items()]
     lines = [", ".join([*counts, format_count(num_classes, "classes", "class")])]

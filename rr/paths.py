@@ -110,7 +110,7 @@ class PretrainPaths:
 
     @property
     def last_epoch(self) -> Path:
-        """Training state before the last epoch, from which `rr verify --recompute` repeats this epoch."""
+        """Training state before the last epoch, from which `rr verify --recompute` reruns this epoch."""
         return self.folder / "last_epoch.safetensors"
 
     @property
@@ -121,7 +121,7 @@ class PretrainPaths:
 
 @dataclass(frozen=True)
 class PretrainFolder(PretrainPaths):
-    """Paths of the files of a pretraining run outside a project. All are in the folder `directory`."""
+    """Paths of a pretraining run's files outside a project. All of them are in `directory`."""
 
     directory: Path
 

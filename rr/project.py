@@ -42,7 +42,7 @@ def create_project(folder: Path) -> None:
             project, or if git is missing. Nothing is written in these cases.
     """
     check_can_create_project(folder)
-    # If this function is interrupted, the link `rr` shows the next call that the other files are those of a project.
+    # If this function is interrupted, the `rr` link tells the next call that the other files belong to a project.
     # `rr init IMAGES` calls it again only if params.yaml is missing, so this file comes last.
     for name, destination in _LINKS.items():
         (folder / name).unlink(missing_ok=True)
@@ -65,7 +65,7 @@ def check_can_create_project(folder: Path) -> None:
 
 
 def describe_outdated_files(folder: Path) -> str:
-    """Return a sentence about the pipeline files in a project that differ from those of the running `rr`, or "".
+    """Return a sentence that lists the pipeline files that differ from those of the running `rr`, or "" if none do.
 
     They differ if the project was created by another version of `rr`, or if a user has edited them.
     """
@@ -78,13 +78,13 @@ def describe_outdated_files(folder: Path) -> str:
     if not names:
         return ""
     return (
-        f"{', '.join(names)} {'differs' if len(names) == 1 else 'differ'} from this version of rr: unless you have "
-        "made these changes yourself, delete the listed files and run rr init, which writes the current ones"
+        f"{', '.join(names)} {'differs' if len(names) == 1 else 'differ'} from this version of rr: unless you made "
+        "these changes yourself, delete the listed files and run rr init, which writes the current ones"
     )
 
 
 def read_template(file: Path) -> str:
-    """Return the text of a file of a new project, without images that `rr init` has added to a clone's params.yaml."""
+    """Return the text of a new project's file, without any images that `rr init` has added to a clone's params.yaml."""
     text = (PROJECT_FILES / file).read_text(encoding="utf-8")
     if file == Path("params.yaml") and runs_from_git_clone() and _OWN_IMAGES.search(text):
         committed = subprocess.run(["git", "show", f"HEAD:./{file}"], cwd=PROJECT_FILES, capture_output=True, text=True)

@@ -43,7 +43,7 @@ _NO_DYNAMICS = DynamicsConfig(every_n_epochs=0, images=50)
 
 @contextlib.contextmanager
 def _configured_torch() -> Iterator[None]:
-    """Configure torch as the stages do, with one thread; afterwards, restore threads, cuDNN and the random state."""
+    """Configure torch as the stages do, with one thread; restore threads, cuDNN and the random state afterward."""
     threads = torch.get_num_threads(), numba.get_num_threads()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     with torch.random.fork_rng(devices=[]):
@@ -76,7 +76,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
 
     Raises:
         AssertionError: if a result is not reproducible, or if a gradient is invalid.
-        UserError: if the parameter file contains mistakes or no trainable method with that name, or if `loss` or
+        UserError: if the parameter file contains mistakes or lacks a trainable method with that name, or if `loss` or
             `update_pseudo_labels` returns an invalid result.
     """
     params = load_params(params_file)
@@ -129,7 +129,7 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
 
     Raises:
         AssertionError: if a check fails.
-        UserError: if the parameter file contains mistakes, or no backbone with that name.
+        UserError: if the parameter file contains mistakes or lacks a backbone with that name.
     """
     config = lookup(load_params(params_file).backbones, name, f"{params_file}: backbones")
     images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
@@ -176,8 +176,8 @@ def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
 
     Raises:
         AssertionError: if the two reads differ.
-        UserError: if the parameter file contains mistakes or no dataset with that name, or if the images or class names
-            are invalid.
+        UserError: if the parameter file contains mistakes or lacks a dataset with that name, or if the images or class
+            names are invalid.
     """
     config = lookup(load_params(params_file).datasets, name, f"{params_file}: datasets")
     download_dir = paths.DatasetPaths(name).download_dir
@@ -204,7 +204,8 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
 
     Raises:
         AssertionError: if two evaluations differ.
-        UserError: if the parameter file contains mistakes or no protocol with that name, or if the result is invalid.
+        UserError: if the parameter file contains mistakes or lacks a protocol with that name, or if the result is
+            invalid.
     """
     config = lookup(load_params(params_file).protocols, name, f"{params_file}: protocols")
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def same_images_in_every_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `own_images.make_image` return the same images, regardless of which tests ran before."""
+    """Make `own_images.make_image` return the same images, regardless of which tests ran before."""
     monkeypatch.setattr(own_images, "_numbers", itertools.count())
 
 

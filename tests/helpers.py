@@ -1,4 +1,4 @@
-"""Shared helpers: a small project to run commands in, and an environment without network or user settings."""
+"""Shared helpers: a small project to run commands in, and an environment without network access or user settings."""
 
 import itertools
 import json
@@ -138,7 +138,7 @@ def call_after_checkpoints(
 ) -> None:
     """Call `function` with the path and the training state after each checkpoint.
 
-    The training saves one after each epoch and, unless `after_every_step` is False, after each step.
+    Training saves one after each epoch and, unless `after_every_step` is False, after each step.
     """
     from rr.pretrain import loop
 
@@ -275,7 +275,7 @@ def use_own_classes(params: dict) -> None:
 
 
 def add_dataset(project: Path, source: dict, image_size: int = 16) -> None:
-    """Write params.yaml with an additional dataset `mine` whose source is `source`."""
+    """Write params.yaml with an additional `mine` dataset whose source is `source`."""
 
     def change(params: dict) -> None:
         params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "image_size": image_size}
@@ -284,7 +284,7 @@ def add_dataset(project: Path, source: dict, image_size: int = 16) -> None:
 
 
 def open_fetched(project: Path) -> raw.RawFile:
-    """Open the file that `rr fetch --dataset mine` has written."""
+    """Open the file that `rr fetch --dataset mine` wrote."""
     return raw.RawFile(project / "data/raw/mine/images.parquet")
 
 

@@ -153,7 +153,7 @@ def write_evaluation(run: paths.EvaluationPaths, kind: str) -> None:
         metrics = {"accuracy": accuracy, "loss": 0.5, "calibration_error": seed / 10, **sizes}
         if (run.pretraining.method, kind) == ("supervised", "linear") and run.target == run.pretraining.dataset:
             metrics["trained_classifier_accuracy"] = 0.90 + seed / 100
-        # The images are in a different order than those of the embedding.
+        # The images are in a different order than in the embedding.
         table = pa.table(index | {"prediction": PREDICTIONS, "confidence": CONFIDENCE}).take(list(range(9, -1, -1)))
     run.metrics.write_text(json.dumps(metrics))
     write_predictions(run, table, CLASS_NAMES)

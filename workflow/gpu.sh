@@ -1,9 +1,9 @@
 #!/bin/sh
 # Measure the speed of a GPU in at most 8 minutes (RR_SECONDS changes this limit), and print one JSON object. The script
 # first measures the throughput of the training loop (Conv-4 and ResNet-32) and compares the first losses with those on
-# the CPU. It then repeats the paper's Conv-4 run on CIFAR-10 (200 epochs, K = 32, seed 1), including linear evaluation.
-# The paper reports an accuracy of 61.03 +- 0.23 for this run. If there is not enough time, the run is stopped, and the
-# next call of the script continues it. Run the script in the root folder of the project:
+# the CPU. It then runs the paper's Conv-4 experiment on CIFAR-10 (200 epochs, K = 32, seed 1) with linear evaluation.
+# The paper reports an accuracy of 61.03 +- 0.23 for this experiment. If there is not enough time, training is stopped,
+# and running the script again continues it. Run the script in the root folder of the project:
 #   workflow/gpu.sh [PARAMS] [DATASET]
 # The dataset is downloaded unless it has been converted already. The script needs neither DVC nor Snakemake.
 set -eu

@@ -56,7 +56,7 @@ check)
     # If the clone was moved, git no longer knows its worktrees.
     marker=.created-by-results-check
     if [ -e "$folder" ] && ! [ -f "$folder/$marker" ]; then
-        echo "results: $folder exists, and a check has not created it: delete it, or specify a different folder" >&2
+        echo "results: $folder exists, but was not created by a check: delete it, or specify a different folder" >&2
         exit 2
     fi
     rm -rf "$folder"

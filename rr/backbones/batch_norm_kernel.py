@@ -1,6 +1,6 @@
 """Compute batch-norm statistics and gradients from the partial sums of the other kernels, for C channels and T tiles.
 
-The arrays are so small that NumPy calls would take a tenth of a training step with 128 images.
+On arrays this small, NumPy calls would take a tenth of a training step with 128 images.
 """
 
 import numpy as np
@@ -46,7 +46,7 @@ def compute_norm_and_update_stats(
             squares += partial_sums_2TC[1, t, c]
         mean = total / count
         var = squares / count - mean * mean
-        var = 0.0 if var < 0 else var  # unlike max, this keeps NaN, so a diverging network is noticed
+        var = 0.0 if var < 0 else var  # unlike max, this keeps NaN, so a diverging network is detected
         inverse_std_C[c] = 1 / np.sqrt(var + eps)
         norm_3C[0, c], norm_3C[1, c], norm_3C[2, c] = mean, gain_C[c] * inverse_std_C[c], bias_C[c]
         running_mean_C[c] = (1 - momentum) * running_mean_C[c] + momentum * mean

@@ -2,7 +2,8 @@
 
 Notation: images B, sides H and W, channels C, pooled sides h and w, tiles T of `TILE` images. A pooling window has
 `window_rows` × `window_columns` pixels. If a side is not a multiple of the window size, the remaining pixels affect
-only the statistics, as in torch. `norm_3C` holds mean, scale and bias. Values are float32, sums over images float64.
+only the statistics, as in torch. `norm_3C` holds mean, scale and bias. Values are float32, and sums over images are
+float64.
 
 Each kernel processes the tiles `start_tile` to `stop_tile - 1` without holding the GIL, so several threads can run it
 at once. Each tile has its own row of partial sums. Results are therefore bit-identical for any number of threads.

@@ -52,7 +52,7 @@ class Conv4(Backbone):
         return self.forward_unfused(images_B3SS)
 
     def forward_unfused(self, images_B3SS: Tensor) -> Tensor:
-        """Call the layers one by one, on any device and for any dtype. Tests compare the fused layers with this."""
+        """Call the layers one by one, on any device and for any dtype. Tests compare the fused layers with them."""
         return self.blocks(images_B3SS.contiguous(memory_format=torch.channels_last)).flatten(1)
 
     def forward_with_local_maps(self, images_B3SS: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
 """Fused layers of Conv-4 for training on a CPU in float32.
 
 Calling the layers one by one reads or writes each activation about fifteen times. The fused forward pass needs two
-passes over it: one for the batch statistics, and one to normalize and pool. The backward pass needs only one, because
-the sums that batch norm needs first are computed from two small arrays of values per pooling window, which the forward
-pass stores. The `nn.BatchNorm2d` modules still hold the parameters and the running statistics.
+passes over it: one to compute the batch statistics, and one to normalize and pool. The backward pass needs only one,
+because the sums that batch norm needs first are computed from two small arrays, stored in the forward pass, with one
+value per pooling window. The `nn.BatchNorm2d` modules still hold the parameters and the running statistics.
 
 The results are bit-identical for any number of threads, except where torch computes the convolution.
 """
@@ -22,7 +22,7 @@ from rr.compute.buffers import BufferPool
 from rr.compute.thread_pool import parallel_for
 
 # A single thread processes activations with fewer values, because waking the other threads would take longer than it
-# saves.
+# would save.
 MIN_PARALLEL_VALUES = 200_000
 
 _buffers = BufferPool(max_buffers=24)  # 3 per block × 2 blocks × 2 batch sizes (full, last) × 2 graphs at a time
@@ -49,7 +49,7 @@ def conv_bn_relu_pool_train(x_BCHW: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2
     """Apply a 3×3 convolution, batch norm, ReLU and 2×2 average pooling: (B, C, H, W) to (B, F, H // 2, W // 2).
 
     This is fast if there are few input channels. The number of output channels must be even. The running statistics of
-    `norm` are updated. Only first derivatives are available.
+    `norm` are updated. Only first derivatives are supported.
     """
     return _ConvBnReluPool.apply(x_BCHW.contiguous(), conv.weight, norm.weight, norm.bias, norm)
 
@@ -60,10 +60,10 @@ def bn_relu_pool_train(conv_BCHW: Tensor, norm: nn.BatchNorm2d, window: tuple[in
     Args:
         conv_BCHW: the output of a convolution, float32.
         norm: the batch norm, whose running statistics are updated.
-        window: numbers of rows and columns in a pooling window.
+        window: the number of rows and columns in a pooling window.
 
     Returns:
-        The pooled activation. Only first derivatives are available.
+        The pooled activation. Only first derivatives are supported.
     """
     conv_BCHW = conv_BCHW.contiguous(memory_format=torch.channels_last)
     return _BnReluPool.apply(conv_BCHW, norm.weight, norm.bias, norm, window)
@@ -125,7 +125,7 @@ class _ConvBnReluPool(torch.autograd.Function):
 
 
 class _BnReluPool(torch.autograd.Function):
-    """A block whose convolution torch computes. All tensors are channels-last."""
+    """A block whose convolution is computed by torch. All tensors are channels-last."""
 
     @staticmethod
     def forward(

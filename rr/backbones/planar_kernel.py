@@ -1,8 +1,8 @@
 """Numba kernels for a Conv-4 block with few channels: convolution, batch norm, ReLU and 2×2 average pooling.
 
 Notation: images B, input channels C, output channels F (an even number), sides H and W, pooled sides h = H // 2 and
-w = W // 2, tiles T of `TILE` images. The 9 taps of a 3×3 convolution are in row-major order. Values are float32, sums
-over images float64.
+w = W // 2, tiles T of `TILE` images. The 9 taps of a 3×3 convolution are in row-major order. Values are float32, and
+sums over images are float64.
 
 Arrays are planar: the memory of a channel is contiguous. In the convolution output, image row y starts at
 `y * (W + 1)`. Padded planes (Q positions) have a row of zeros before and after the image. The additional column
@@ -174,7 +174,7 @@ def weight_and_input_gradients(
 
 @njit(**_inlined)
 def _relu(value: np.float32) -> np.float32:
-    """Apply ReLU. Unlike `max`, this keeps NaN, so a diverging network is noticed."""
+    """Apply ReLU. Unlike `max`, this keeps NaN, so a diverging network is detected."""
     return np.float32(0) if value < np.float32(0) else value
 
 
@@ -281,7 +281,7 @@ def _conv_output_gradient(
     """
     B, F, h, w = grad_BFhw.shape
     grad_BFp = grad_BFhw.reshape((B, F, h * w))
-    widened = np.empty(2 * h * w, np.float32)  # has each gradient twice, so that one fast loop covers all windows
+    widened = np.empty(2 * h * w, np.float32)  # holds each gradient twice, so that one fast loop covers all windows
     zero = np.float32(0)
     for o in range(F):
         mean, scale, bias = norm_3F[0, o], norm_3F[1, o], norm_3F[2, o]

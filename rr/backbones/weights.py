@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a galle
     from rr.params import ExtensionBackboneConfig
 
 
-# Name prefixes for the tensors of the layers that are saved with a backbone. No backbone tensor has these prefixes.
+# Name prefixes of the tensors of the layers that are saved with a backbone. No backbone tensor has these prefixes.
 CLASSIFIER_PREFIX = "trained_classifier."
 LAYER_PREFIXES = (CLASSIFIER_PREFIX, "relation_head.")
 
@@ -154,7 +154,7 @@ def _check_finite(module: nn.Module) -> None:
 
 @contextmanager
 def _explain_errors(path: Path) -> Iterator[None]:
-    """Convert errors that the `with` block raises while it reads the backbone file `path` into a UserError."""
+    """Raise a UserError in place of an error that occurs while the `with` block reads the backbone file at `path`."""
     try:
         raise_if_lfs_pointer(path)
         yield

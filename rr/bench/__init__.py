@@ -41,7 +41,7 @@ def run_benchmark(
         parts: names of the parts to run. By default, all parts are run.
         as_json: whether to return JSON instead of tables.
         steps: number of timed repeats of each case.
-        threads: thread counts to use. By default, each part chooses its own.
+        threads: thread counts to use. By default, each part uses its own.
         data: folder of a converted dataset for the parts that read images. By default, images are generated.
         smoke_test: whether to use tiny sizes just to check that everything runs. The times are then meaningless.
 
@@ -79,7 +79,7 @@ def _run_parts(parts: Sequence[str], settings: Settings) -> dict[str, Any]:
     load_before, results = _get_load_averages(), {}
     with Progress("bench", len(parts), "parts", use_bar=False) as progress:
         for name in parts:
-            print(f"bench: running the part {name} …", file=sys.stderr, flush=True)
+            print(f"bench: running the {name} part …", file=sys.stderr, flush=True)
             progress.advance(0, f"part {name}")
             part_load_before, start = _get_load_averages(), time.monotonic()
             result = importlib.import_module(f"rr.bench.parts.{name}").run(settings)

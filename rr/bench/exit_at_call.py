@@ -1,8 +1,8 @@
 """Run an `rr` command until it calls a function, such as `rr.evaluate.knn:predict_probabilities`.
 
-The first argument names the function, and the others are those of the command. The process ends when the specified
-function or method is called for the first time. This is usually the function in which the work begins, but it can also
-be a later one, such as the method that the training loop calls after the first step.
+The first argument names the function, and the other arguments are those of the command. The process ends when the
+specified function or method is called for the first time. This is usually the function in which the work begins, but it
+can also be a later one, such as the method that the training loop calls after the first step.
 """
 
 import os

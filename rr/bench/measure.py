@@ -24,7 +24,7 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One implementation of the work: each call of `function` processes `num_units` units."""
+    """One implementation of the work. Each call to `function` processes `num_units` units."""
 
     name: str
     function: Callable[[], object]
@@ -110,7 +110,7 @@ def cpu_seconds_with_children() -> float:
 
 
 def time_once(function: Callable[[], object]) -> Timing:
-    """Return how long one call of `function` takes."""
+    """Return how long one call to `function` takes."""
     cpu, wall = cpu_seconds_with_children(), time.perf_counter()
     function()
     return Timing(time.perf_counter() - wall, cpu_seconds_with_children() - cpu)

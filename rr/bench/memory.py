@@ -14,7 +14,7 @@ _PROBE_MIB = 64  # large enough that malloc cannot reuse freed memory for it
 
 
 def measure_peak_mib(function: Callable[[], object]) -> float | None:
-    """Call `function` and return the peak increase of the resident memory in MiB.
+    """Call `function` and return the peak increase in resident memory in MiB.
 
     Return None if the system does not report the peak.
     """
@@ -28,7 +28,7 @@ def measure_peak_mib(function: Callable[[], object]) -> float | None:
 
 
 def measure_memory_in_new_process(part: str, *arguments: object) -> float | None:
-    """Call a benchmark part's function `measure_memory` in a new process and return its result."""
+    """Call a benchmark part's `measure_memory` function in a new process and return its result."""
     call = f"measure_memory(*{arguments!r})"
     code = f"import json; from rr.bench.parts.{part} import measure_memory; print(json.dumps({call}))"
     return json.loads(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)

@@ -1,4 +1,4 @@
-"""The paper's augmentation implemented with other libraries, which the extra `bench` installs."""
+"""The paper's augmentation implemented with other libraries, which the `bench` extra installs."""
 
 import importlib.util
 from collections.abc import Callable, Iterator

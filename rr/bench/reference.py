@@ -271,7 +271,7 @@ class RotationModel(nn.Module):
 def build_model(
     method: str, num_classes: int, backbone: str = "conv4"
 ) -> "RelationalModel | SupervisedModel | SimCLRModel | RotationModel":
-    """Return the model of a method: "relational", "supervised", "simclr" or "rotation"."""
+    """Return the model for a method: "relational", "supervised", "simclr" or "rotation"."""
     match method:
         case "relational":
             return RelationalModel(backbone)

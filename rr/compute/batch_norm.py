@@ -1,4 +1,4 @@
-"""Update the running statistics of a batch-norm module, for fused kernels that normalize in its place."""
+"""Update a batch-norm module's running statistics for fused kernels that normalize in its place."""
 
 import numpy as np
 import torch

@@ -28,7 +28,7 @@ class BufferPool:
         """
         with self._lock:
             for buffer in self._buffers:
-                # The three references are the deque, the loop variable and the getrefcount argument.
+                # The three references are held by the deque, the loop variable and the getrefcount argument.
                 if buffer.shape == shape and sys.getrefcount(buffer) == 3:
                     return buffer
             buffer = np.empty(shape, np.float32)

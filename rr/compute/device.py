@@ -12,7 +12,7 @@ def resolve_device(name: str) -> str:
     """Return the device that `name` stands for, and check that torch can use it.
 
     Args:
-        name: "auto", "cpu", "cuda" or "cuda:<number>". "auto" is "cuda" if torch finds a GPU, and "cpu" otherwise.
+        name: "auto", "cpu", "cuda" or "cuda:<number>". "auto" means "cuda" if torch finds a GPU, and "cpu" otherwise.
 
     Raises:
         UserError: if the name is unknown, or if this machine has no such GPU.

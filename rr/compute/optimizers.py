@@ -1,4 +1,4 @@
-"""Optimizers, and learning rate schedules that depend only on the progress of training.
+"""Optimizers, and learning rate schedules that depend only on training progress.
 
 A schedule has no state, so a training run that continues from a checkpoint uses the same learning rates.
 """
@@ -22,7 +22,7 @@ def detach_optimizers_from_dynamo() -> None:
     """Remove the optimizer decorators that load torch._dynamo.
 
     Loading it takes about as long as loading torch. Only code that `torch.compile` traces needs these decorators, and
-    this project compiles no optimizer.
+    this project does not compile optimizers.
     """
     base = torch.optim.Optimizer
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
@@ -96,7 +96,7 @@ def milestone_epochs(fractions: Sequence[float], num_epochs: int) -> list[int]:
     """Return the epochs, counted from 0, before which the learning rate decays.
 
     As in the paper's code, a fraction of the number of epochs is rounded down, and milestones in the same epoch count
-    once. Unlike in that code, the first epoch is never a milestone.
+    only once. Unlike in that code, the first epoch is never a milestone.
     """
     # Without the inner rounding, 0.29 of 100 epochs would be 28, because 0.29 * 100 is 28.999999999999996.
     return sorted({max(1, int(round(fraction * num_epochs, 6))) for fraction in fractions})

@@ -34,7 +34,7 @@ _TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTE
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run, from the point of view of one of them. By default, there is a single process.
+    """The processes of a run, from the point of view of one of them. The default is a single process.
 
     Attributes:
         rank: number of this process in the run, counted from 0.
@@ -243,8 +243,8 @@ def translate_comm_errors() -> Iterator[None]:
         if not _is_comm_error(error):
             raise
         raise UserError(
-            "another process of this run has ended or does not respond. If no other error is printed, that process was "
-            "killed or hangs (see rr status). Run the same command again to continue"
+            "another process of this run has ended or is not responding. If no other error is printed, that process "
+            "was killed or is hanging (see rr status). Run the same command again to continue"
         ) from error
 
 
@@ -255,12 +255,12 @@ def _is_comm_error(error: RuntimeError) -> bool:
 
 
 def _register_failure(store: "Store | None", group: ProcessGroup) -> bool:
-    """Record that this process failed. Return whether it is the first to fail; True if the store cannot be reached."""
+    """Record that this process failed. Return whether it failed first, or True if the store cannot be reached."""
     try:
         if store is None:
             return True
         is_first = store.add("failed", 1) == 1
-        # The main process hosts the store, so it waits until the other processes have called this function too.
+        # The main process hosts the store, so it waits until the other processes have also called this function.
         deadline = time.monotonic() + _REPORT_WAIT_SECONDS
         while group.is_main and store.add("failed", 0) < group.world_size and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -22,8 +22,9 @@ class SyncBatchNorm(_BatchNorm):
     """Batch norm with the same results as BatchNorm1d, 2d or 3d on the concatenated mini-batches of all processes.
 
     Outputs, input gradients and running statistics are the same as for the concatenated mini-batch. Each process
-    computes its contribution to the gradients of weight and bias; the sum over the processes is the complete gradient.
-    All processes must call the module, each with at least one value per channel. Only first derivatives are available.
+    computes its contribution to the gradients of the weight and the bias; the sum over the processes is the complete
+    gradient. All processes must call the module, each with at least one value per channel. Only first derivatives are
+    supported.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,15 +67,15 @@ def convert_sync_batchnorm(network: nn.Module) -> None:
                 "track_running_stats=True and a momentum: run the command without torchrun, or choose a different "
                 "backbone"
             )
-        module.__class__ = SyncBatchNorm  # keeps the parameters, also shared and frozen ones
+        module.__class__ = SyncBatchNorm  # keeps the parameters, including shared and frozen ones
 
 
 class _NormalizeFunction(torch.autograd.Function):
     """Return the output, and the mean, biased variance and number of values of each channel over all processes.
 
-    Mean and variance are float64 (C,). On a CPU, torch's batch norm adds up a channel's values one by one in float32.
-    For a million values, its variance has only three correct digits. With torch.sum, which this function uses, six
-    digits are correct. The function first sums over the images, which are the rows of a matrix, and then over the
+    The mean and the variance are float64 (C,). On a CPU, torch's batch norm adds up a channel's values one by one in
+    float32. For a million values, its variance has only three correct digits. With torch.sum, which this function uses,
+    six digits are correct. The function first sums over the images, which are the rows of a matrix, and then over the
     positions, because torch.sum is fast only for long rows.
     """
 

@@ -1,9 +1,9 @@
 """A parallel for-loop for compiled kernels, with a pool of threads that start quickly.
 
-Waking a thread takes about 50 microseconds, so the calling thread works too instead of waiting for the others.
-`concurrent.futures` needs 200 microseconds, which is more than a small mini-batch gains from parallelism. The pool
-consists of Python threads. Unlike numba's threads, they can be used from any of the caller's threads, at the same time
-as other compiled code, and after a fork.
+Waking a thread takes about 50 microseconds, so the calling thread also does some of the work instead of waiting for the
+others. `concurrent.futures` needs 200 microseconds, which is more than a small mini-batch gains from parallelism. The
+pool consists of Python threads. Unlike numba's threads, they can be used from any of the caller's threads, at the same
+time as other compiled code, and after a fork.
 """
 
 import itertools
@@ -54,7 +54,7 @@ def parallel_for(function: Callable[[int, int], object], num_items: int, num_thr
 
     Raises:
         BaseException: the first exception that `function` raised, or a KeyboardInterrupt. It is raised only after all
-            chunks have ended.
+            chunks have finished.
     """
     num_threads = min(num_threads, num_items)
     if num_threads < 2:
@@ -72,13 +72,13 @@ def parallel_for(function: Callable[[int, int], object], num_items: int, num_thr
         loop.finished.acquire(timeout=10)
         raise
     finally:
-        loop.function = lambda start, stop: None  # a worker that wakes late must not keep the caller's arrays alive
+        loop.function = lambda start, stop: None  # a worker that wakes up late must not keep the caller's arrays alive
     if loop.error is not None:
         raise loop.error
 
 
 def _shrinking_chunk_bounds(num_items: int, num_threads: int) -> list[int]:
-    """Return the bounds of chunks that shrink towards the end.
+    """Return the bounds of chunks that shrink toward the end.
 
     Large chunks need few calls; small ones at the end let all threads finish at about the same time.
     """

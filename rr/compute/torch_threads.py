@@ -1,4 +1,4 @@
-"""Set the number of threads, for a process or for a block of code."""
+"""Set the number of threads for a process or for a block of code."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ def configure_torch(num_threads: int) -> None:
 
     On the CPU, torch results are bit-identical only if the number of threads is the same. The number is therefore a
     project parameter and does not depend on the machine. The numba kernels produce bit-identical results with any
-    number of threads, but runs that share a machine must not use more cores than they are given. numba has a limit,
-    which is the number of cores by default.
+    number of threads, but runs that share a machine must not use more cores than they are given. numba limits the
+    number of threads, by default to the number of cores.
     """
     import numba
     import torch

@@ -10,7 +10,8 @@ import pyarrow as pa
 def to_arrow(values: np.ndarray) -> pa.Array:
     """Return numbers or booleans (N,) as an Arrow array, or (N, K) as an array of N lists.
 
-    An object array of bytes (N,) becomes an array of binary values, and an array of text (N,) one of strings.
+    An object array of bytes (N,) becomes an array of binary values, and an array of text (N,) becomes an array of
+    strings.
     """
     if values.dtype.kind in "OU":
         return pa.array(values.tolist(), pa.binary() if values.dtype == object else pa.string())

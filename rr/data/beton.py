@@ -6,9 +6,9 @@ raw pixels or JPEG, whichever is smaller.
 This module works around four quirks of FFCV 1.0.2. Importing ffcv limits torch to one thread, and creating or iterating
 over a loader sets torch's number of threads to the loader's number of workers. Writing with several processes produces
 a different file each time, and hangs if a process dies. The writer needs shared memory and semaphores, which are not
-available if /dev/shm is not writable. This module writes in a single process, with plain Python objects instead.
-FFCV maps files into memory, so a damaged file can crash the process. Therefore, `validate` checks a file before FFCV
-opens it.
+available if /dev/shm is not writable. Instead, this module writes in a single process with plain Python objects. FFCV
+maps files into memory, so a damaged file can crash the process. Therefore, `validate` checks a file before FFCV opens
+it.
 """
 
 import functools
@@ -35,7 +35,8 @@ MAX_RESIDENT_BYTES = 1 << 30  # splits whose pixels take up more bytes are strea
 # FFCV never splits an image across two pages. A small page (FFCV's minimum size) can hold an image of 836 × 836
 # pixels. A large page can hold five images of 1024 × 1024 pixels, so only a small part of it stays empty.
 _SMALL_PAGE_SIZE, _LARGE_PAGE_SIZE = 1 << 21, 1 << 24
-# Layout of version 2 of the format (`ffcv/types.py`). It is repeated here to validate a file without importing ffcv.
+# Layout of version 2 of the format (`ffcv/types.py`). It is duplicated here so that a file can be validated without
+# importing ffcv.
 _HEADER = np.dtype(
     [("version", "<u2"), ("fields", "<u2"), ("page", "<u4"), ("samples", "<u8"), ("allocation", "<u8")], align=True
 )
@@ -95,7 +96,7 @@ def import_ffcv() -> None:
 
 
 def write(path: Path, images: Iterable[np.ndarray], labels: np.ndarray, index: np.ndarray) -> None:
-    """Write square images with their labels and indices to a beton, as raw pixels.
+    """Write square images with their labels and indices to a beton as raw pixels.
 
     Args:
         path: file to write.
@@ -138,7 +139,7 @@ def write_stored(
     """Write images with their labels and indices to a beton.
 
     The samples are written in order by this process. Therefore, the same inputs produce byte-identical files, and
-    errors from the disk or from the iterator `images` reach the caller.
+    errors from the disk or from the `images` iterator reach the caller.
 
     Args:
         path: file to write.
@@ -172,7 +173,7 @@ def write_stored(
     samples = zip(images, labels, index, strict=True)
 
     class SequentialDataset:
-        """Makes the iterator `samples` indexable, as FFCV requires. Positions must be requested in order."""
+        """Makes the `samples` iterator indexable, as FFCV requires. Positions must be requested in order."""
 
         def __len__(self) -> int:
             return len(labels)
@@ -313,7 +314,7 @@ def _read_pixels(path: Path, offsets: np.ndarray, image_size: int) -> np.ndarray
     That decoder is not needed for a few images, or for images that are held in memory.
 
     Returns:
-        The images that start at the byte `offsets` (M,) in the file, uint8 (M, image_size, image_size, 3).
+        The images that start at the byte offsets `offsets` (M,) in the file, uint8 (M, image_size, image_size, 3).
     """
     images = np.empty((len(offsets), image_size, image_size, 3), np.uint8)
     with open(path, "rb") as file:
@@ -327,13 +328,13 @@ def _read_pixels(path: Path, offsets: np.ndarray, image_size: int) -> np.ndarray
 class Beton:
     """A beton, which holds one split of a dataset, open for reading.
 
-    If the pixels take up at most `max_resident_bytes`, they are read into an array in memory. Otherwise FFCV streams
+    If the pixels take up at most `max_resident_bytes`, they are read into an array in memory. Otherwise, FFCV streams
     them from the file. The batches are the same in both cases.
 
     Args:
         path: file to read.
         threads: number of threads that FFCV uses to read and decode images.
-        max_resident_bytes: maximum size of pixels held in memory, in bytes.
+        max_resident_bytes: maximum size of the pixels held in memory, in bytes.
 
     Attributes:
         labels: label of each image, int64 (N,); -1 if unlabeled.
@@ -382,7 +383,7 @@ class Beton:
 
 
 def make_loader(path: Path, decoder: Any, threads: int, batches_ahead: int = 3) -> Any:
-    """Return an FFCV loader that decodes the images of a beton with the FFCV `Operation` `decoder`.
+    """Return an FFCV loader that decodes the images of a beton using `decoder`, an FFCV `Operation`.
 
     In a loader's first epoch, FFCV compiles the decoder, which takes several seconds.
     """
@@ -426,7 +427,7 @@ def iter_epoch(loader: Any, order: np.ndarray, batch_size: int) -> Iterator[np.n
 
 @functools.cache
 def _epoch_iterator_class() -> Any:
-    """Return a subclass of FFCV's epoch iterator, which reads in a thread, that keeps the error that ends the thread.
+    """Return a subclass of FFCV's epoch iterator (a thread) that stores the error that ends the thread.
 
     FFCV's own class would wait forever for the next batch, for example if the disk is full when numba saves a kernel.
     """

@@ -8,7 +8,7 @@ def parse_class_names(metadata: Mapping[bytes, bytes] | None) -> list[str]:
     """Return the class names in a Parquet file's schema metadata; the list is empty if the dataset has no labels.
 
     Raises:
-        ValueError: if the metadata has no list of class names.
+        ValueError: if the metadata does not contain a list of class names.
     """
     try:
         class_names = json.loads((metadata or {})[b"class_names"])

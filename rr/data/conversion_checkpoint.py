@@ -44,7 +44,7 @@ class ConvertedParts:
         self._is_keeping = True
 
     def resume(self, split: str, convert: Callable[[int], Iterable[ConvertedImage]]) -> Iterator[ConvertedImage]:
-        """Yield the kept images of a split, then the remaining images from `convert`, which are kept too.
+        """Yield the kept images of a split, then the remaining images from `convert`, which are also kept.
 
         `convert` is called with the number of kept images. For each part, only the sum of the histograms is kept: the
         first image has this sum as its histogram, and all other images have zeros.
@@ -104,8 +104,8 @@ class ConvertedParts:
     def _read_part(self, split: str, part_number: int, first_image: int) -> list[ConvertedImage]:
         """Return the images of a part, or an empty list if it is missing, damaged, or from a different conversion.
 
-        Where a part ends depends on time, so parts that an earlier conversion with the same fingerprint has left behind
-        may begin with a different image.
+        Where a part ends depends on time, so parts that an earlier conversion with the same fingerprint left behind may
+        begin with a different image.
         """
         try:
             content = memoryview(self._path(split, part_number).read_bytes())

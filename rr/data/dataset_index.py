@@ -62,7 +62,7 @@ def read_class_names(path: Path) -> list[str]:
 def read_preprocessing(path: Path) -> Preprocessing:
     """Return the preprocessing of a converted dataset.
 
-    `rr convert` writes the mean and std from params.yaml or, if that file has none, the values that it computed.
+    `rr convert` writes the mean and std from params.yaml or, if they are not set there, the values that it computed.
 
     Raises:
         UserError: if the index is missing or damaged, or if an earlier version wrote it.

@@ -1,6 +1,6 @@
 """Download files over HTTP.
 
-Interrupted downloads resume. A file gets its final name only once it is complete and its checksum is correct.
+Interrupted downloads are resumed. A file gets its final name only once it is complete and its checksum is correct.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def download_file(url: str, path: Path, md5: str | None = None) -> None:
     """Download `url` to `path`, unless the file exists, and verify its checksum if `md5` is given.
 
     The received bytes are kept in `path` + ".part". The next attempt requests the rest (HTTP Range), provided that the
-    file on the server is still the same (If-Range). If the server sends the whole file again, the download starts over.
+    file on the server has not changed (If-Range). If the server sends the whole file again, the download starts over.
 
     Raises:
         UserError: if the server refuses the request or returns a web page, if the network fails, or if the checksum
@@ -76,7 +76,7 @@ def check_md5(path: Path, md5: str | None) -> None:
 
 
 def file_md5(path: Path) -> str:
-    """Return a file's MD5. Many datasets publish this checksum; it reveals accidental damage, but not manipulation."""
+    """Return a file's MD5. Many datasets publish this checksum; it detects accidental damage, but not tampering."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -154,7 +154,7 @@ def _read_chunk(response: http.client.HTTPResponse) -> bytes:
 
 @contextmanager
 def _translate_network_errors() -> Iterator[None]:
-    """Convert network errors to _NetworkError, to distinguish them from disk errors, which are OSErrors too."""
+    """Convert network errors to _NetworkError, to distinguish them from disk errors, which are also OSErrors."""
     try:
         yield
     except urllib.error.HTTPError as error:

@@ -1,4 +1,4 @@
-"""Find identical and nearly identical images with a perceptual hash and a thumbnail of each image."""
+"""Find identical and nearly identical images, using a perceptual hash and a thumbnail of each image."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ _HASH_INPUT, _HASH_SIDE, _THUMBNAIL_SIDE = 32, 8, 8
 
 
 class Signature(NamedTuple):
-    """The properties of an image that are compared with other images.
+    """The properties of an image that are compared with those of other images.
 
     Attributes:
         digest: SHA-256 of the size and the pixels.
-        hash: perceptual hash with 64 bits.
+        hash: 64-bit perceptual hash.
         mirrored_hash: perceptual hash of the mirrored image.
         thumbnail: uint8 (8, 8, 3).
         height: height in pixels.
@@ -58,7 +58,7 @@ class Duplicate(NamedTuple):
 def compute_signature(pixels: np.ndarray) -> Signature:
     """Return the signature of an RGB image, uint8 (H, W, 3).
 
-    The hash is the "pHash" of the Python package imagehash: the image is reduced to 32 × 32 gray pixels, and each bit
+    The hash is the "pHash" of the imagehash Python package: the image is reduced to 32 × 32 gray pixels, and each bit
     shows whether one of the 8 × 8 lowest frequencies in their cosine transform is above the median. The thumbnail
     consists of the means of 4 × 4 blocks of the same 32 × 32 pixels.
     """
@@ -84,13 +84,13 @@ def _hash_bits(frequencies: np.ndarray) -> int:
 
 
 def find_duplicates(signatures: Sequence[Signature], is_test: np.ndarray) -> tuple[list[Duplicate], np.ndarray]:
-    """Find the images that can be left out because an identical or nearly identical image stays.
+    """Find the images that can be left out because an identical or nearly identical image is kept.
 
     Test images take priority over training images, and within a split, earlier rows take priority. A training image is
-    compared with all test images and with the training images that stay. Blank images count only as exact duplicates,
-    because their hashes are noise.
+    compared with all test images and with the training images that are kept. Blank images count only as exact
+    duplicates, because their hashes are noise.
 
-    The running time grows with the square of the number of images that stay, at about a nanosecond per pair.
+    The running time grows with the square of the number of images that are kept, at about a nanosecond per pair.
 
     Args:
         signatures: signatures of N images.
@@ -126,7 +126,7 @@ def find_duplicates(signatures: Sequence[Signature], is_test: np.ndarray) -> tup
 
 
 class _Search:
-    """Finds the near duplicates of an image among the images that were added."""
+    """Finds the near duplicates of an image among the images that have been added."""
 
     def __init__(self, signatures: Sequence[Signature]) -> None:
         self._signatures = signatures

@@ -1,6 +1,6 @@
-"""List the files in a folder, and account for every unused file.
+"""List the files in a folder and account for every unused file.
 
-`rr fetch`, `rr embed` and `rr retrieve` list folders only with this module, so all of them use the same files.
+`rr fetch`, `rr embed` and `rr retrieve` list folders only with this module, so they all use the same files.
 """
 
 import errno
@@ -63,7 +63,7 @@ _UNSUPPORTED_SUFFIXES = {
     ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".erf", ".kdc",
     ".mrw", ".mef", ".mos", ".dcr", ".raw", ".dcm", ".dicom", ".nii", ".czi", ".lif", ".nd2", ".svs", ".ndpi",
 }  # fmt: skip
-# Image suffixes that other kinds of files use too. Such a file counts as an image only if Pillow identifies it.
+# Image suffixes that other kinds of files also use. Such a file counts as an image only if Pillow identifies it.
 _AMBIGUOUS_SUFFIXES = {".bw", ".fit", ".gbr", ".im", ".msp", ".pcd", ".ras", ".rgb", ".rgba", ".vda", ".vst"}
 # Common suffixes of files that are certainly not images. To save time, these files are not opened.
 _NON_IMAGE_SUFFIXES = {
@@ -125,7 +125,7 @@ def list_folder(root: Path, kind: FileKind) -> FolderListing:
     """List the files of one kind in a folder and its subfolders.
 
     Hidden files and files that other programs create are skipped. Links to files and folders are followed, unless the
-    folder is listed already or contains `root`. Therefore, no folder is listed twice.
+    folder is already listed or contains `root`. Therefore, no folder is listed twice.
 
     Raises:
         OSError: if `root` itself cannot be listed.

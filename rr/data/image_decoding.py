@@ -1,4 +1,4 @@
-"""Decode images of all formats that Pillow supports to RGB pixels, and explain why data cannot be decoded."""
+"""Decode images in all formats that Pillow supports to RGB pixels, and explain why data cannot be decoded."""
 
 import io
 import re
@@ -13,7 +13,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class UnreadableImageError(ValueError):
-    """Raised for data that cannot be decoded. `reason` is a short description under which such data are counted."""
+    """Raised for data that cannot be decoded. `reason` is a short description under which such data is counted."""
 
     def __init__(self, message: str, reason: str = "an image that cannot be decoded") -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ def decode_image(data: bytes | Image.Image, image_size: int | None = None) -> np
     """Decode an image and return its RGB pixels, uint8 (H, W, 3).
 
     All image formats that Pillow supports are accepted. EXIF rotation is applied, transparent pixels are blended with
-    white, and 16-bit values are scaled to 8 bits. Damaged metadata (EXIF, texts, color profiles) is ignored.
+    white, and 16-bit values are scaled to 8 bits. Damaged metadata (EXIF, text, color profiles) is ignored.
 
     Args:
         data: the encoded image, or a PIL image.
@@ -79,7 +79,7 @@ def decode_photograph(data: bytes | Image.Image, stored_size: int) -> np.ndarray
 
 
 def decode_at_reduced_size(data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode an encoded image like `decode_image`, but JPEG images at 1/8 of their size.
+    """Decode an encoded image like `decode_image`, but decode JPEG images at 1/8 of their size.
 
     Returns:
         The RGB pixels, uint8 (H, W, 3), and the width and height of the image at its full size.
@@ -106,7 +106,7 @@ def has_several_frames(data: bytes) -> bool:
 def has_16_bits(data: bytes) -> bool:
     """Return whether the values of an encoded image are stored with 16 bits.
 
-    A 16-bit PGM image counts only if its stated maximum is 65535, because values are scaled to a smaller maximum.
+    A 16-bit PGM image counts only if its stated maximum is 65535, because values with a smaller maximum are scaled.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -188,7 +188,7 @@ _TOP_FROM_FAR_SIDE = {_TRANSPOSITIONS[orientation] for orientation in (3, 4, 7, 
 
 
 def _decode(data: bytes, draft_size: int | None) -> DecodedImage:
-    """Decode an image to RGB. If the metadata of a PNG image prevent this, decode the image without them."""
+    """Decode an image to RGB. If a PNG image's metadata prevents this, decode the image without it."""
     try:
         return _decode_pixels(data, draft_size)
     except (UnreadableImageError, MemoryError, Image.DecompressionBombError):
@@ -214,15 +214,16 @@ def _decode_pixels(data: bytes, draft_size: int | None = None) -> DecodedImage:
 
 
 def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) -> bool:
-    """Return whether the compressed pixels of an image end in zeros that no encoder has written.
+    """Return whether the compressed pixels of an image end in zeros that no encoder wrote.
 
-    These are formats that Pillow decodes without an error in this case. Without compression, zeros are black pixels.
+    Only formats that Pillow decodes without an error in this case are checked. Without compression, zeros are black
+    pixels.
     """
     if image_format in ("PNG", "ICO", "ICNS"):  # icons may contain several PNG images
         return data.endswith(bytes(4 + len(_PNG_END))) and data.count(_PNG_SIGNATURE) > data.count(_PNG_END)
     if image_format == "QOI":
         return data.endswith(bytes(len(_QOI_END))) and not data.rstrip(b"\0").endswith(_QOI_END)
-    if image_format in ("JPEG", "MPO"):  # an MPO file has several JPEG images, of which only the first one is read
+    if image_format in ("JPEG", "MPO"):  # an MPO file contains several JPEG images, of which only the first one is read
         return data.endswith(bytes(_MIN_ZEROS)) and not _has_end_of_jpeg(data)
     if image_format not in ("WEBP", "AVIF"):
         return False
@@ -234,16 +235,17 @@ def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) 
     # the end of an image.
     if kind == b"VP8L":  # lossless: about one bit or less for each pixel and channel
         return 8 * num_zeros > 4 * num_pixels
-    # Lossy: with noise above a plain area, up to 48 % were zeros. The data of AVIF images may end in metadata.
+    # Lossy: with noise above a plain area, up to 48 % of the bytes were zeros. The data of AVIF images may end in
+    # metadata.
     return num_zeros > len(pixels) / 2
 
 
 def _has_end_of_jpeg(data: bytes) -> bool:
-    """Return whether the pixels of a JPEG image are followed by the marker "end of image".
+    """Return whether the pixels of a JPEG image are followed by the "end of image" marker.
 
     Markers in segments, such as those of an embedded thumbnail, do not count.
     """
-    position = 2  # after the marker "start of image"
+    position = 2  # after the "start of image" marker
     while match := _JPEG_MARKER.search(data, position):
         if match[0] == b"\xff\xd9":
             return True
@@ -252,7 +254,7 @@ def _has_end_of_jpeg(data: bytes) -> bool:
 
 
 def _find_compressed_pixels(data: bytes, image_format: str) -> tuple[bytes, bytes]:
-    """Return the name and the contents of the chunk or box with the pixels, or empty bytes (as for animations)."""
+    """Return the name and contents of the chunk or box that contains the pixels, or empty bytes (as for animations)."""
     start = 12 if image_format == "WEBP" else 0
     while start + 8 <= len(data):
         if image_format == "WEBP":
@@ -299,10 +301,10 @@ def _rescale_transparent_color(image: Image.Image) -> None:
 
 
 def _find_transposition(image: Image.Image) -> Image.Transpose | None:
-    """Return the rotation or reflection that an image's EXIF data require, or None. Ignore invalid EXIF data."""
+    """Return the rotation or reflection that an image's EXIF data requires, or None. Ignore invalid EXIF data."""
     try:
         return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF data raise many different exceptions
+    except Exception:  # damaged EXIF data raises many different exceptions
         return None
 
 
@@ -326,7 +328,8 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
         # Pillow would clip 16-bit values to 255 instead of scaling them.
         stored = np.asarray(image)
         values = stored / (2 ** (bits or 16) - 1)
-        if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # 0 is white; Pillow inverts only up to 8 bits
+        # 0 is white. Pillow inverts only values of up to 8 bits.
+        if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
             values = 1 - values
         values = np.where(stored == image.info.get("transparency", -1), 1, values)
         return Image.fromarray((values * 255).round().astype(np.uint8)).convert("RGB")
@@ -347,7 +350,7 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def identify_unreadable_content(data: bytes) -> tuple[str, str] | None:
-    """Return what unreadable data contain, as a message and as a short reason for statistics, or None if unknown."""
+    """Return what unreadable data contains, as a message and as a short reason for statistics, or None if unknown."""
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()  # a byte order mark and spaces may precede text
     if not data:
         return "the file is empty", "an empty file"

@@ -14,7 +14,7 @@ _PANEL_IMAGES, _PANEL_IMAGE_SIZE, _PANEL_GAP, _FONT_SIZE, _LINE_HEIGHT = 2, 144,
 
 
 class CaptionedImages(NamedTuple):
-    """One or two results of `make_thumbnail`, which are shown side by side, and the lines of text below them."""
+    """One or two results of `make_thumbnail`, shown side by side, and the lines of text below them."""
 
     images: Sequence[np.ndarray]
     caption: Sequence[str]
@@ -85,7 +85,7 @@ def make_thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Replace the middle of a text by an ellipsis if the text is wider than `width` pixels."""
+    """Replace the middle of a text with an ellipsis if the text is wider than `width` pixels."""
     shortened, kept = text, len(text)
     while font.getlength(shortened) > width:
         kept -= 1

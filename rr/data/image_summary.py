@@ -1,4 +1,4 @@
-"""Collect the sizes of your own images while they are fetched, and the problems that are quick to find."""
+"""Collect the sizes of your own images, and problems that are quick to find, while the images are fetched."""
 
 import hashlib
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ class ImageFacts(NamedTuple):
         width: width in pixels.
         height: height in pixels.
         is_blank: whether all pixels have almost the same color.
-        has_several_frames: whether it is, for example, an animation.
-        is_dark: whether it uses at most a quarter of the range of 16 bits, like values with 12 bits.
+        has_several_frames: whether it has several frames, as an animation does.
+        is_dark: whether its values use at most a quarter of the 16-bit range, as 12-bit values do.
     """
 
     width: int
@@ -58,7 +58,7 @@ class ImageSummary:
         self._num_test_copies = 0
 
     def add_facts(self, image: ImageFacts) -> None:
-        """Add the information about an image."""
+        """Add information about an image."""
         self._images.append(image)
 
     def add_encoded(self, image: raw.EncodedImage) -> None:
@@ -75,11 +75,11 @@ class ImageSummary:
     def facts(self) -> dict[str, Any]:
         """The summary for the record.
 
-        `sizes` has the width and height of the smallest and the largest image, and the median of the shorter sides.
-        `blank` is the number of images with a single color. `several_frames` is the number of images with several
-        frames, of which only the first is used. `dark_16_bit` is the number of 16-bit images whose values use at most a
-        quarter of the range. `test_copies` is the number of test images whose file is also in the
-        training split. `contradictory` is the number of different files that occur in several classes.
+        `sizes` contains the width and height of the smallest and the largest image, and the median of the shorter
+        sides. `blank` is the number of images with a single color. `several_frames` is the number of images with
+        several frames, of which only the first is used. `dark_16_bit` is the number of 16-bit images whose values use
+        at most a quarter of the range. `test_copies` is the number of test images whose file is also in the training
+        split. `contradictory` is the number of distinct files that occur in several classes.
         """
         sizes = [(image.width, image.height) for image in self._images]
         by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))

@@ -50,7 +50,7 @@ class PhotographBeton(Beton):
         """Yield the photographs at the positions in `order`, prepared for evaluation, batch by batch.
 
         Each photograph is resized so that its shorter side is 256 / 224 of `image_size`, and its center is cropped, as
-        with torchvision's Resize and CenterCrop. `Beton.batches` describes the arguments and the results.
+        with torchvision's Resize and CenterCrop. See `Beton.batches` for the arguments and the results.
         """
         return self.center_crops(order, batch_size, shorter_side_before_crop(self.image_size))
 
@@ -162,7 +162,7 @@ def _random_crop_renderer(
 def _make_decoder(render: Callable[..., None]) -> Any:
     """Return an FFCV operation that decodes each image of a batch and calls `render`.
 
-    Its attribute `shape` is the shape of the result for one image. It may change between epochs.
+    Its `shape` attribute is the shape of the result for one image. It may change between epochs.
 
     Args:
         render: a compiled function with these arguments: the pixels, uint8 (H, W, 3); the upper half of the sample

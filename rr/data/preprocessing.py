@@ -42,12 +42,12 @@ class Preprocessing:
             if integer < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
             object.__setattr__(self, name, integer)
-        for name in ("mean", "std"):  # a list or an array is accepted, too
+        for name in ("mean", "std"):  # a list or an array is also accepted
             object.__setattr__(self, name, parse_channel_values(name, getattr(self, name)))
 
 
 def shorter_side_before_crop(image_size: int) -> int:
-    """Return the length of a photograph's shorter side before its center is cropped for an evaluation.
+    """Return the length of a photograph's shorter side before its center is cropped for evaluation.
 
     The ratio is torchvision's: 256 pixels for a crop of 224.
     """

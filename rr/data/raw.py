@@ -33,7 +33,7 @@ _SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
-# A photograph may take up several megabytes, so the number of bytes in a row group is limited too.
+# A photograph may take up several megabytes, so the number of bytes in a row group is also limited.
 _MAX_ROWS_PER_GROUP, _MAX_BYTES_PER_GROUP = 1000, 1 << 26
 
 
@@ -169,7 +169,7 @@ class RawFile:
 
 @contextmanager
 def translate_parquet_errors(path: Path, hint: str) -> Iterator[None]:
-    """Convert pyarrow's errors about the Parquet file `path` to a UserError whose message ends with `hint`."""
+    """Convert pyarrow's errors about the Parquet file at `path` to a UserError whose message ends with `hint`."""
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:

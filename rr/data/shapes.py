@@ -11,7 +11,7 @@ import numpy as np
 
 from rr.data.raw import SPLITS
 
-_CHUNK_SIZE = 256  # number of images generated at a time, to limit the memory of temporary arrays
+_CHUNK_SIZE = 256  # number of images generated at a time, to limit the memory used by temporary arrays
 # Range of the square root of the object's area, as a fraction of the image size. A disc spans 46 to 56 % of the image.
 _SCALES = (0.41, 0.5)
 _MAX_SHIFT = 0.07  # maximum offset of the object from the image center along each axis, as a fraction of the image size
@@ -35,7 +35,7 @@ def generate_shapes(num_images: int, seed: int, split: str, image_size: int = 32
     Args:
         num_images: number of images, at least 10 (one per class).
         seed: a non-negative integer.
-        split: "train" or "test". The two splits have different images from the same distribution.
+        split: "train" or "test". The two splits contain different images from the same distribution.
         image_size: height and width in pixels, at least 16.
 
     Returns:
@@ -116,7 +116,7 @@ def _blend(images: np.ndarray, masks: np.ndarray, colors: np.ndarray) -> np.ndar
 def _sample_colors(rng: np.random.Generator, count: int, tones: ToneRange) -> np.ndarray:
     """Sample colors of any hue, with saturation and value in the given ranges; return RGB, float32 (count, 1, 1, 3)."""
     hue, saturation, value = (rng.uniform(*bounds, (count, 1, 1, 1)) for bounds in ((0.0, 1.0), *tones))
-    # The common closed form of HSV to RGB: each channel is a clipped triangle wave of the hue.
+    # The common closed form of the conversion from HSV to RGB: each channel is a clipped triangle wave of the hue.
     phase = (hue * 6 + np.array([5, 3, 1])) % 6
     wave = np.clip(np.minimum(phase, 4 - phase), 0, 1)
     return (value * (1 - saturation * wave)).astype(np.float32)
@@ -125,7 +125,7 @@ def _sample_colors(rng: np.random.Generator, count: int, tones: ToneRange) -> np
 def _paint_background(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """Blend two colors with a random texture; return float32 (count, size, size, 3).
 
-    Two plane waves of random directions produce stripes, plaids and, at low frequencies, gradients.
+    Two plane waves with random directions produce stripes, plaids and, at low frequencies, gradients.
     """
     texture = np.full((count, size, size), 0.5, dtype=np.float32)
     for _ in range(2):

@@ -45,7 +45,7 @@ class SkippedFiles:
         self._hint = hint
         self._excluded = dict(map(split_digest, excluded))
         self.on_readable = on_readable
-        self.unknown_excluded = set(self._excluded)  # excluded names that the source has not contained so far
+        self.unknown_excluded = set(self._excluded)  # excluded names that have not been found in the source so far
         self._counts: Counter[tuple[str, str]] = Counter()
         self._problems: list[str] = []  # the first ten
         self._num_problems = 0
@@ -67,7 +67,7 @@ class SkippedFiles:
         """Return whether an image is in the list of excluded images, and count it if so.
 
         Raises:
-            UserError: if the list contains a different SHA-256 than that of the encoded image `data`.
+            UserError: if the SHA-256 in the list differs from that of the encoded image `data`.
         """
         text = display_name(name)
         if text not in self._excluded:
@@ -89,7 +89,7 @@ class SkippedFiles:
         self._counts[file.reason, display_name(file_suffix(file.name))] += 1
 
     def add_damaged(self, file: DamagedFile, suffix: str | None = None) -> None:
-        """Report a file that cannot be read. It is counted under `suffix`, by default the suffix of its name."""
+        """Report a file that cannot be read. It is counted under `suffix`, which defaults to the suffix of its name."""
         text = f"{display_name(file.name)}: {file.problem}"
         if self._on_unreadable == "skip":
             print(f"skipped {text}", file=sys.stderr)

@@ -3,7 +3,7 @@
 Views of photographs are cropped while FFCV decodes the photographs. Unless all augmentation policies use resized crops,
 each photograph is first resized so that its shorter side equals the image size, and its center is cropped.
 
-On the CPU, a batch contains finished views. On a GPU, it contains the image pixels and a table of augmentation
+On the CPU, a batch contains the views themselves. On a GPU, it contains the image pixels and a table of augmentation
 parameters. `ViewLoader.augment` makes the views from them on the GPU, as the first part of the compiled training step.
 """
 
@@ -34,10 +34,10 @@ PREFETCH = 2  # number of batches to prepare ahead of the training step
 
 
 class Batch(NamedTuple):
-    """A mini-batch of M images, on the device of the loader.
+    """A mini-batch of M images, on the loader's device.
 
     Attributes:
-        inputs: arguments of `ViewLoader.augment`, for the images of this process.
+        inputs: arguments to `ViewLoader.augment`, for the images of this process.
         labels: labels of all images of the mini-batch, int64 (M,).
     """
 
@@ -57,11 +57,11 @@ class ViewLoader:
         batch_size: number of images per mini-batch, over all processes.
         seed: seed for the image order and the augmentations.
         device: device of the batches, such as "cpu" or "cuda:0".
-        positions: positions in `data` of the images to use. The default is all images.
+        positions: positions in `data` of the images to use. Defaults to all images.
         augment_on_device: whether `augment` makes the views, as it does on a GPU. The default depends on `device`;
             tests set it on the CPU.
         local_slice: function that maps the size of a mini-batch to the slice of its images that this process handles
-            (at least one image). The default is the whole mini-batch.
+            (at least one image). Defaults to the whole mini-batch.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ViewLoader:
         self.device = torch.device(device)
         self.augment_on_device = self.device.type != "cpu" if augment_on_device is None else augment_on_device
         self.labels = torch.from_numpy(data.labels).to(self.device)
-        # The data if they are photographs from which resized crops are taken, otherwise None.
+        # The dataset if it contains photographs from which resized crops are taken; otherwise None.
         self.photographs: PhotographBeton | None = None
         if isinstance(data, PhotographBeton) and all(policy.crop == "resized" for policy in self.policies):
             self.photographs = data
@@ -100,7 +100,7 @@ class ViewLoader:
                 enabled=torch_views.EnabledOps.from_policies(self.policies),
             )
             if data.images is not None:
-                # A split that is held in host memory fits on the device too. Larger splits are streamed to the device.
+                # A split that is held in host memory also fits on the device. Larger splits are streamed to the device.
                 self.device_images = torch.from_numpy(data.images).to(self.device)
 
     def set_labels(self, labels: np.ndarray) -> None:
@@ -113,7 +113,7 @@ class ViewLoader:
         Args:
             number: epoch number, which determines the image order and the augmentations.
             first_step: number of batches to skip.
-            num_images: number of images to sample for the epoch. The default is all images.
+            num_images: number of images to sample for the epoch. Defaults to all images.
         """
         rng = np.random.Generator(np.random.Philox(key=[self.seed, number]))
         order = self.positions[rng.permutation(len(self.positions))[:num_images]]
@@ -151,7 +151,7 @@ class ViewLoader:
         return sample(self.policies, self.seed, epoch, index, self.num_views, self.data.image_size)
 
     def _make_cpu_batch(self, images: np.ndarray, positions: np.ndarray, epoch: int) -> Batch:
-        """Make a batch of finished views."""
+        """Make a batch that contains the views themselves."""
         parameters = self._sample_parameters(positions[self.local_slice(len(positions))], epoch)
         views = apply_view_parameters(images, parameters, self.preprocessing.mean, self.preprocessing.std, "cpu")
         return Batch((views,), self.labels[torch.from_numpy(positions)])

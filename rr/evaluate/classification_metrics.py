@@ -1,6 +1,6 @@
 """Metrics of a classifier's predictions: overall accuracy, accuracy on the best and worst class, and calibration.
 
-The overall accuracy does not show how poorly a classifier does on its worst class. The paper itself says that its
+Overall accuracy does not show how poorly a classifier performs on its worst class. The paper itself says that its
 method does not guarantee unbiased predictions.
 """
 
@@ -43,7 +43,7 @@ def compute_classification_metrics(labels: np.ndarray, probabilities: np.ndarray
 
 
 def expected_calibration_error(is_correct: np.ndarray, confidence: np.ndarray) -> float:
-    """Return the mean of |accuracy − mean confidence| over the confidence bins, weighted by number of images.
+    """Return the mean of |accuracy − mean confidence| over the confidence bins, weighted by their number of images.
 
     See Guo et al. 2017, *On Calibration of Modern Neural Networks*, equation 3.
 

@@ -48,7 +48,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     If the backbone was trained with a relation head, the metrics also include its calibration on pairs of the two views
     (`rr.evaluate.relation_head.measure_calibration`). `rr compare` uses this calibration to compute probabilities.
     """
-    from sklearn.exceptions import ConvergenceWarning  # imported here because it takes a second
+    from sklearn.exceptions import ConvergenceWarning  # imported here because the import takes a second
 
     train, test = inputs.train, inputs.test
     rows = sample_test_rows(len(test), config.images, inputs.seed)
@@ -57,7 +57,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     # With several threads, values would be summed in a different order in each run.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # in case of a division by zero for a collapsed network
-        warnings.simplefilter("ignore", ConvergenceWarning)  # raised if there are fewer distinct features than clusters
+        warnings.simplefilter("ignore", ConvergenceWarning)  # issued if there are fewer distinct features than clusters
         silhouette = _compute_silhouette(normalized, test.labels[rows])
         clusters, center_distances = _find_clusters(normalized, config.clusters, inputs.seed)
     coordinates = compute_tsne(normalized, config.perplexity, inputs.seed)
@@ -216,7 +216,7 @@ def render_map(images: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
 
     Args:
         images: uint8 (R, S, S, 3).
-        coordinates: x (to the right) and y (upwards) of each image in any unit, float (R, 2).
+        coordinates: x (to the right) and y (upward) of each image, in any unit, float (R, 2).
     """
     side = images.shape[1]
     tiles = max(2, _MAP_SIZE // side)

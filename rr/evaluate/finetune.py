@@ -1,4 +1,4 @@
-"""Finetuning, the paper's protocol on STL-10: train the backbone and a linear classifier on labeled images."""
+"""Finetuning, the paper's protocol for STL-10: train the backbone and a linear classifier on labeled images."""
 
 import math
 

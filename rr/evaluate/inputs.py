@@ -91,7 +91,7 @@ class EvaluationInputs:
             UserError: if the weights are not a valid backbone file, or if the number of classes has changed since
                 training.
         """
-        if self.target.name != self.pretraining.dataset:  # the classifier has the classes of a different dataset
+        if self.target.name != self.pretraining.dataset:  # the classifier predicts the classes of a different dataset
             return None
         from rr.backbones.weights import load_classifier
 

@@ -35,7 +35,7 @@ def predict_probabilities(
         train_labels: int64 (N,).
         test_features: float32 (N_test, D).
         num_classes: number of classes.
-        config: settings with the number of neighbors and the temperature.
+        config: settings, which include the number of neighbors and the temperature.
     """
     gallery, queries = normalize_rows(train_features), normalize_rows(test_features)
     probabilities = [

@@ -61,7 +61,7 @@ def train_and_predict(
         train_labels: int64 (N,).
         test_features: float32 (N_test, D).
         test_labels: int64 (N_test,).
-        config: settings with the labels to use, the number of epochs, the batch size and the learning rate.
+        config: settings, which include the labels to use, the number of epochs, the batch size and the learning rate.
         num_classes: number of classes.
         seed: seed for the initial weights, the image order and the selection of the labels to keep.
 

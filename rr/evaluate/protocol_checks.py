@@ -18,7 +18,7 @@ _MIN_EMBEDDING_IMAGES = 4  # for t-SNE with a perplexity of at least 1
 def find_target_problem(
     target: str, class_names: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray
 ) -> str | None:
-    """Explain why a dataset does not suit protocols that need labels, and what to do; return None if it does.
+    """Explain why a dataset does not suit protocols that need labels and how to fix it, or return None if it does.
 
     Args:
         target: name of the dataset.
@@ -34,7 +34,7 @@ def find_target_problem(
         if (count := int((labels < 0).sum()))
     ]
     if unlabeled:
-        reason = f"{' and '.join(unlabeled)} are unlabeled: label them, or use only the protocol embedding, or {remove}"
+        reason = f"{' and '.join(unlabeled)} are unlabeled: label them, or use only the embedding protocol, or {remove}"
     elif (highest := max(labels.max() for labels in splits.values())) >= len(class_names):
         reason = (
             f"the label {highest} has no class name (the number of class names is {len(class_names)}): correct the "
@@ -64,7 +64,7 @@ def find_protocol_problem(
     train_labels: np.ndarray,
     test_labels: np.ndarray,
 ) -> str | None:
-    """Explain why a protocol cannot be used on a dataset, and what to do; return None if it can.
+    """Explain why a protocol cannot be used on a dataset and how to fix it, or return None if it can.
 
     All built-in protocols except `embedding` need labels (see `find_target_problem`). A user's own protocol specifies
     whether it needs them.

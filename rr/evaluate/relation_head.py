@@ -1,4 +1,4 @@
-"""Evaluate the relation head of a backbone file with numpy, and calibrate its scores.
+"""Use numpy to evaluate the relation head in a backbone file, and calibrate its scores.
 
 The head is trained to distinguish pairs of views of the same image from pairs of views of different images. Its score
 for a pair is a logit. Training with the focal loss makes the logits too small, and held-out images differ from the
@@ -21,7 +21,7 @@ from rr.evaluate.classification_metrics import expected_calibration_error
 
 _PREFIX = "relation_head."  # as in rr.backbones.weights, which loads torch
 MIN_CALIBRATION_IMAGES = 4  # two in each half
-_BATCH_NORM_EPS, _NEGATIVE_SLOPE = 1e-5, 0.01  # of rr.methods.relation.head
+_BATCH_NORM_EPS, _NEGATIVE_SLOPE = 1e-5, 0.01  # as in rr.methods.relation.head
 
 
 class Calibration(NamedTuple):
@@ -31,7 +31,7 @@ class Calibration(NamedTuple):
     intercept: float
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return the probability that the images of a pair are views of the same image, float64, shape as `logits`."""
+        """Return the probability that each pair consists of views of the same image, float64, shaped like `logits`."""
         return _sigmoid(self.slope * logits.astype(np.float64) + self.intercept)
 
 

@@ -89,7 +89,7 @@ def rank_gallery(
     euclidean: bool,
     threads: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the nearest gallery images of each query, their similarities, and the average precision of each ranking.
+    """Return each query's nearest gallery images, their similarities, and the average precision of its ranking.
 
     Args:
         gallery: features, float32 (N, D).

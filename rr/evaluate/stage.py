@@ -1,4 +1,4 @@
-"""Stage `evaluate`: score a pretrained backbone on a target dataset with one protocol.
+"""The `evaluate` stage: score a pretrained backbone on a target dataset with one protocol.
 
 Each protocol is a module with a function `evaluate(inputs: EvaluationInputs, config) -> ProtocolResult`.
 """
@@ -30,7 +30,7 @@ from rr.runtime.atomic import atomic_write, write_text
 def evaluate(
     protocol: ProtocolConfig, target: TargetDataset, run: paths.EvaluationPaths, *, seed: int, device: str, threads: int
 ) -> dict[str, Any]:
-    """Evaluate the pretrained backbone of `run` on `target` and write the results to the paths of `run`.
+    """Evaluate the pretrained backbone of `run` on `target` and write the results to the paths in `run`.
 
     The results are the metrics (flat JSON), a table with one row per image (Parquet), the true and predicted classes
     (CSV) and an image with examples (PNG).

@@ -13,7 +13,7 @@ class TargetDataset:
 
     Attributes:
         name: name of the dataset.
-        preprocessing: how its images become network inputs.
+        preprocessing: how its images are turned into network inputs.
         betons: path of each split's beton ("train" and "test").
         class_names: class names by label; empty if the dataset has no labels.
     """

@@ -80,7 +80,7 @@ def write_crate(params_file: Path, output: Path) -> str:
 
 
 class _Crate:
-    """The entities of a crate by identifier, and the files that it contains by name."""
+    """A crate's entities, by identifier, and the files that it contains, by name."""
 
     def __init__(self) -> None:
         self.entities: dict[str, _Entity] = {}
@@ -88,7 +88,7 @@ class _Crate:
         self.included: dict[str, Path] = {}
 
     def add(self, identifier: str, type_: str | list[str], /, **properties: Any) -> _Entity:
-        """Add an entity and return a reference to it. RO-Crate recommends a value instead of a list with one value."""
+        """Add an entity and return a reference to it. RO-Crate prefers a plain value to a list with a single value."""
         values = {key: v[0] if isinstance(v, list) and len(v) == 1 else v for key, v in properties.items()}
         self.entities[identifier] = {"@id": identifier, "@type": type_, **values}
         return {"@id": identifier}
@@ -97,7 +97,7 @@ class _Crate:
         """Add a file and return a reference to it. The crate contains it if `file`, its current path, is given.
 
         The identifier of a file that the crate does not contain is its hash (RFC 6920). Files with the same contents
-        are one entity, which has the name of the first file.
+        share one entity, which has the name of the first file.
         """
         if file:
             self.included[name] = file
@@ -180,7 +180,7 @@ class _Crate:
             "datePublished": max(
                 entity["endTime"] for entity in self.entities.values() if entity["@type"] == "CreateAction"
             ),
-            "license": "The license of the images and of the results is not stated. The code has the MIT license.",
+            "license": "The license of the images and of the results is not stated. The code is under the MIT License.",
             "author": self._agent(),
             "conformsTo": [
                 self.add(profile, "CreativeWork", name=profile, version=profile.rpartition("/")[2])
@@ -223,4 +223,4 @@ def _start_time(record: dict[str, Any]) -> datetime:
 def _end_time(record: dict[str, Any]) -> datetime:
     if "ended" in record:
         return datetime.fromisoformat(record["ended"])
-    return _start_time(record) + timedelta(seconds=round(record["seconds"]))  # a record of an earlier version
+    return _start_time(record) + timedelta(seconds=round(record["seconds"]))  # written by an earlier version

@@ -1,7 +1,7 @@
 """`rr croissant`: describe the images of a fetched dataset as Croissant metadata (JSON-LD).
 
 The format is Croissant 1.0 (https://docs.mlcommons.org/croissant/docs/croissant-spec.html). Search engines and data
-hubs read it, and the package mlcroissant uses it to load the images.
+hubs read it, and the mlcroissant package uses it to load the images.
 """
 
 import datetime
@@ -44,7 +44,7 @@ _CONTEXT: dict[str, Any] = {
 }  # fmt: skip
 _CIFAR = {"url": "https://www.cs.toronto.edu/~kriz/cifar.html", "creator": "Alex Krizhevsky", "date": "2009"}
 _STL10 = {"url": "https://cs.stanford.edu/~acoates/stl10", "creator": "Adam Coates", "date": "2011"}
-# Web pages, creators and years of publication of the paper's datasets, by the kind of their source.
+# Web pages, creators and publication years of the paper's datasets, by source kind.
 _KNOWN = {
     **dict.fromkeys(("cifar10", "cifar100", "cifar100_20"), _CIFAR),
     **dict.fromkeys(("stl10", "stl10_unlabeled"), _STL10),
@@ -71,14 +71,14 @@ def write_croissant(
     creator: str | None = None,
     date: str | None = None,
 ) -> str:
-    """Write `croissant.json` next to the images of a dataset that `rr fetch` has fetched, and return a message.
+    """Write `croissant.json` next to the images of a dataset fetched with `rr fetch`, and return a message.
 
     Args:
         dataset: name of the dataset.
         license: URL of the license, or an SPDX identifier or expression.
         url: URL of the dataset's web page.
         creator: person or organization that made the dataset. The format requires one of these two types, but a name
-            does not reveal which one it is: it is always stored as an organization.
+            does not reveal which one applies, so it is always stored as an organization.
         date: when the dataset was published: a date (ISO 8601), or only the year, or the year and the month.
 
     Raises:
@@ -101,7 +101,7 @@ def write_croissant(
     folder = paths.DatasetPaths(dataset).raw_dir
     load_record(folder)
     values = {"license": license, "url": url, "creator": creator, "date": date}
-    with exclusive_lock(folder):  # otherwise, rr fetch might replace the images while they are described
+    with exclusive_lock(folder):  # otherwise, rr fetch might replace the images while they are being described
         return _write_croissant(dataset, values)
 
 
@@ -113,7 +113,7 @@ def _write_croissant(dataset: str, required: dict[str, str | None]) -> str:
     kind = record["params"][f"datasets.{dataset}.source"]["kind"]
     version = record["machine"]["versions"]["relational-reasoning"]
     values = {key: value or _KNOWN.get(kind, {}).get(key, _UNKNOWN) for key, value in required.items()}
-    is_organization = required["creator"] is not None or kind == "tiny_imagenet"  # the other known creators are persons
+    is_organization = required["creator"] is not None or kind == "tiny_imagenet"  # the other known creators are people
     counts = {split: int((raw_file.splits == split).sum()) for split in SPLITS}
     metadata = {
         "@context": _CONTEXT,
@@ -164,13 +164,13 @@ def _write_croissant(dataset: str, required: dict[str, str | None]) -> str:
 
 
 def describe_outdated_croissant(dataset: str) -> str:
-    """Return a sentence about a `croissant.json` that does not describe the images of a fetched dataset, or ""."""
+    """Return a warning if a fetched dataset has a `croissant.json` that does not describe its images, otherwise ""."""
     files = paths.DatasetPaths(dataset)
     file = files.raw_dir / _FILE_NAME
     if not file.is_file() or load_record(files.raw_dir)["outputs"][str(files.images)].encode() in file.read_bytes():
         return ""
     return (
-        f"{file} describes the former images: run `rr croissant {dataset}` with the same options as before, which "
+        f"{file} describes the previous images: run `rr croissant {dataset}` with the same options as before, which "
         "replaces this file and any edits in it"
     )
 

@@ -34,20 +34,20 @@ _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 def export_backbone(weights: Path, format: str, output: Path, image_size: int | None = None) -> str:
     """Write the backbone in the file `weights` to `output`, load the new file, and compare the features.
 
-    The format `safetensors` is a copy of the file, with the layers that were saved with the backbone. All other formats
+    The `safetensors` format is a copy of the file, with the layers that were saved with the backbone. All other formats
     contain only the backbone. `state-dict` contains its weights, with this project's keys or, for networks from
-    torchvision and timm, with the keys of these libraries. The formats `torchscript`, `torch-export` and `onnx` contain
+    torchvision and timm, with the keys of these libraries. The `torchscript`, `torch-export` and `onnx` formats contain
     the model in eval mode. It maps float32 images (B, 3, image_size, image_size) to features (B, num_features), for any
-    B. By default, `image_size` is the size of the images on which the backbone was pretrained or, if that is unknown,
-    32; the other formats do not accept it. A model card (Markdown) is written next to the file.
+    B. `image_size` defaults to the size of the images on which the backbone was pretrained or, if that is unknown, 32;
+    the other formats do not accept it. A model card (Markdown) is written next to the file.
 
     Returns:
         A message for the user, which includes the preprocessing of the backbone's images if it is known.
 
     Raises:
         UserError: if `weights` is not a backbone file or is for a different image size, if `image_size` has no effect
-            on the format, if `output` cannot be written or does not have the suffix of the format, if packages for ONNX
-            are missing, or if the features of the exported model differ. In all these cases, `output` is not changed.
+            on the format, if `output` cannot be written or does not have the format's suffix, if packages for ONNX are
+            missing, or if the features of the exported model differ. In all these cases, `output` is not changed.
             UserError is also raised if the record next to the weights is damaged.
     """
     if image_size is not None and format in ("safetensors", "state-dict"):
@@ -66,7 +66,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     try:
         preprocessing = parse_preprocessing(read_metadata(weights))
     except ValueError as invalid:
-        raise UserError(f"{weights}: {invalid}: export the file of another run") from invalid
+        raise UserError(f"{weights}: {invalid}: export the file from another run") from invalid
     image_size = image_size or backbone.image_size or (preprocessing.image_size if preprocessing else 32)
     if backbone.image_size not in (None, image_size):
         raise UserError(
@@ -115,7 +115,7 @@ def _relative_error(actual_BD: Tensor, expected_BD: Tensor) -> float:
 def _serialize(backbone: Backbone, format: str, example_B3SS: Tensor) -> bytes:
     """Return the contents of the exported file. The example is used to trace the model.
 
-    They are not written directly to a file, because torch reports a full disk as an internal error.
+    The contents are not written directly to a file, because torch reports a full disk as an internal error.
     """
     buffer = io.BytesIO()
     shapes = ({0: torch.export.Dim("batch", min=1)},)  # the batch may have any size
@@ -132,7 +132,7 @@ def _serialize(backbone: Backbone, format: str, example_B3SS: Tensor) -> bytes:
                 output_names=["features"], verbose=False,
             )  # fmt: skip
             for node in program.model.graph.all_nodes():
-                node.metadata_props.clear()  # they contain stack traces with paths of this machine
+                node.metadata_props.clear()  # they contain stack traces with paths on this machine
             buffer.write(program.model_proto.SerializeToString())
     return buffer.getvalue()
 

@@ -58,7 +58,11 @@ class Candidate(NamedTuple):
 
     def describe_differences(self, max_names: int) -> str:
         """Return the number of differences of each kind and the first names, for a message."""
-        kinds = {"missing": self.missing, "of another shape or type": self.mismatches, "unexpected": self.unexpected}
+        kinds = {
+            "missing": self.missing,
+            "of a different shape or type": self.mismatches,
+            "unexpected": self.unexpected,
+        }
         return "; ".join(
             f"{format_count(len(names), 'tensors')} {'is' if len(names) == 1 else 'are'} {kind}: "
             f"{_abbreviate_names(names, max_names)}"
@@ -81,15 +85,15 @@ def import_backbone(
 ) -> str:
     """Convert the weights in `file` to a backbone file with float32 weights.
 
-    The weights may be in any dict of a checkpoint, also inside lists and tuples, and their names may have any prefix.
+    The weights may be in any dict of a checkpoint, even inside lists and tuples, and their names may have any prefix.
     Other tensors are ignored. A backbone file of this project is copied.
 
     Args:
         file: checkpoint written by `torch.save`, or safetensors file. The weights are named as in this project, the
-            authors' code, torchvision or timm, or in a `torch.nn.Sequential` of the layers.
+            authors' code, torchvision or timm, or as in a `torch.nn.Sequential` of the layers.
         backbone_name: architecture of the backbone.
-        output: file to write, by default `<file>-<backbone_name>.safetensors` in the folder of `file`. By default, an
-            existing file with other contents is not replaced.
+        output: file to write; defaults to `<file>-<backbone_name>.safetensors` in the folder that contains `file`. If
+            the default file exists with other contents, it is not replaced.
         key: `Candidate.key` of the weights, or its last parts, if `file` contains several backbones.
         image_size: height and width of the images in pixels, for a backbone built for one size.
 
@@ -97,8 +101,8 @@ def import_backbone(
         A message for the user, with the lines to add to params.yaml.
 
     Raises:
-        UserError: if `backbone_name` is unknown, if `image_size` is missing or not needed, if `file` is missing,
-            damaged or contains Python objects that could run code, if `output` cannot be written or its default exists
+        UserError: if `backbone_name` is unknown, if `image_size` is missing or not needed, if `file` is missing or
+            damaged, or contains Python objects that could run code, if `output` cannot be written or its default exists
             with other contents, if the weights do not match the architecture or contain NaN or infinite values, or if
             `key` is missing or wrong.
     """
@@ -298,8 +302,8 @@ def _choose_candidate(
         matches = selected
     if not all(_are_equal(match.state, matches[0].state) for match in matches[1:]):
         raise UserError(
-            f"{file} contains several backbones of the architecture {backbone_name}, under {_list_keys(matches)}: "
-            "choose one of them with --key"
+            f"{file} contains several {backbone_name} backbones, under {_list_keys(matches)}: choose one of them with "
+            "--key"
         )
     return matches[0]
 
@@ -463,8 +467,8 @@ def _describe_mismatch(
         return f"{problem}; all other tensors match {closest}: correct these tensors, or use the original checkpoint"
     present = _abbreviate_names([f"{path}.{name}".lstrip(".") for path, names in state_dicts.items() for name in names])
     return (
-        f"{problem}; use the --backbone of these weights (conv4, a ResNet such as resnet18, or a torchvision or timm "
-        f"model). The file contains {present}"
+        f"{problem}; pass the architecture of these weights with --backbone (conv4, a ResNet such as resnet18, or a "
+        f"torchvision or timm model). The file contains {present}"
     )
 
 

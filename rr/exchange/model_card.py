@@ -27,8 +27,8 @@ from rr.workflow.records import load_record
 _METRICS = ("accuracy", "balanced_accuracy", "top_5_accuracy", "mean_average_precision", "silhouette")
 _ACCURACIES = ("accuracy", "top_5_accuracy")  # proportions of the test images
 _INTERVAL = (
-    "The Wilson interval accounts only for the random sampling of the test images. Other seeds for pretraining give "
-    "different values.\n"
+    "The Wilson interval accounts only for the random sampling of the test images. Pretraining with other seeds "
+    "gives different values.\n"
 )
 _NO_INTERVAL = "–"
 _TAG = ", self-supervised-learning"
@@ -111,7 +111,7 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
 
 
 def card_path(weights: Path) -> Path:
-    """Return the path of the model card of a file."""
+    """Return the path of a file's model card."""
     return weights.with_name(f"{weights.name}.md")
 
 
@@ -148,7 +148,10 @@ def _method_settings(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_self_supervised(settings: dict[str, Any]) -> bool:
-    """Return whether a method uses no labels, or only some. The settings of a user's own method do not say so."""
+    """Return whether a method is known to use no labels, or only some.
+
+    The settings of a user's own method do not contain this.
+    """
     role = find_role(settings)
     return role in (Role.SELF_SUPERVISED, Role.SEMI_SUPERVISED) and not is_extension_kind(settings["kind"])
 
@@ -156,7 +159,7 @@ def _is_self_supervised(settings: dict[str, Any]) -> bool:
 def _describe_training(record: dict[str, Any]) -> str:
     dataset, _, method, seed = _dataset_backbone_method_seed(record)
     versions, commit = record["machine"]["versions"], record["commit"]
-    # In records of earlier versions, `seconds` covers only the last process.
+    # In records written by earlier versions, `seconds` covers only the last process.
     seconds = max(record["seconds"], sum(record.get("epoch_seconds", [])), 1)
     facts = {
         "dataset": dataset,
@@ -192,7 +195,7 @@ def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[tuple[str, .
 
 
 def _accuracy_interval(accuracy: float, num_images: int) -> str:
-    """Return Wilson's score interval of an accuracy on `num_images` test images, as text."""
+    """Return the Wilson score interval for an accuracy on `num_images` test images, as text."""
     from scipy.stats import binomtest  # takes half a second to import
 
     interval = binomtest(round(accuracy * num_images), num_images).proportion_ci(method="wilson")

@@ -1,10 +1,10 @@
 """Search a folder of images: `rr embed` writes feature vectors, and `rr retrieve` finds the most similar images.
 
-    images             list the image files of a folder and decode them
+    images             list the image files in a folder and decode them
     feature_extractor  a backbone, with the image size, mean and std that it expects
     index_file         a Parquet file of feature vectors, which is reused as an index as long as it is valid
     index_update       compute the vectors of new and changed images, and update the index
-    embed              `rr embed`: write the vectors of a folder
+    embed              `rr embed`: write the vectors of the images in a folder
     retrieve           `rr retrieve`: search a folder and keep its index up to date
     search_results     the results of a search
     pair_scorer        the relation head, with the calibration of its logits

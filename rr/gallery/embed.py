@@ -35,7 +35,7 @@ def embed(
 ) -> str:
     """Write the feature vectors of all images in `folder` and its subfolders to `output`; return a summary.
 
-    If `map_path` is not None, a page with a map of the images is written there, too.
+    If `map_path` is not None, a page with a map of the images is written to that path.
 
     `rr.gallery.index_file` describes the format of `output`. Vectors stored in `.rr/gallery` are not computed again,
     and all vectors are stored there if possible, even if the command is interrupted or an error about unreadable images

@@ -158,7 +158,7 @@ class FeatureExtractor:
 
     def _extract_in_batches(self, images: Any, normalize_batch: Callable[[Any], torch.Tensor]) -> np.ndarray:
         batches = [np.empty((0, self.num_features), np.float32)]
-        training = [module for module in self.backbone.modules() if module.training]  # while it is finetuned
+        training = [module for module in self.backbone.modules() if module.training]  # while it is being finetuned
         self.backbone.eval()
         try:
             with torch.inference_mode(), torch.autocast(torch.device(self.device).type, enabled=False):
@@ -238,8 +238,8 @@ def load_feature_extractor(
         weights: the file, or a name that `rr.load_backbone` accepts.
         preprocessing: preprocessing to use instead of the one in the file.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:<number>".
-        hint: end of the error message that is raised if the metadata lacks a valid image size, mean or std. The default
-            is meant for users of the command line.
+        hint: end of the error message for metadata that lacks a valid image size, mean or std. The default is meant for
+            users of the command line.
 
     Raises:
         UserError: if the file is not a valid backbone file, if `preprocessing` is None and the metadata lacks a valid
@@ -266,7 +266,7 @@ def load_feature_extractor(
 
 @contextmanager
 def _default_torch_state() -> Iterator[None]:
-    """Build networks as in a new process, whatever a user has set, and leave torch's random state as it is."""
+    """Build networks as in a new process, regardless of the user's settings, and keep torch's random state."""
     dtype = torch.get_default_dtype()
     with torch.device("cpu"), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         torch.set_default_dtype(torch.float32)

@@ -19,7 +19,7 @@ Decoder = Callable[[bytes], np.ndarray]
 
 
 class ImageFile(NamedTuple):
-    """An image file of a gallery.
+    """An image file in a gallery.
 
     Attributes:
         path: path of the file.
@@ -42,7 +42,8 @@ class ImageFile(NamedTuple):
 def change_time(info: os.stat_result) -> int:
     """Return when the contents, the name or the permissions of a file last changed, in nanoseconds since 1970.
 
-    The modification time is not enough: if two files of the same size and time swap their names, it does not change.
+    The modification time is not enough. It does not change if two files with the same size and modification time swap
+    names.
     """
     return info.st_ctime_ns
 
@@ -84,7 +85,7 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
 
 
 def decode_images(paths: Iterable[Path], decode: Decoder, skipped: SkippedFiles) -> Iterator[np.ndarray | None]:
-    """Yield the pixels of each image file, as the function `decode` returns them.
+    """Yield the pixels of each image file, as returned by `decode`.
 
     For an image that cannot be read, None is yielded, and the image is reported to `skipped`.
     """
@@ -97,7 +98,7 @@ def decode_images(paths: Iterable[Path], decode: Decoder, skipped: SkippedFiles)
 
 
 def read_images(paths: Sequence[Path], decode: Decoder = decode_image) -> list[np.ndarray]:
-    """Read image files with the function `decode`, and return each one as RGB, uint8 (H, W, 3).
+    """Read image files with `decode`, and return each one as RGB, uint8 (H, W, 3).
 
     Raises:
         UserError: if files cannot be read or decoded. The message lists them.

@@ -27,7 +27,7 @@ from rr.runtime.progress import Progress
 
 
 def make_skipped_files(on_unreadable: UnreadablePolicy, option: str = "add --on-unreadable skip") -> SkippedFiles:
-    """Return an object that collects the unused and unreadable files of a gallery. `option` is for error messages."""
+    """Return an object that collects a gallery's unused and unreadable files. `option` is used in error messages."""
     return SkippedFiles(on_unreadable, f"repair or remove {{them}}, or {option}")
 
 
@@ -67,7 +67,7 @@ def update_index(
     """Embed new and changed images, and rewrite the index at `path` if its contents change.
 
     If `path` is None, all images are embedded, and no index is written. The index contains all readable images, even
-    if an error about the others is raised afterwards.
+    if an error about the others is raised afterward.
 
     Returns:
         The readable images with their vectors, and the number of images that were embedded.
@@ -79,9 +79,11 @@ def update_index(
     try:
         cached = read_index(path, extractor, folder) if path else cached
     except StaleIndexError as error:
-        print(f"the index {path} {error} and is rebuilt", file=sys.stderr)
+        print(f"the index {path} {error} and will be rebuilt", file=sys.stderr)
     if path and not is_writable(path) and len(cached.find_rows(images)) < len(images):
-        print(f"the folder of the index {path} is read-only, so new features are not stored", file=sys.stderr)
+        print(
+            f"the folder that contains the index {path} is read-only, so new features are not stored", file=sys.stderr
+        )
     batches: list[ImageVectors] = []
     try:
         for batch in embed_batches(extractor, images, cached, skipped):

@@ -29,7 +29,7 @@ from rr.report.plots.image_map import (
 )
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 
-_MIN_IMAGES = 4  # for t-SNE with a perplexity of at least 1, as for the protocol `embedding`
+_MIN_IMAGES = 4  # for t-SNE with a perplexity of at least 1, as for the `embedding` protocol
 _PERPLEXITY = 30.0
 _NUM_VOTES = 10
 
@@ -92,7 +92,7 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
 def _vote(labels: np.ndarray) -> np.ndarray:
     """Return the most frequent class in each row of labels (N, K), int64 (N,); -1 if all labels are missing.
 
-    If several classes have the most votes, the one with the nearest image is returned.
+    If several classes are tied for the most votes, the one with the nearest image is returned.
     """
     counts = [Counter(label for label in row if label != raw.UNLABELED) for row in labels.tolist()]
     return np.array([count.most_common(1)[0][0] if count else raw.UNLABELED for count in counts])

@@ -38,8 +38,8 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
         metrics = json.loads(released.read_text(encoding="utf-8"))
         return _make_calibrated_scorer(head, metrics, metrics["target"], released)
     reason = (
-        "no evaluation in this folder has calibrated these weights: evaluate them with `rr evaluate` and a protocol of "
-        "`kind: embedding`"
+        "this folder contains no evaluation that calibrates these weights: evaluate them with `rr evaluate` and a "
+        "protocol of `kind: embedding`"
     )
     for file in paths.list_metrics():
         text = file.read_text(encoding="utf-8")

@@ -33,8 +33,8 @@ def load_backbone(
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:<number>".
 
     Returns:
-        A function from images to features. Its attribute `backbone` is the network itself, which maps normalized
-        images (B, 3, S, S) to features (B, D).
+        A function from images to features. Its `backbone` attribute is the network itself, which maps normalized images
+        (B, 3, S, S) to features (B, D).
 
     Raises:
         UserError: if the file is not a valid backbone file, if `preprocessing` is None and the metadata lacks a valid
@@ -118,7 +118,7 @@ def embed(
     Args:
         images: a folder, which is searched recursively, or image files.
         backbone: the return value of `load_backbone`.
-        on_unreadable: "raise" to raise an error if images of a folder cannot be read, or "skip" to skip them.
+        on_unreadable: "raise" to raise an error if images in a folder cannot be read, or "skip" to skip them.
 
     Returns:
         A table with the columns `path` (relative to the folder, if there is one) and `vector` (float32, D values).
@@ -148,10 +148,10 @@ def embed(
 def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> float:
     """Return the probability that two images are views of the same image, like `rr compare`.
 
-    The relation head that was trained with the backbone computes it. The probability is calibrated if the weights are
-    released ones, or if `runs/evaluate` has an evaluation of them with the protocol `embedding` in which the head gave
-    higher scores to views of the same image. Otherwise, it is the head's raw score, which is usually too close to one
-    half.
+    The probability is computed by the relation head that was trained with the backbone. It is calibrated if the weights
+    are released weights, or if `runs/evaluate` contains an evaluation of them with the `embedding` protocol in which
+    the head gave higher scores to views of the same image. Otherwise, it is the head's raw score, which is usually too
+    close to one half.
 
     Args:
         first: an image.
@@ -222,7 +222,7 @@ def _as_features(features: ImageLike | np.ndarray) -> np.ndarray:
 
 
 def _require_one(features: np.ndarray, name: str) -> np.ndarray:
-    """Return the features (1, D) of one image; raise ValueError for several. `name` is that of the argument."""
+    """Return the features (1, D) of one image; raise ValueError for several. `name` is the argument's name."""
     if len(features) != 1:
         raise ValueError(f"{name} must be one image, got {len(features)}")
     return features

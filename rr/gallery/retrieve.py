@@ -1,4 +1,4 @@
-"""`rr retrieve`: find the images of a folder that are most similar to query images."""
+"""`rr retrieve`: find the images in a folder that are most similar to query images."""
 
 from __future__ import annotations
 

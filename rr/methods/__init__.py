@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # rr.methods.requirements is imported without torch
 
 
 def build(config: MethodConfig, backbone: Backbone, num_classes: int) -> Method:
-    """Create the method that `config` describes, for training `backbone`.
+    """Create the method described by `config`, which trains `backbone`.
 
     Args:
         config: an entry under `methods` in params.yaml.

@@ -64,7 +64,7 @@ class Method(nn.Module):
 
         Args:
             views: float (K·M, 3, S, S), view-major: the first M rows are view 1 of all images. If several processes
-                share the mini-batch, these are only the views of the images of this process.
+                share the mini-batch, these are only the views of this process's images.
             labels: int64 (M,). A label is -1 if the image has none or if the label is withheld (see
                 `rr.methods.requirements`).
             random_inputs: what `sample_random_inputs` returned for this step, on the device of `views`.
@@ -76,11 +76,11 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def count_pairs(self, num_images: int) -> int:
-        """Return the number of pairs of representations that the loss of a mini-batch compares (by default, 0)."""
+        """Return the number of pairs of representations that the loss of a mini-batch compares (0 by default)."""
         return 0
 
     def sample_random_inputs(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Sample all random numbers that the loss needs for `num_images` images, on the CPU."""
+        """Sample, on the CPU, all random numbers that the loss needs for `num_images` images."""
         return ()
 
     def update_pseudo_labels(self, extract_features: Callable[[], Tensor], seed: int) -> Tensor | None:
@@ -112,7 +112,7 @@ def check_loss_result(kind: str, result: Any, reserved_names: Collection[str]) -
         reserved_names: names that a metric must not have.
 
     Raises:
-        UserError: if the result is not a loss with its metrics.
+        UserError: if the result does not consist of a loss and its metrics.
     """
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise UserError(f"{kind}: loss must return the loss and a dict of metrics, got {type(result).__name__}")
@@ -146,7 +146,7 @@ def check_pseudo_labels(kind: str, labels: Any, num_images: int) -> Tensor | Non
         num_images: the number of training images.
 
     Raises:
-        UserError: if it is neither None nor one label per image.
+        UserError: if `labels` is neither None nor a tensor with one label per image.
     """
     is_tensor = isinstance(labels, Tensor)
     expected = ((num_images,), torch.int64, "cpu")

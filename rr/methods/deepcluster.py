@@ -81,7 +81,7 @@ def whiten(features_ND: Tensor, num_components: int) -> Tensor:
     """Return the first principal components of the features, each scaled to mean 0 and variance 1.
 
     Components with zero variance are set to 0. They occur if some of the D features are constant or redundant, or if
-    there are fewer images than features. The computation is in float64.
+    there are fewer images than features. The computation is done in float64.
 
     Args:
         features_ND: float (N, D), on the CPU.

@@ -12,7 +12,7 @@ PRIOR_HIDDEN_DIMS = (512, 128)
 
 
 class InfoMax(Method):
-    """Train a backbone, a local discriminator and a prior discriminator: DIM(L), as in the paper's code.
+    """Train a backbone, a local discriminator and a prior discriminator with DIM(L), as in the paper's code.
 
     This class differs from that code in one respect: there, the encoder helps the prior discriminator. Here, the
     encoder is trained against the prior discriminator, as in Hjelm et al., so that the distribution of the

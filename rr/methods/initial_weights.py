@@ -1,4 +1,4 @@
-"""Load a backbone file that params.yaml names: the weights of an `imported` method, or a method's initial weights."""
+"""Load a backbone file named in params.yaml: the weights of an `imported` method, or a method's initial weights."""
 
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone
@@ -9,11 +9,12 @@ from rr.runtime.weights_lookup import find_weights
 
 
 def load_initial_weights(config: WeightsFile, backbone: Backbone) -> None:
-    """Load the weights in a backbone file into `backbone`, which must have the architecture that the file contains.
+    """Load the weights from a backbone file into `backbone`, which must have the architecture of the saved backbone.
 
     Raises:
         UserError: if the file is missing or not a backbone file of this project, if its SHA-256 is not `config.sha256`,
-            or if it contains a backbone with a different architecture or, for a user's own backbone, other settings.
+            or if it contains a backbone with a different architecture or, for a user's own backbone, with different
+            settings.
     """
     if problem := find_weights_problem(config, backbone.name, backbone.image_size):
         raise UserError(problem)
@@ -23,6 +24,7 @@ def load_initial_weights(config: WeightsFile, backbone: Backbone) -> None:
         backbone.load_state_dict(loaded.state_dict())
     except RuntimeError as error:
         raise UserError(
-            f"{path} contains {backbone.name} with the settings {loaded.config}, which does not have the same weights "
-            f"as with {backbone.config}: change its settings under backbones in params.yaml, or use a different file"
+            f"{path} contains weights of {backbone.name} with the settings {loaded.config}, but params.yaml specifies "
+            f"the settings {backbone.config}, with which the weights have different names or shapes: change the "
+            "settings under backbones in params.yaml, or use a different file"
         ) from error

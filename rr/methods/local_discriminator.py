@@ -1,4 +1,4 @@
-"""The local discriminator of Deep InfoMax, and its loss. A CPU computes the loss in tiles that fit in its cache."""
+"""Deep InfoMax's local discriminator and its loss. On a CPU, the loss is computed in tiles that fit in the cache."""
 
 from typing import Any
 

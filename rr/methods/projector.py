@@ -1,4 +1,4 @@
-"""The projector: a small network on top of the backbone that most methods train and discard afterwards."""
+"""The projector: a small network on top of the backbone that most methods train and discard afterward."""
 
 from torch import nn
 

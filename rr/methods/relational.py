@@ -19,7 +19,7 @@ from rr.methods.relation.pairs import (
 )
 from rr.params import RelationalConfig
 
-# Hidden and output size of the encoder in head ablation (b). The paper does not specify them, so SimCLR's sizes are
+# Hidden and output sizes of the encoder in head ablation (b). The paper does not specify them, so SimCLR's sizes are
 # used.
 ENCODER_DIMS = (256, 64)
 
@@ -28,8 +28,8 @@ class RelationalReasoning(Method):
     """Train a backbone and a head to distinguish two views of the same image from views of two different images.
 
     The paper does not explain how its semi-supervised runs use labels. Here, the positive partner of a labeled image is
-    a random image of the mini-batch with the same label, possibly the image itself. The negative partner of an image
-    has a different label or no label, unless all images of the mini-batch have the same label.
+    a random image with the same label from the mini-batch, possibly the image itself. The negative partner of an image
+    has a different label or no label, unless all images in the mini-batch have the same label.
     """
 
     def __init__(self, config: RelationalConfig, backbone: Backbone) -> None:
@@ -51,7 +51,7 @@ class RelationalReasoning(Method):
         return self.head if isinstance(self.head, RelationHead) else None
 
     def count_pairs(self, num_images: int) -> int:
-        """Return the number of pairs: M(K² − K), half of them positive. A single image has only the positive half."""
+        """Return the number of pairs: M(K² − K), half of them positive. If M = 1, only the positive half exists."""
         K = self.config.views
         return num_images * (K * K - K) // (1 if num_images > 1 else 2)
 
@@ -110,7 +110,7 @@ def mutual_information_bound(stats: PairStatistics) -> Tensor:
 
     with equality for y = p / (p + q). Hence JSD(p ‖ q) ≥ log 2 + (E_p[log y] + E_q[log(1 − y)]) / 2. The right-hand
     side is a constant plus the Bernoulli log-likelihood that `bce` maximizes. The bound also holds, but is looser, for
-    a head trained with the focal loss. The argument is from the paper's section on mutual information.
+    a head trained with the focal loss. The argument comes from the paper's section on mutual information.
 
     The divergence between the joint distribution of two views and the product of their marginals is between 0 and 1
     bit. It is 0 if the views are independent, and 1 if one view identifies the image of the other. The bound is

@@ -1,4 +1,4 @@
-"""An augmentation in `params.yaml`, with checks beyond those of the class `Augmentation`."""
+"""An augmentation in `params.yaml`, with checks beyond those of the `Augmentation` class."""
 
 from typing import Annotated, Any
 
@@ -61,7 +61,7 @@ def _check_effect(augmentation: Augmentation) -> None:
 
 def _validate(value: Any, validate_fields: ValidatorFunctionWrapHandler) -> Augmentation:
     if isinstance(value, dict):
-        # The validator gets Python values, for which a strict model does not accept lists for tuples.
+        # The validator receives Python values. For these, a strict model does not accept lists in place of tuples.
         value = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
     augmentation: Augmentation = validate_fields(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The backbone names, and the section `backbones`: networks from a user's own modules."""
+"""The backbone names, and the `backbones` section: networks from a user's own modules."""
 
 import json
 import re
@@ -15,8 +15,8 @@ _RESNETS = (
     "resnet34", "resnet18", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
     "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d",
 )  # fmt: skip
-# The paper's backbones and torchvision's other ResNets. With the suffix `-cifar`, a ResNet has a first layer for
-# small images. These backbones accept images of any size and provide the feature maps that Deep InfoMax needs.
+# The paper's backbones and torchvision's other ResNets. ResNets with the suffix `-cifar` have a first layer for small
+# images. These backbones accept images of any size and provide the feature maps that Deep InfoMax needs.
 BUILTIN_BACKBONES = ("conv4", "resnet8", "resnet32", "resnet56", *_RESNETS, *(f"{name}-cifar" for name in _RESNETS))
 # torchvision's other classification models, except those with auxiliary classifiers (googlenet, inception_v3),
 # those whose last layer is not linear (squeezenet), and those that cannot be loaded from tensors only (mnasnet).
@@ -46,9 +46,9 @@ class ExtensionBackboneConfig(StrictModel):
 
 
 def _validate_backbone_entry(value: Any) -> Any:
-    """Check an entry of `backbones` with the class `Config` of its kind."""
+    """Check an entry of `backbones` with the `Config` class of its kind."""
     if not isinstance(value, dict):
-        raise ValueError("must be a mapping with the key kind")
+        raise ValueError("must be a mapping with the `kind` key")
     if not is_extension_kind(kind := value.get("kind")):
         raise ValueError(f"kind: must name the class of your own network, such as tiny:TinyNet, got {kind!r}")
     return load_config_class(kind, ExtensionBackboneConfig).model_validate_json(json.dumps(value))

@@ -1,4 +1,4 @@
-"""The key `grid.claims`: claims that are written down before training and tested in the report."""
+"""The `grid.claims` key: claims that are written down before training and tested in the report."""
 
 from typing import Annotated
 
@@ -13,8 +13,8 @@ class Assumption(StrictModel):
     """What `rr plan` assumes to compute the number of seeds that a claim needs.
 
     Attributes:
-        difference: true difference between the accuracies in percentage points.
-        std: standard deviation of each method's accuracy over the seeds, in percentage points.
+        difference: true difference between the accuracies, in percentage points.
+        std: standard deviation of each method's accuracy across seeds, in percentage points.
         source: where the numbers come from.
     """
 
@@ -24,17 +24,17 @@ class Assumption(StrictModel):
 
 
 class ClaimConfig(StrictModel):
-    """The claim that the accuracy of `method` exceeds that of the method `above` by more than `margin` points.
+    """The claim that the accuracy of `method` exceeds that of `above` by more than `margin` points.
 
     Attributes:
         method: the method that is claimed to be better.
-        above: the method with which it is compared.
+        above: the method that it is compared with.
         dataset: dataset on which both are pretrained.
         backbone: backbone of both.
         target: dataset on which both are evaluated.
-        protocol: protocol of the kind `linear`, `finetune` or `knn`.
-        margin: difference in percentage points that must be exceeded.
-        assumed: assumptions from which `rr plan` computes the number of seeds that are needed.
+        protocol: a protocol whose kind is `linear`, `finetune` or `knn`.
+        margin: difference that must be exceeded, in percentage points.
+        assumed: assumptions from which `rr plan` computes the required number of seeds.
     """
 
     method: Name
@@ -52,7 +52,7 @@ class ClaimConfig(StrictModel):
             raise ValueError(f"method and above are both '{self.method}'; a claim compares two methods")
         if self.assumed and not any(self.assumed.std):
             raise ValueError(
-                "assumed.std must not be 0 for both methods, because the test needs a variation over seeds"
+                "assumed.std must not be 0 for both methods, because the test needs variation across seeds"
             )
         if self.assumed and self.assumed.difference <= self.margin:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The section `datasets`: where the images of each dataset come from and how they are preprocessed."""
+"""The `datasets` section: where the images of each dataset come from and how they are preprocessed."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -28,7 +28,7 @@ class ShapesSource(StrictModel):
 
 
 class DigitsSource(StrictModel):
-    """Handwritten digits of 8 × 8 pixels that come with scikit-learn.
+    """The handwritten digits that come with scikit-learn (8 × 8 pixels).
 
     Attributes:
         seed: seed that selects the test images.
@@ -50,7 +50,7 @@ class CifarSource(StrictModel):
 
 
 class Stl10Source(StrictModel):
-    """STL-10 with labels (5,000 and 8,000 images), or its 100,000 unlabeled images (`stl10_unlabeled`).
+    """STL-10 with labels (5,000 training and 8,000 test images), or its 100,000 unlabeled images (`stl10_unlabeled`).
 
     Attributes:
         path: local copy to read instead of downloading the dataset.
@@ -61,7 +61,7 @@ class Stl10Source(StrictModel):
 
 
 class TinyImageNetSource(StrictModel):
-    """Tiny-ImageNet. Its official validation split is the test split.
+    """Tiny-ImageNet, with its official validation split as the test split.
 
     Attributes:
         path: local copy to read instead of downloading the dataset.
@@ -95,13 +95,13 @@ class SplitNames(StrictModel):
 
 
 class OwnImagesSource(StrictModel):
-    """Keys that the two sources of your own images share.
+    """Keys shared by the two sources for your own images.
 
     Attributes:
         path: a folder; for Parquet, a folder or a single file.
         splits: `auto` to recognize the splits by their names, `none` if there are no splits, or the names of the
             splits.
-        labels: with `none`, all images are unlabeled.
+        labels: if `none`, all images are treated as unlabeled.
         test_fraction: fraction of the images that become the test split if there are no test images.
         on_unreadable: what to do with an image that cannot be read: raise an error, or skip the image.
         exclude: path of a list of images to leave out.
@@ -179,9 +179,9 @@ class DatasetConfig(StrictModel):
     Attributes:
         source: where the images come from.
         image_size: height and width of the network's input in pixels.
-        stored_size: if it is set, photographs keep their aspect ratio and are shrunk so that the shorter side has at
-            most this many pixels, and views are cropped from the stored photograph. By default, images are stored as
-            squares of `image_size`.
+        stored_size: if set, photographs keep their aspect ratio and are shrunk so that the shorter side has at most
+            this many pixels. Views are then cropped from the stored photograph. By default, images are stored as
+            squares of `image_size` × `image_size` pixels.
         quality: JPEG quality of the photographs, or `raw` to store the pixels without loss.
         mean: mean of each channel, for pixel values in [0, 1]. By default, `rr convert` computes it from the training
             images.

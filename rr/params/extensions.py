@@ -1,6 +1,6 @@
 """Load a user's own class, named by a `kind` in params.yaml such as `simsiam:SimSiam`.
 
-The module `simsiam` is a file or a package in the project folder `workflow/extensions`. Loading the class imports the
+The `simsiam` module is a file or a package in the project's `workflow/extensions` folder. Loading the class imports the
 module, which usually imports torch.
 """
 
@@ -74,7 +74,7 @@ def load_class(kind: str) -> Any:
 
 
 def load_config_class(kind: str, base: type[Config]) -> type[Config]:
-    """Return the `Config` class of a user's own class, which checks the class's entry in params.yaml.
+    """Return the `Config` class of a user's own class. It checks the class's entry in params.yaml.
 
     Raises:
         ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, if it has no
@@ -98,7 +98,7 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
 
 
 def accept_extensions(builtin: Any, base: type[StrictModel]) -> WrapValidator:
-    """Return a validator for a params.yaml entry of a type that is built in (`builtin`) or of a user's own class."""
+    """Return a validator for a params.yaml entry whose type is built in (`builtin`) or a user's own class."""
     adapter = TypeAdapter[Any](builtin)
 
     def validate_entry(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:

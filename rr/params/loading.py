@@ -1,4 +1,4 @@
-"""Read and check `params.yaml`. Each mistake becomes one line with the path of the key and a suggestion."""
+"""Read and check `params.yaml`. Each mistake is reported in one line with the path of the key and a suggestion."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from rr.params.base import NAME, RENAMED_KEYS, SHA256, StrictModel
 from rr.params.extensions import is_extension_kind, load_config_class
 from rr.params.schema import Params
 
-MAX_VALUES = 100_000  # params.yaml has about a hundredth of this number
+MAX_VALUES = 100_000  # params.yaml has about a hundredth as many
 # Explanations of the patterns that pydantic would print as regular expressions.
 _PATTERN_MESSAGES = {
     NAME: "invalid name; use letters, digits, - and _, and start with a letter or digit",
@@ -28,7 +28,8 @@ def load_params(path: Path) -> Params:
     """Read and check a parameter file.
 
     Raises:
-        UserError: if the file is missing, is not valid YAML, or has mistakes. The message has one line per mistake.
+        UserError: if the file is missing, is not valid YAML, or contains mistakes. The message has one line per
+            mistake.
     """
     if not path.is_file():
         raise UserError(
@@ -54,7 +55,7 @@ def parse_params(content: str, path: Path) -> Params:
     """Parse and check the text of a parameter file; `path` is for error messages.
 
     Raises:
-        UserError: if the text is not valid YAML or has mistakes. The message has one line per mistake.
+        UserError: if the text is not valid YAML or contains mistakes. The message has one line per mistake.
     """
     raw = parse_yaml(content, path)
     if not isinstance(raw, dict):
@@ -166,7 +167,7 @@ def _format_validation_error(raw: dict[str, Any], details: dict[str, Any]) -> st
 
 
 def _valid_keys(location: list[Any], raw: dict[str, Any]) -> list[str]:
-    """Return the keys that the model at `location` accepts, found by following the annotations of the models."""
+    """Return the keys that the model at `location` accepts, by following the models' annotations."""
     node: Any = Params
     section: Any = raw
     for depth, part in enumerate(location, 1):

@@ -1,4 +1,4 @@
-"""The section `methods`: pretraining methods and their hyperparameters."""
+"""The `methods` section: pretraining methods and their hyperparameters."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -11,10 +11,10 @@ from rr.params.optimizers import ADAM, CONSTANT, OptimizerConfig, ScheduleConfig
 
 
 class WeightsFile(StrictModel):
-    """A backbone file, and its SHA-256.
+    """A backbone file and its SHA-256.
 
     Attributes:
-        path: a run's `backbone.safetensors`, a file that `rr import` wrote, the name of released weights, or
+        path: a run's `backbone.safetensors`, a file written by `rr import`, the name of released weights, or
             `hf-hub:OWNER/NAME`.
         sha256: SHA-256 of the file.
     """
@@ -27,16 +27,16 @@ class TrainableConfig(StrictModel):
     """Keys of every method that trains. The defaults are the paper's settings for its self-supervised methods.
 
     Attributes:
-        augmentation: the random changes that make the views of an image. A strength, such as `brightness`, needs the
-            key of its operation, such as `jitter`, which may be 0. An operation that is on must have an effect.
+        augmentation: the random changes that turn an image into its views. A strength, such as `brightness`, requires
+            the key of its operation, such as `jitter`, which may be 0. An operation that is on must have an effect.
         second_augmentation: augmentation of every second view. By default, all views use `augmentation`.
         views: K, the number of views of each image in a mini-batch.
         batch_size: M, the number of images in a mini-batch.
         epochs: number of passes over the training images.
-        learning_rate: the learning rate, without the changes that `schedule` makes.
+        learning_rate: the learning rate, before `schedule` is applied.
         optimizer: the optimizer.
         schedule: how the learning rate changes during training.
-        initial_weights: file of the backbone from which training starts. By default, the weights are random.
+        initial_weights: backbone file from which training starts. By default, the initial weights are random.
     """
 
     augmentation: AugmentationConfig
@@ -63,10 +63,10 @@ class TrainableConfig(StrictModel):
 
 
 class ProjectorConfig(TrainableConfig):
-    """Keys of every method with a projector, a network on top of the backbone that only training uses.
+    """Keys of every method with a projector: a network on top of the backbone, used only during training.
 
     Attributes:
-        hidden_dim: size of all layers but the last one.
+        hidden_dim: size of all layers but the last.
         projection_dim: size of the last layer.
         projector_layers: number of linear layers.
         projector_output_norm: whether a batch norm follows the last layer.
@@ -88,11 +88,11 @@ class RelationalConfig(TrainableConfig):
             maximum.
         loss: the focal loss, or the binary cross-entropy (`bce`).
         gamma: exponent of the focal loss. A larger value gives less weight to pairs that are already predicted well.
-        alpha: weight of positive pairs in the focal loss. Negative pairs have the weight 1 - alpha.
+        alpha: weight of positive pairs in the focal loss. Negative pairs have a weight of 1 - alpha.
         negatives: how negative pairs are chosen: by rolling the mini-batch, as in the paper's code, or at random, as in
             its text.
-        label_fraction: fraction of each class's labels that supply additional positive pairs (semi-supervised
-            training); with 0, no labels are used.
+        label_fraction: fraction of each class's labels used to form additional positive pairs (semi-supervised
+            training); if 0, no labels are used.
     """
 
     kind: Literal["relational"]
@@ -129,7 +129,7 @@ class SimCLRConfig(ProjectorConfig):
     """SimCLR: contrastive learning with two views.
 
     Attributes:
-        temperature: the similarities are divided by this number.
+        temperature: number by which the similarities are divided.
         loss: `nt-xent` is the mean of -log p, where p is the softmax probability of the positive view; `log-mean-prob`
             is -log of the mean of p, as in the paper's code.
     """
@@ -166,8 +166,8 @@ class DeepClusterConfig(TrainableConfig):
         clusters: number of clusters per class or, with `clusters_per: dataset`, in total.
         clusters_per: what `clusters` refers to.
         hidden_dim: size of the hidden layer of the network that predicts the cluster.
-        n_init: number of initializations of k-means (scikit-learn's `n_init`).
-        max_iter: maximum number of iterations of k-means (scikit-learn's `max_iter`).
+        n_init: number of k-means initializations (scikit-learn's `n_init`).
+        max_iter: maximum number of k-means iterations (scikit-learn's `max_iter`).
     """
 
     kind: Literal["deepcluster"]
@@ -186,7 +186,7 @@ class BYOLConfig(ProjectorConfig):
 
     Attributes:
         momentum: decay of the moving average.
-        momentum_schedule: with `cosine`, the decay increases from `momentum` to 1 during training.
+        momentum_schedule: if `cosine`, the decay increases from `momentum` to 1 during training.
     """
 
     kind: Literal["byol"]
@@ -196,12 +196,12 @@ class BYOLConfig(ProjectorConfig):
 
 
 class VICRegConfig(ProjectorConfig):
-    """VICReg: a weighted sum of three terms of the embeddings of two views.
+    """VICReg: a weighted sum of three terms computed from the embeddings of two views.
 
     Attributes:
         invariance_weight: weight of the squared distance between the embeddings of the two views.
         variance_weight: weight of the term that keeps the standard deviation of each dimension at 1 or more.
-        covariance_weight: weight of the squared covariances of different dimensions.
+        covariance_weight: weight of the squared covariances between different dimensions.
     """
 
     kind: Literal["vicreg"]
@@ -212,7 +212,7 @@ class VICRegConfig(ProjectorConfig):
 
 
 class BarlowTwinsConfig(ProjectorConfig):
-    """Barlow Twins: the cross-correlation matrix of the embeddings of two views is trained towards the identity.
+    """Barlow Twins: the cross-correlation matrix of the embeddings of two views is trained toward the identity.
 
     Attributes:
         redundancy_weight: weight of the off-diagonal entries.

@@ -1,4 +1,4 @@
-"""The keys `optimizer` and `schedule` of methods and protocols that train."""
+"""The `optimizer` and `schedule` keys of methods and protocols that train."""
 
 from typing import Annotated, Literal
 
@@ -40,8 +40,9 @@ class LARSConfig(StrictModel):
 
     Attributes:
         momentum: momentum coefficient.
-        weight_decay: strength of the weight decay, which does not apply to biases and normalization layers.
-        trust_coefficient: ratio of a step's norm to the weight's norm, before learning rate and momentum.
+        weight_decay: strength of the weight decay, which does not apply to biases or normalization layers.
+        trust_coefficient: ratio of a step's norm to the weight's norm, before the learning rate and momentum are
+            applied.
     """
 
     kind: Literal["lars"]
@@ -54,7 +55,7 @@ class SmoothScheduleConfig(StrictModel):
     """A constant learning rate, or one that follows half a cosine from its full value to 0.
 
     Attributes:
-        warmup_epochs: number of epochs at the start in which the learning rate increases linearly from 0.
+        warmup_epochs: number of initial epochs during which the learning rate increases linearly from 0.
     """
 
     kind: Literal["constant", "cosine"]
@@ -65,7 +66,7 @@ class StepsScheduleConfig(StrictModel):
     """A learning rate that changes at the `milestones`.
 
     Attributes:
-        warmup_epochs: number of epochs at the start in which the learning rate increases linearly from 0.
+        warmup_epochs: number of initial epochs during which the learning rate increases linearly from 0.
         milestones: fractions of the epochs, rounded down to whole epochs.
         lr_decay: factor by which the learning rate is multiplied at each milestone.
     """
@@ -81,7 +82,7 @@ ScheduleConfig = Annotated[SmoothScheduleConfig | StepsScheduleConfig, Field(dis
 
 
 def check_warmup(schedule: ScheduleConfig, epochs: int) -> None:
-    """Raise ValueError if the warm-up takes all epochs, so that the learning rate is always too low."""
+    """Raise ValueError if the warm-up takes all epochs, because the learning rate would always be too low."""
     if schedule.warmup_epochs >= epochs:
         raise ValueError(f"schedule.warmup_epochs must be less than epochs, got {schedule.warmup_epochs} of {epochs}")
 

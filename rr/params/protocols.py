@@ -1,4 +1,4 @@
-"""The section `protocols`: how a pretrained backbone is evaluated."""
+"""The `protocols` section: how a pretrained backbone is evaluated."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,7 +11,7 @@ from rr.params.optimizers import OptimizerConfig, ScheduleConfig, check_warmup
 
 # Protocol kinds that use only numpy. They run on the CPU, without loading torch.
 NUMPY_PROTOCOLS = ("knn", "retrieval")
-CLASSIFICATION_PROTOCOLS = ("linear", "finetune", "knn")  # kinds that measure an accuracy
+CLASSIFICATION_PROTOCOLS = ("linear", "finetune", "knn")  # kinds that measure accuracy
 
 LabelFraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -40,8 +40,8 @@ class LinearConfig(LabelUse):
     Attributes:
         epochs: number of passes over these images.
         batch_size: number of images in a mini-batch.
-        learning_rate: learning rate of Adam. From a list, the rate with the highest accuracy on a held-out fifth of
-            these images is used.
+        learning_rate: learning rate of Adam. If a list is given, the rate with the highest accuracy on a held-out fifth
+            of these images is used.
     """
 
     kind: Literal["linear"]
@@ -92,7 +92,7 @@ class KnnConfig(StrictModel):
 
     Attributes:
         neighbors: k, the number of training images that vote.
-        temperature: the smaller it is, the more the nearest images count.
+        temperature: a smaller value gives more weight to the nearest images.
     """
 
     kind: Literal["knn"]
@@ -101,11 +101,11 @@ class KnnConfig(StrictModel):
 
 
 class RetrievalConfig(StrictModel):
-    """A ranking of the training images for every test image.
+    """A ranking of the training images for each test image.
 
     Attributes:
-        distance: cosine or Euclidean distance of the features.
-        cutoffs: values of k in "precision at k".
+        distance: cosine or Euclidean distance between features.
+        cutoffs: values of k for "precision at k".
     """
 
     kind: Literal["retrieval"]
@@ -114,13 +114,13 @@ class RetrievalConfig(StrictModel):
 
 
 class EmbeddingConfig(StrictModel):
-    """An analysis of the features of test images, which needs no labels: t-SNE map, clusters, neighbors, outliers.
+    """An analysis of the features of test images (no labels needed): t-SNE map, clusters, neighbors, outliers.
 
     Attributes:
-        images: maximum number of test images, chosen at random; memory use grows with its square.
-        perplexity: perplexity of t-SNE.
-        clusters: number of clusters of k-means.
-        augmentation: augmentation that makes the two views of each image that are compared for `alignment`.
+        images: maximum number of test images, chosen at random; memory use grows with the square of this number.
+        perplexity: t-SNE perplexity.
+        clusters: number of k-means clusters.
+        augmentation: augmentation for the two views of each image that `alignment` compares.
     """
 
     kind: Literal["embedding"]

@@ -30,7 +30,7 @@ class GridConfig(StrictModel):
         seed: seeds of the pretraining runs.
         target: datasets to evaluate on; `[]` for no evaluations.
         protocol: names of entries in `protocols`; `[]` for no evaluations.
-        claims: claims about accuracies, which the report tests. They do not add runs.
+        claims: claims about accuracies that the report tests. They do not add runs.
     """
 
     data: list[Name]
@@ -44,11 +44,11 @@ class GridConfig(StrictModel):
 
 
 class DynamicsConfig(StrictModel):
-    """How often pretraining evaluates its backbone. This does not affect the weights.
+    """How often pretraining evaluates the backbone. This does not affect the weights.
 
     Attributes:
-        every_n_epochs: number of epochs from one evaluation to the next; 0 for never.
-        images: maximum number of training images used; memory use grows with its square.
+        every_n_epochs: number of epochs from one evaluation to the next, or 0 for no evaluations.
+        images: maximum number of training images used; memory use grows with the square of this number.
     """
 
     every_n_epochs: Annotated[int, Field(ge=0)]
@@ -63,15 +63,15 @@ class Params(StrictModel):
     """The sections of the file.
 
     In `params.yaml`, `grid` is a mapping, because DVC supports only one grid. If you pass several suites to Snakemake,
-    it writes a file in which `grid` is a list of such mappings, whose runs are merged.
+    it writes a file in which `grid` is a list of such mappings; their runs are merged.
 
     Attributes:
         grid: the runs to carry out.
-        threads: number of CPU threads of each stage. It affects the last bits of the results.
+        threads: number of CPU threads per stage. It affects the least significant bits of the results.
         precision: floating-point precision of pretraining. `bfloat16` means mixed precision.
-        dynamics: measurements between the epochs of pretraining.
+        dynamics: measurements between pretraining epochs.
         datasets: the datasets, by name.
-        backbones: networks from your own modules, by name. The other networks have no settings.
+        backbones: networks from your own modules, by name. Other networks have no settings.
         methods: the pretraining methods, by name.
         protocols: the evaluation protocols, by name.
     """

@@ -32,7 +32,7 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 
 @dataclass
 class TrainState:
-    """The progress of a run: its current position, and its measurements so far.
+    """The progress of a run: its current position and its measurements so far.
 
     Attributes:
         epoch: number of completed epochs.
@@ -145,14 +145,14 @@ def estimate_checkpoint_size(method: Method, config: TrainableConfig) -> int:
     interrupted.
 
     Args:
-        method: the method, built on torch's device `meta`.
+        method: the method, built on torch's `meta` device.
         config: the hyperparameters of the method.
     """
     method.to_empty(device="cpu")  # the system allocates memory only when it is written to
     optimizer = make_optimizer(config.optimizer, [(method.parameters(), config.learning_rate)])
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # The optimizer has no moments before its first step. A step with only the smallest parameter shows which moments it
-    # creates.
+    # The optimizer has no moments before its first step. A step that updates only the smallest parameter shows which
+    # moments it creates.
     smallest = min(range(len(parameters)), key=lambda position: parameters[position].numel())
     parameters[smallest].grad = torch.zeros_like(parameters[smallest])
     optimizer.step()
@@ -187,8 +187,8 @@ def load_checkpoint(
 ) -> TrainState:
     """Load the newest checkpoint that is undamaged and has the same fingerprint.
 
-    The state of `method` and `optimizer` is restored in place. Messages name the checkpoints that are not used, and the
-    position in the run of `num_epochs` epochs at which training continues.
+    The state of `method` and `optimizer` is restored in place. Messages report the checkpoints that are not used, and
+    the position in the run of `num_epochs` epochs at which training continues.
 
     Returns:
         The training state of that checkpoint, or the initial state if there is no such checkpoint.
@@ -230,7 +230,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
 def delete_checkpoints(path: Path) -> None:
     """Delete the files of an unfinished run.
 
-    The newest checkpoint needs the start of the last epoch, so the checkpoint is deleted first.
+    The newest checkpoint requires the file with the start of the last epoch, so the checkpoint is deleted first.
     """
     epoch_starts = sorted(path.parent.glob(paths.last_epoch_start(path, "*").name))
     for file in (paths.previous_checkpoint(path), path, *epoch_starts, paths.unfinished_history(path)):

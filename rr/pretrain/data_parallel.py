@@ -2,7 +2,7 @@
 
 Each process has a full copy of the weights. It computes the views of its part of the mini-batch and encodes them with
 the backbone, whose batch norms are synchronized. The representations z are then gathered in the same order as in a
-single process. Each process computes the complete loss L(z, h), in which h denotes the head's weights.
+single process. Each process computes the complete loss L(z, h), where h denotes the head's weights.
 
 DistributedDataParallel averages gradients over the N processes. The gradient dL/dh is the same in all of them, so
 averaging does not change it. The gradient of the backbone's weights w is the sum over the processes r of dL/dz_r ·
@@ -131,6 +131,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None]:
-        # The gradients are the same in all processes, so summing them needs no communication.
+        # The gradients are the same in all processes, so summing them requires no communication.
         grad_GMD = grad_ND.reshape(-1, ctx.batch_size, grad_ND.shape[1])
         return (grad_GMD[:, ctx.local_slice] * ctx.world_size).flatten(0, 1), None, None

@@ -8,7 +8,7 @@ from rr.params import DynamicsConfig, ExtensionBackboneConfig, MethodConfig
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that determines the result of a pretraining run, except the data and the code.
+    """Everything that determines the result of a pretraining run, except for the data and the code.
 
     Attributes:
         preprocessing: how the dataset's images become network inputs.

@@ -59,7 +59,7 @@ from rr.views.torch_views import to_device
 # This metric counts the steps with a finite loss. If the loss diverges, the count is the index (from 0) of the first
 # step whose loss is not finite.
 _FINITE = "finite"
-# Names that the metrics of a method must not have: the other columns of the history, and `_FINITE`.
+# Names that a method's metrics must not have: the other columns of the history, and `_FINITE`.
 RESERVED_METRICS = frozenset({"epoch", "loss", _FINITE, "views", "pairs", *COLUMNS})
 
 
@@ -86,12 +86,11 @@ def pretrain(
         outputs: the paths of the files to write.
         device: a torch device.
         threads: number of threads that read images.
-        group: the processes that train together; only the main process writes. The default is a single process.
+        group: the processes that train together; only the main process writes. Defaults to a single process.
         on_step: a function to call after each step with the number of views in that step. If it is set, no progress is
             displayed. An exception that it raises ends the run.
         on_epoch: a function to call in the main process at the start and after each epoch, with the history so far.
-        session: facts about this process, as JSON values. Checkpoints keep them, for the record of a run that is
-            interrupted.
+        session: facts about this process, as JSON values. Checkpoints store them for the record of an interrupted run.
 
     Returns:
         Entries for the run's record: the duration of each epoch, the number of views, the views per second, and the
@@ -253,7 +252,7 @@ class Trainer:
             self.progress.advance(0, note)
 
     def prepare_epoch(self) -> None:
-        """Set the method's epoch, save the state if the last epoch starts, and compute pseudo-labels, if any."""
+        """Set the method's epoch, save the state before the last epoch, and compute pseudo-labels, if any."""
         state, method = self.state, self.method
         method.epoch = state.epoch
         if state.step == 0:
@@ -287,7 +286,7 @@ class Trainer:
         method.progress = epoch / self.config.epochs
         set_learning_rates(self.optimizer, self.config.schedule, epoch, self.config.epochs)
         generator = torch.Generator().manual_seed(_step_seed(self.job.seed, state.epoch, state.step))
-        # For networks with dropout: each process draws its own masks, which do not depend on the random inputs either.
+        # For networks with dropout: each process draws its own masks, which do not depend on the random inputs.
         torch.manual_seed(_step_seed(self.job.seed, state.epoch, state.step, self.group.rank + 1))
         random_inputs = tuple(
             to_device(tensor.numpy(), self.loader.device)
@@ -340,9 +339,9 @@ class Trainer:
             row[name] = numerator / denominator if denominator else math.nan
         row |= {"views": state.num_views, "pairs": state.num_pairs}
         if not math.isfinite(row["loss"]):
-            # The sum of finite losses can be infinite too.
+            # The sum of finite losses can also be infinite.
             raise self.loss_error(row["loss"], min(num_finite + 1, state.step))
-        # This check ensures that everything computed between two epochs sees only finite weights.
+        # This check ensures that everything computed between two epochs uses only finite weights.
         if find_non_finite(self.method):
             raise self.divergence_error(f"a weight is NaN or infinite after epoch {state.epoch + 1}")
         state.history.append(row)
@@ -425,7 +424,7 @@ def _forward(
 
 
 def save_method(method: Method, job: Job, path: Path) -> None:
-    """Save the backbone of a trained method, along with the layers kept with it."""
+    """Save the backbone of a trained method, along with the layers that are stored with it."""
     layers = {"trained_classifier": method.trained_classifier, "relation_head": method.relation_head}
     save_backbone(
         method.backbone, path, job.preprocessing,
@@ -435,9 +434,9 @@ def save_method(method: Method, job: Job, path: Path) -> None:
 
 
 def format_history(history: list[dict[str, float]]) -> str:
-    """Return the history as CSV, one row per epoch. Floats have all digits, so identical runs give identical files."""
+    """Return the history as CSV, one row per epoch. Floats keep all digits, so identical runs give identical files."""
     text = io.StringIO()
-    # A user's own method may return other metrics in later epochs.
+    # A user's own method may return different metrics in later epochs.
     columns = list(dict.fromkeys(name for row in history for name in row)) or ["epoch", "loss", "accuracy"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

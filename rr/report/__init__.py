@@ -1,10 +1,10 @@
-"""Stage `report`: one page with the results of all runs of the grid, also as Markdown, Parquet and LaTeX.
+"""The `report` stage: one page with the results of all runs in the grid, also as Markdown, Parquet and LaTeX.
 
-The stage reads the files of the runs (`inputs`), builds the sections of the page (`sections`, one module each) and
+The stage reads the runs' files (`inputs`), builds the sections of the page (`sections`, one module each) and
 renders them (`page`, `latex`):
 
     stage            the entry point, write_report; it also writes all metrics as one Parquet table
-    inputs           the files of the runs as typed values
+    inputs           the runs' files as typed values
     result_tables    tables of results with mean and standard deviation over seeds
     paper            the paper's results (paper.csv), our corresponding results, and the verdict on each pair
     plots            inline SVG plots and embedded images

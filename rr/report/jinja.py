@@ -1,4 +1,4 @@
-"""Settings for the template engine Jinja, for the report and the gallery's result page."""
+"""Settings of the Jinja template engine, for the report and the gallery's result page."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def make_jinja_environment(templates: Path, *, autoescape: bool) -> Environment:
-    """Return a Jinja environment in which an undefined variable is an error.
+    """Return a Jinja environment in which undefined variables raise an error.
 
     If `autoescape` is True, HTML in inserted values is escaped.
     """

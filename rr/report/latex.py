@@ -35,7 +35,7 @@ def render_latex(accuracies: Accuracies | None, comparison: Comparison | None) -
 
 
 def escape_latex(text: str) -> str:
-    """Escape LaTeX's special characters in a text."""
+    """Escape LaTeX's special characters in text."""
     return "".join(_ESCAPES.get(character, character) for character in text)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class Role(StrEnum):
-    """What a method is if it is not self-supervised, as the report prints it after the method's name."""
+    """The role of a method, as the report prints it after the method's name; empty for a self-supervised method."""
 
     SELF_SUPERVISED = ""
     LOWER_BOUND = "lower bound"
@@ -31,7 +31,7 @@ def find_role(settings: dict[str, Any], label_fraction: float = 0.0) -> Role:
 
     Args:
         settings: the method's settings, as recorded by the run.
-        label_fraction: fraction of the labels that a method uses if this is not one of its settings.
+        label_fraction: fraction of the labels that the method uses, if its settings do not contain it.
     """
     match settings["kind"]:
         case "random":

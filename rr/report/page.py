@@ -1,4 +1,4 @@
-"""Render the page `index.html` and its Markdown version `report.md` from the same sections."""
+"""Render the page (`index.html`) and its Markdown version (`report.md`) from the same sections."""
 
 import html
 import os
@@ -48,7 +48,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[GridResults], Any]]] = {
     "runs": ("Runs", build_runs),
     "settings": ("Settings", build_settings),
 }
-# The page collapses lists that are longer than these limits, so that even the page of a large grid is readable.
+# The page collapses lists that are longer than these limits, so that the page stays readable for a large grid.
 _LIMITS = {
     "MAX_UNFOLDED": 2,  # tables per section
     "MAX_FIGURES": 6,  # figures per section
@@ -76,12 +76,12 @@ def render_html(sections: dict[str, Any]) -> str:
 
 
 def render_markdown(sections: dict[str, Any]) -> str:
-    """Return the content of the page in GitHub's Markdown, with links to the images instead of plots."""
+    """Return the content of the page as GitHub Flavored Markdown, with links to the images instead of plots."""
     return _make_report_environment(autoescape=False).get_template("page.md").render(_template_variables(sections))
 
 
 def escape_markdown(text: Any) -> str:
-    """Return text for a cell of a GitHub table: on one line, with all markup escaped.
+    """Return text for a cell of a GitHub table: one line, with all markup escaped.
 
     An underscore within a word is not markup.
     """

@@ -70,7 +70,7 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Results of the backbones of one architecture and pretraining dataset that were evaluated on one target."""
+    """Results on one target, for backbones with the same architecture and pretraining dataset."""
 
     dataset: str
     backbone: str
@@ -91,7 +91,7 @@ class ResultTable:
 
     @property
     def backbone_text(self) -> str:
-        """The backbone and, if any was pretrained on the dataset, the dataset as text for a caption."""
+        """The backbone as text for a caption, with the dataset if any backbone in the table was pretrained on it."""
         roles = {row.role for row in self.rows}
         if roles <= {Role.LOWER_BOUND, Role.IMPORTED}:
             return self.backbone
@@ -110,7 +110,7 @@ class ResultTable:
 
     @property
     def marks_best(self) -> bool:
-        """Whether a value is in bold."""
+        """Whether any value is in bold."""
         return any(cell.is_best for row in self.rows for cell in row.cells.values())
 
     @property
@@ -156,7 +156,7 @@ class ResultTable:
         return next((row for row in self.rows if title in row.cells and row.cells[title].is_best), None)
 
     def main_row(self, title: str) -> ResultRow | None:
-        """Return the row of the best self-supervised method in a column or, without one, of the best other method.
+        """Return the row of the best self-supervised method in a column, or else of the best other method.
 
         A bound is never returned.
         """

@@ -1,4 +1,4 @@
-"""Stage `report`: read the results of all runs in the grid and write the report files."""
+"""The `report` stage: read the results of all runs in the grid and write the report files."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""Welch's test for the difference of two means, computed from the means, standard deviations and seed counts.
+"""Welch's test for the difference between two means, computed from the means, standard deviations and seed counts.
 
-Welch (1947) does not assume equal variances. The degrees of freedom are computed with the Welch–Satterthwaite equation.
+Welch's test (1947) does not assume equal variances. The degrees of freedom are computed with the Welch–Satterthwaite
+equation.
 """
 
 import math

@@ -1,1 +1,1 @@
-"""Runtime services that cannot change a result: atomic files, locks, status, progress, energy, signals."""
+"""Runtime services that cannot affect results: atomic files, locks, status, progress, energy, signals."""

@@ -12,12 +12,12 @@ _postponed: dict[Path, Path | None] = {}
 
 @contextmanager
 def replace_together(targets: Iterable[Path]) -> Iterator[dict[Path, Path | None]]:
-    """Let `atomic_write` postpone the replacement of `targets`; replace all of them if the body succeeds.
+    """Make `atomic_write` postpone replacing `targets`, and replace all of them if the body succeeds.
 
-    No target changes if the body fails or if the process is killed while the body runs.
+    No target is changed if the body fails or if the process is killed while the body runs.
 
     Yields:
-        A dict that maps each target to the temporary file that will replace it, or to None until that is written.
+        A dict that maps each target to the temporary file that will replace it, or to None until that file is written.
     """
     _postponed.update(dict.fromkeys(targets))
     try:
@@ -34,17 +34,18 @@ def replace_together(targets: Iterable[Path]) -> Iterator[dict[Path, Path | None
 
 @contextmanager
 def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
-    """Yield a temporary path, which replaces `target` if the body succeeds and is deleted if it fails.
+    """Yield the path of a temporary file that replaces `target` if the body succeeds and is deleted if it fails.
 
-    If an enclosing `replace_together` includes this target, the target is not replaced until that body succeeds.
+    If an enclosing `replace_together` includes this target, the target is not replaced until the body of that block
+    succeeds.
 
     The temporary file has a fixed name, so a killed process leaves at most one behind, and the next attempt overwrites
-    it. It has the same suffix as `target`, because some writers choose the file format according to the suffix.
+    it. It has the same suffix as `target`, because some writers choose the file format based on the suffix.
 
     Args:
         target: file to create or replace. Missing parent folders are created.
-        concurrent: whether to add the ids of process and thread to the temporary name, so that several of them can
-            write `target` at the same time.
+        concurrent: whether to add the process and thread ids to the temporary file's name, so that several processes or
+            threads can write `target` at the same time.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     writer = f".{os.getpid()}.{threading.get_ident()}" if concurrent else ""
@@ -64,6 +65,6 @@ def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
 
 
 def write_text(target: Path, text: str, *, concurrent: bool = False) -> None:
-    """Write UTF-8 text to `target` atomically. `atomic_write` describes `concurrent`."""
+    """Write UTF-8 text to `target` atomically. See `atomic_write` for `concurrent`."""
     with atomic_write(target, concurrent=concurrent) as temporary:
         temporary.write_text(text, encoding="utf-8")

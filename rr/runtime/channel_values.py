@@ -1,4 +1,4 @@
-"""Check the mean and std with which the channels of images are normalized."""
+"""Check the mean and std that are used to normalize image channels."""
 
 from typing import Any
 

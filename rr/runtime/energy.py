@@ -22,7 +22,7 @@ class EnergyMeter:
     def __init__(self) -> None:
         self._microjoules = 0
         try:
-            # The other RAPL domains are parts of a package (core, dram) or the platform around it (psys).
+            # The other RAPL domains are either parts of a package (core, dram) or the platform around it (psys).
             domains = POWERCAP.glob("intel-rapl:*")
             packages = [path for path in domains if (path / "name").read_text(encoding="ascii").startswith("package-")]
             self._ranges = {path / "energy_uj": _read_int(path / "max_energy_range_uj") + 1 for path in packages}
@@ -48,7 +48,7 @@ class EnergyMeter:
         self._last_values = values
 
     def joules(self) -> dict[str, float]:
-        """Return the energy in joules that has been used since the meter was created.
+        """Return the energy used since the meter was created, in joules.
 
         Returns:
             A dict with the keys `processors` and `gpus`. Unknown values are left out.
@@ -89,7 +89,7 @@ def _read_int(file: Path) -> int:
 def _read_gpu_counters() -> list[int]:
     """Return the energy that each GPU has used since its driver was loaded, in millijoules.
 
-    The list is empty if there is no NVIDIA driver, or if any GPU has no counter.
+    The list is empty if there is no NVIDIA driver, or if any GPU lacks a counter.
     """
     try:
         pynvml.nvmlInit()

@@ -1,4 +1,4 @@
-"""Format counts, sizes, rates, times and plain-text tables, for messages and progress lines."""
+"""Format counts, sizes, rates, times and plain-text tables for messages and progress lines."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -50,7 +50,7 @@ def format_bytes(count: float) -> str:
 def format_count(count: int, unit: str, singular: str = "") -> str:
     """Return a number with its unit, such as "1 image" for the count 1 and the unit "images".
 
-    Bytes are shown in megabytes. By default, `singular` is `unit` without its final s.
+    Bytes are shown in megabytes. `singular` defaults to `unit` without its final s.
     """
     if unit == "bytes":
         return f"{count / 1e6:,.1f} MB"
@@ -60,7 +60,8 @@ def format_count(count: int, unit: str, singular: str = "") -> str:
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
     """Return a table as plain text, one line per row, without borders, colors, wrapping or truncation.
 
-    The cells are text without line breaks. The first `text_columns` columns are left-aligned, the others right-aligned.
+    The cells are text without line breaks. The first `text_columns` columns are left-aligned, and the others are
+    right-aligned.
     """
     from rich.console import Console
     from rich.table import Table

@@ -1,7 +1,7 @@
-"""Distribute runs over the GPUs of one host, without a scheduler.
+"""Distribute runs across the GPUs of one host without a scheduler.
 
-`RR_GPUS=0,1,2,3` lists the GPUs in the same way as CUDA_VISIBLE_DEVICES. Each run uses the first free GPU. A GPU that
-is listed twice accepts two runs at once: `RR_GPUS=0,1,0,1`.
+`RR_GPUS=0,1,2,3` lists the GPUs in the same format as CUDA_VISIBLE_DEVICES. Each run uses the first free GPU. A GPU
+that is listed twice accepts two runs at once: `RR_GPUS=0,1,0,1`.
 """
 
 import os

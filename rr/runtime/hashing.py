@@ -20,9 +20,9 @@ def json_sha256(value: Any) -> str:
 
 
 def code_sha256(path: Path) -> str:
-    """Return a SHA-256 of a code file that does not depend on its comments, docstrings and formatting.
+    """Return a SHA-256 of a code file that does not depend on its comments, docstrings or formatting.
 
-    For a Python module, this is a hash of its syntax tree, which is the same with Python 3.11 to 3.13. For any other
+    For a Python module, this is a hash of its syntax tree, which is the same in Python 3.11 to 3.13. For any other
     file, and for a module with a syntax error, it is a hash of the bytes.
     """
     return _module_sha256(path.read_bytes()) if path.suffix == ".py" else file_sha256(path)
@@ -39,13 +39,13 @@ def _module_sha256(source: bytes) -> str:
 def _describe_syntax(node: Any) -> Any:
     """Return a syntax tree as a JSON value, without positions and without statements that do nothing.
 
-    `ast.dump` cannot be used, because it differs between versions of Python: newer versions have more fields, which are
-    empty for older syntax, and `repr` escapes fewer characters.
+    `ast.dump` cannot be used, because its output differs between versions of Python: in newer versions, nodes have more
+    fields, which are empty for older syntax, and `repr` escapes fewer characters.
     """
     if isinstance(node, ast.JoinedStr):  # Python 3.12.1 appends an empty string to some f-strings
         node.values = [value for value in node.values if not (isinstance(value, ast.Constant) and value.value == "")]
     if isinstance(node, ast.AST):
-        # The field `kind` only distinguishes u"text" from "text".
+        # The `kind` field only distinguishes u"text" from "text".
         fields = {name: _describe_syntax(value) for name, value in ast.iter_fields(node) if name != "kind"}
         return [type(node).__name__, {name: value for name, value in fields.items() if value not in ("None", [])}]
     if isinstance(node, list):

@@ -12,7 +12,7 @@ from rr.runtime.lock import try_lock, wait_until_unlocked
 
 
 def ensure_local_copy(path: Path, expected_sha256: str) -> Path:
-    """Return a verified copy of `path` in the folder RR_SCRATCH, or `path` itself if RR_SCRATCH is not set.
+    """Return a verified copy of `path` in the RR_SCRATCH folder, or `path` itself if RR_SCRATCH is not set.
 
     The copy is named after its hash. All runs on this machine share it, and each run verifies it. If the copy is
     missing or damaged, one process makes a new one while the others wait. Copies are never deleted.
@@ -32,12 +32,12 @@ def ensure_local_copy(path: Path, expected_sha256: str) -> Path:
         )
     copy = folder / f"{expected_sha256}{path.suffix}"
     lock_path = copy.with_suffix(".lock")
-    # Verification needs no lock, because a copy is renamed into place only when it is complete.
+    # Verification does not need a lock, because a copy is renamed into place only when it is complete.
     while not _is_valid(copy, expected_sha256):
         lock = try_lock(lock_path, "set RR_SCRATCH to a folder on a local disk, or unset it")
         if lock is None:
             wait_until_unlocked(lock_path)
-            continue  # another process has made the copy or has failed to make it
+            continue  # another process made the copy or failed to make it
         with lock:
             if not _is_valid(copy, expected_sha256):  # another process may have made it before the lock was taken
                 _copy_and_verify(path, copy, expected_sha256)

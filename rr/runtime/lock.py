@@ -1,7 +1,7 @@
 """Lock files. The kernel releases a lock when the file is closed, and therefore also when the process dies.
 
-The package `filelock` is not used: on file systems without kernel locks it falls back to lock files that outlive a
-killed process, and its older releases truncate the lock file, which contains the process id here.
+The `filelock` package is not used: on file systems without kernel locks, it falls back to lock files that outlive a
+killed process, and older releases truncate the lock file, which contains the process id here.
 """
 
 import errno
@@ -17,10 +17,10 @@ from rr.errors import UserError
 
 
 def try_lock(path: Path, remedy: str) -> TextIO | None:
-    """Lock the file `path`, and return the open file, or None if another process has locked it.
+    """Lock the file at `path`, and return the open file, or None if another process has locked it.
 
-    The file is created if it does not exist, and its contents are kept. Closing the file releases the lock. `remedy` is
-    the end of the error message: what the user can do if the file system does not support locks.
+    The file is created if it does not exist, and its contents are kept. Closing the file releases the lock. `remedy`
+    ends the error message: it says what the user can do if the file system does not support locks.
 
     Raises:
         UserError: if the file system does not support locks.
@@ -39,7 +39,7 @@ def try_lock(path: Path, remedy: str) -> TextIO | None:
 
 
 def wait_until_unlocked(path: Path) -> None:
-    """Wait until no process holds the lock on the file `path`."""
+    """Wait until no process holds the lock on the file at `path`."""
     with open(path) as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_SH)
 
@@ -51,7 +51,7 @@ def exclusive_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     `folder` may also be a file. If `wait` is true, wait for other processes that hold the lock.
 
     Raises:
-        UserError: if another process holds the lock, unless `wait` is true; the message names its process id.
+        UserError: if another process holds the lock, unless `wait` is true. The message contains that process's id.
     """
     path = paths.lock_file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Apply a function to many items with several threads, and yield the results in the order of the items."""
+"""Apply a function to many items using several threads, and yield the results in the order of the items."""
 
 import os
 from collections import deque
@@ -9,8 +9,8 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _PENDING_PER_THREAD = 4
-# A scheduler such as Slurm may allow this process to use only some of the cores (not known on macOS). At most eight
-# threads, because each one may hold a photograph that takes up a hundred megabytes.
+# A scheduler such as Slurm may allow this process to use only some of the cores (this number is not available on
+# macOS). At most eight threads are used, because each one may hold a photograph that takes up a hundred megabytes.
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 DECODING_THREADS = min(8, _CORES)
 

@@ -13,7 +13,7 @@ def check_output_path(
     """Check that `output` can be written, and that its suffix is one of `suffixes`.
 
     Checking the suffix prevents a mistyped path from replacing an unrelated file, such as a photograph. If
-    `must_be_writable` is false, the folder of the file may be read-only.
+    `must_be_writable` is false, the file's folder may be read-only.
 
     Raises:
         UserError: if the path is invalid. The message names `option`.

@@ -1,6 +1,6 @@
 """Show progress with a rate and the time left: a live bar on a terminal, otherwise a line every few seconds.
 
-A thread of the outermost `Progress` updates the display, even if a long time passes between two calls of `advance`.
+A thread of the outermost `Progress` updates the display even if a long time passes between two calls to `advance`.
 `rr status` shows the same progress in any other terminal.
 """
 
@@ -19,8 +19,9 @@ from rr.runtime.formatting import format_count, format_duration, format_rate
 SECONDS_BEFORE_FIRST_LINE = 2.0
 SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_UPDATES = 0.5
-# The speed can change, so the rate covers only the last 30 seconds or, in a long run, the last quarter. It requires
-# five seconds and two calls of `advance` after the first call, which includes preparations such as compilation.
+# The speed can change, so the rate covers only the last 30 seconds or, in a long run, the last quarter. Computing it
+# requires five seconds and two calls to `advance` after the first call, which includes preparations such as
+# compilation.
 _MIN_WINDOW, _MAX_WINDOW, _MAX_WINDOW_FRACTION = 5.0, 30.0, 0.25
 _MIN_SAMPLES = 3
 
@@ -30,12 +31,12 @@ _last_line_time: float | None = None  # None if nothing has been printed since t
 
 
 def is_main_process() -> bool:
-    """Return whether this process is the only one of a run or, if there are several (WORLD_SIZE > 1), the main one."""
+    """Return whether this process is the only one in a run or, if there are several (WORLD_SIZE > 1), the main one."""
     return (os.environ.get("WORLD_SIZE") or "1") == "1" or (os.environ.get("RANK") or "0") == "0"
 
 
 class Progress:
-    """Counts units of work, and shows the progress while used as a context manager.
+    """Counts units of work, and shows progress while used as a context manager.
 
     If several objects are nested, only the innermost one is shown. Without a terminal, nothing is printed for work that
     takes less than two seconds.
@@ -179,7 +180,7 @@ class Progress:
                     _active[-1]._update(time.monotonic())
 
     def _update(self, now: float) -> None:
-        """Refresh the bar, or print a line if one is due. Also write the status file if that is due."""
+        """Refresh the bar, or print a line if one is due. Also write the status file if it is due."""
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=self.done, refresh=True)
         elif _last_line_time is None:
@@ -230,7 +231,7 @@ def _make_bar(progress: Progress):  # type: ignore[no-untyped-def]  # rich is im
         def render(self, task: Task) -> Text:
             return Text(progress.describe())
 
-    # If stdout is a terminal too, messages on it are printed above the bar.
+    # If stdout is also a terminal, messages written to it are printed above the bar.
     bar = RichProgress(
         TextColumn("[bold]{task.description}"), BarColumn(), Description(), console=Console(stderr=True),
         auto_refresh=False, transient=not progress.unit, redirect_stdout=sys.stdout.isatty(),

@@ -1,6 +1,6 @@
 """Handle signals such as Ctrl-C: end the command at once, or at a point where its work can be saved.
 
-A scheduler sends SIGTERM to stop a job. It can be configured to send SIGUSR1 some time before that.
+A scheduler sends SIGTERM to stop a job. It can be configured to send SIGUSR1 some time beforehand.
 """
 
 import os
@@ -65,11 +65,10 @@ def defer_signals(*, second_sigint_raises: bool = True) -> Iterator[list[int]]:
 def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[str, str]) -> int:
     """Run a command that runs stages, such as `dvc repro`, and return its exit code.
 
-    The command and its children are in a process group of their own. If this process receives a signal, it sends
-    SIGINT to the whole group, waits until the command ends, and then ends the program. It always sends SIGINT because
-    DVC waits for the current stage to save its work after SIGINT, but not after SIGTERM. It reacts only to the first
-    signal, because a second SIGINT would end the stage at once. A second Ctrl-C does so on purpose. Ctrl-Z stops the
-    whole group, too.
+    The command and its children run in their own process group. If this process receives a signal, it sends SIGINT to
+    the whole group, waits until the command ends, and then exits. It always sends SIGINT because DVC waits for the
+    current stage to save its work after SIGINT, but not after SIGTERM. It reacts only to the first signal, because a
+    second SIGINT would end the stage at once. A second Ctrl-C does so on purpose. Ctrl-Z also stops the whole group.
     """
     received: list[int] = []
     is_interrupted = False  # whether the group has received SIGINT
@@ -98,7 +97,7 @@ def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[
     handlers: dict[int, Any] = {**dict.fromkeys(signals, interrupt_group), signal.SIGTSTP: suspend_group}
     # Signals that are ignored, such as SIGHUP after nohup, stay ignored.
     handlers = {number: value for number, value in handlers.items() if signal.getsignal(number) is not signal.SIG_IGN}
-    # If SIGINT is ignored, as for a background command of a script, the command must not inherit this setting.
+    # If SIGINT is ignored, as for a background command in a script, the command must not inherit this setting.
     handlers.setdefault(signal.SIGINT, lambda signum, frame: None)
     former = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     try:

@@ -32,7 +32,7 @@ _lock = threading.Lock()  # needed because a thread of `rr.runtime.progress` sen
 
 @contextmanager
 def track_run(stage: str, folder: Path) -> Iterator[None]:
-    """Show a run of `stage` in `rr status` while the body runs, and afterwards if the body failed.
+    """Show a run of `stage` in `rr status` while the body runs, and afterward if the body fails.
 
     The run is named after the parts of its output folder: dataset, backbone and so on.
     """
@@ -58,7 +58,7 @@ def track_run(stage: str, folder: Path) -> Iterator[None]:
 
 
 def _end_heartbeats() -> dict[str, Any]:
-    """Make later calls of `heartbeat` ineffective, and return the current run."""
+    """Make later calls to `heartbeat` ineffective, and return the current run."""
     global _current_run
     with _lock:
         run, _current_run = _current_run or {}, None
@@ -94,12 +94,12 @@ def _error_message(error: BaseException) -> str:
 
 
 def list_unfinished_runs() -> list[dict[str, Any]]:
-    """Return the contents of the status files in this folder, each with a `state` and a `history` added.
+    """Return the contents of the status files in this folder, each with an added `state` and `history`.
 
-    The state is "running", "stopped" (the process no longer exists), "interrupted" (by a signal), "failed" (`error` has
-    the message), or "elsewhere" (started on another host, whose processes cannot be seen from here). The history has a
-    row for each finished epoch of a pretraining run. A run is left out if its outputs have been replaced since it
-    failed, for example by `dvc pull`.
+    The state is "running", "stopped" (the process no longer exists), "interrupted" (by a signal), "failed" (`error`
+    contains the message), or "elsewhere" (started on another host, whose processes cannot be seen from here). The
+    history has a row for each finished epoch of a pretraining run. A run is left out if its outputs have been replaced
+    since it failed, for example by `dvc pull`.
     """
     runs = []
     for path in sorted(paths.STATUS_DIR.rglob("[!.]*.json")):
@@ -163,11 +163,11 @@ def render_status(as_json: bool) -> str:
     """Return the stage runs as a plain-text table or as JSON.
 
     Raises:
-        UserError: if the current folder is not a project, and no run was ever started in it.
+        UserError: if the current folder is not a project, and no run has ever been started in it.
     """
     if not paths.PARAMS_FILE.is_file() and not paths.STATUS_DIR.is_dir():
         raise UserError(
-            f"{Path.cwd()} is not a project (no {paths.PARAMS_FILE}): run rr status in the folder of a project"
+            f"{Path.cwd()} is not a project (no {paths.PARAMS_FILE}): run rr status in the root folder of a project"
         )
     runs = list_unfinished_runs()
     if as_json:
@@ -176,7 +176,7 @@ def render_status(as_json: bool) -> str:
         return "status: there are no unfinished runs in this folder"
     header = ("stage", "run", "state", "done", "rate", "left", "updated", "loss", "accuracy", "message")
     rows = list(map(_table_row, runs))
-    # Leave out columns without any content, such as the curves if no pretraining run is listed.
+    # Leave out empty columns, such as the curves if no pretraining run is listed.
     used = [column for column in range(len(header)) if column < 4 or any(row[column] for row in rows)]
     return format_table([header[c] for c in used], [[row[c] for c in used] for row in rows], text_columns=len(used))
 

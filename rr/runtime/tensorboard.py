@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 class EventWriter:
-    """Writes one scalar per column and epoch into a run's folder.
+    """Writes one scalar per column and epoch to a run's folder.
 
-    The first call of `write` hides what an earlier process wrote to the same folder, and writes all epochs again. The
+    The first call to `write` hides what an earlier process wrote to the same folder, and writes all epochs again. The
     curves are therefore complete and contain no epoch twice, even if a run was interrupted.
 
     Raises:
-        ModuleNotFoundError: if the package `tensorboard` is not installed.
+        ModuleNotFoundError: if the `tensorboard` package is not installed.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -55,7 +55,7 @@ def make_views(
         images: uint8 (M, S, S, 3); a tensor may already be on the device.
         image_indices: int64 (M,), the index of each image in its dataset, in host memory.
         augmentation: the augmentation policy, or a tuple of policies that the views use in turn.
-        seed: seed of the random parameters, in [0, 2**64).
+        seed: seed for the random parameters, in [0, 2**64).
         epoch: number of the epoch, in [0, 2**32).
         num_views: number of views per image, K, at least 1.
         mean: mean of each of the three channels, for pixel values in [0, 1].
@@ -66,7 +66,7 @@ def make_views(
         float32 (K * M, 3, S, S) in channels_last memory format. The first M rows are view 1 of all images.
 
     Raises:
-        ValueError: if an argument has the wrong type, shape or range.
+        ValueError: if an argument has the wrong type or shape, or is out of range.
     """
     import torch
 
@@ -85,7 +85,7 @@ def apply_view_parameters(
     std: Sequence[float],
     device: str | torch.device,
 ) -> torch.Tensor:
-    """Return the views of images that `parameters` describe; see `make_views` for the other arguments."""
+    """Return the views of `images` described by `parameters`; see `make_views` for the other arguments."""
     import torch
 
     if torch.device(device).type == "cpu":
@@ -119,7 +119,7 @@ def normalize(
         float32 (M, 3, S, S) in channels_last memory format.
 
     Raises:
-        ValueError: if an argument has the wrong type, shape or range.
+        ValueError: if an argument has the wrong type or shape, or is out of range.
     """
     import torch
 

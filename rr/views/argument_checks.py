@@ -38,7 +38,7 @@ def check_parameters(parameters: ViewParameters, num_images: int, image_size: in
 def normalization_coefficients(
     mean: Sequence[float], std: Sequence[float]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return scale and offset, float32 (3,) each, such that (x - mean) / std = scale * x + offset.
+    """Return the scale and the offset, float32 (3,) each, such that (x - mean) / std = scale * x + offset.
 
     Raises:
         ValueError: if `mean` or `std` is invalid (see `parse_channel_values`).

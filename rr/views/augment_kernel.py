@@ -28,9 +28,9 @@ LUMA_R, LUMA_G, LUMA_B = f32(0.2989), f32(0.587), f32(0.114)  # as in torchvisio
 RED, GREEN, BLUE = np.int32(0xFF), np.int32(0xFF00), np.int32(0xFF0000)  # bytes of a packed pixel
 
 # Without `forceinline`, the process that compiles the kernel and those that load it from the cache may call different
-# machine code for a helper, so that their pixels differ in the last bit (observed for sides 2, 5 and 37).
+# machine code for a helper. Their pixels then differ in the last bit (observed for sides 2, 5 and 37).
 fast_njit = njit(fastmath=True, forceinline=True)
-# Rounding errors of positions grow with the side, so positions are rounded as in torch. torch's resize is compiled with
+# Rounding errors in positions grow with the side, so positions are rounded as in torch. torch's resize is compiled with
 # fused multiply-adds (contract), but its affine grid is not (njit without fastmath).
 contract_njit = njit(fastmath={"contract"}, forceinline=True)
 
@@ -153,7 +153,7 @@ def resize_strip(pairs, strip_index, ys, y_weight, xs, x_weight, row_pairs, row_
 
 @njit(forceinline=True)
 def warp(source, target, matrix, k, m, side):
-    """Apply the affine map of view k of image m to `source`, float32 (strips, 3, rows, S), and write to `target`.
+    """Apply the affine map of view k of image m to `source`, float32 (strips, 3, rows, S); write to `target`.
 
     The result is the same as that of RandomAffine on a float tensor, which uses grid_sample with zero padding.
     torchvision then multiplies the result by a mask of the image, which it samples in the same way. Therefore, the
@@ -256,7 +256,7 @@ def sum_luma(strips, strip_index):
 
 @fast_njit
 def apply_jitter_steps(strips, strip_index, first_step, stop_step, order, factors, k, m, mean):
-    """Apply the steps first_step to stop_step - 1 of the color jitter to a strip; skip steps that change nothing.
+    """Apply steps first_step to stop_step - 1 of the color jitter to a strip; skip steps that change nothing.
 
     `order` and `factors` contain the values of all views; the strip belongs to view k of image m. `mean` is the mean
     luma of the view, which only the contrast adjustment needs.
@@ -300,7 +300,7 @@ def normalize_and_store(strips, strip_index, to_grayscale, scale, offset, out, k
 
 @njit(forceinline=True)
 def erase_box(out, k, m, erase):
-    """Set the pixels of the erase box of out[k, m], float32 (S, 3 S), to zero."""
+    """Set the pixels in the erase box of out[k, m], float32 (S, 3 S), to zero."""
     side = out.shape[2]
     top, left, height, width = erase[k, m]
     for y in range(max(top, 0), min(top + height, side)):

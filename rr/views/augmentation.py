@@ -18,7 +18,7 @@ class Augmentation:
         crop: `"resized"` crops a random box and resizes it bilinearly to the full image size (`RandomResizedCrop`);
             `"padded"` pads with zeros and crops a box of the full image size (`RandomCrop(size, padding)`).
         scale: range of the area of a resized crop as a fraction of the image area, within (0, 1].
-        ratio: range of width / height of a resized crop; its logarithm is uniformly distributed.
+        ratio: range of the aspect ratio (width / height) of a resized crop; its logarithm is uniformly distributed.
         padding: width of the zero border of a padded crop as a fraction of the image size, rounded to pixels.
         flip: probability of a horizontal flip.
         jitter: probability of the color jitter. The order of its four adjustments is random for each view.
@@ -28,7 +28,7 @@ class Augmentation:
         hue: h in [0, 0.5]; the hue shift is uniformly distributed in [-h, h], as a fraction of a full turn of the color
             wheel.
         grayscale: probability that all three channels are replaced by the luma.
-        blur: probability of a Gaussian blur with a kernel of a tenth of the image size (`GaussianBlur`).
+        blur: probability of a Gaussian blur with a kernel one tenth of the image size (`GaussianBlur`).
         blur_sigma: range of the standard deviation of the blur in pixels, uniformly distributed.
         solarize: probability that every pixel value of at least one half is inverted (`RandomSolarize`).
         affine: probability of the affine map (`RandomAffine`, bilinear, filled with 0).
@@ -41,7 +41,7 @@ class Augmentation:
             image is never erased.
 
     Raises:
-        ValueError: if a value is out of its range; the message names the field.
+        ValueError: if a value is out of range; the message names the field.
     """
 
     crop: Literal["none", "resized", "padded"] = "none"

@@ -8,7 +8,7 @@ brighter) and by 4/255 at the 99th percentile; individual pixels differ by up to
 fades to black over one pixel, as in torchvision for tensors. In PIL, it is sharp.
 
 The bilinear resize does not antialias. PIL antialiases when it shrinks an image, but a crop is never larger than the
-view to which it is resized, so both agree.
+view to which it is resized, so the two agree.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def augment(
     std: Sequence[float],
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Return the views of `images` that `parameters` describe.
+    """Return the views of `images` described by `parameters`.
 
     This uses `numba.get_num_threads()` threads, which release the GIL. The result is bit-identical for any number of
     threads.
@@ -66,7 +66,7 @@ def augment(
     matrix = parameters.inverse_affine_matrices()
     strip_height = augment_kernel.rows_per_strip(image_size)
     has_filters = bool(parameters.blur_sigma.any() or parameters.solarize.any())
-    # The filters must run before normalization and erasing, so `filter_range` then does all of these.
+    # The filters must run before normalization and erasing, so `filter_range` then performs all of these steps.
     first_scale, first_offset = (np.ones_like(scale), np.zeros_like(offset)) if has_filters else (scale, offset)
     first_erase = np.zeros_like(parameters.erase) if has_filters else parameters.erase
 

@@ -1,6 +1,6 @@
 """Numba kernels that shrink or enlarge a box of an image as torchvision does for tensors with `antialias=True`.
 
-The filter is a triangle (bilinear). If the box shrinks, the triangle is widened so that all pixels contribute.
+The filter is a triangle (bilinear). If the box is shrunk, the triangle is widened so that all pixels contribute.
 
 The functions are compiled without fastmath, so the result does not depend on how LLVM vectorizes them.
 """
@@ -43,7 +43,7 @@ def triangle_taps(in_size, out_size, first, starts, counts, weights):
 
 @njit(inline="always")
 def max_taps(in_size, out_size):
-    """Return the maximum number of source pixels of an output."""
+    """Return the maximum number of source pixels per output pixel."""
     return np.int64(2.0 * max(in_size / out_size, 1.0)) + 2
 
 

@@ -47,7 +47,7 @@ class EnabledOps(NamedTuple):
 
 
 def augment(images: Tensor, parameters: ViewParameters, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return the views of `images` that `parameters` describe, on the device of `images`.
+    """Return the views of `images` described by `parameters`, on the device of `images`.
 
     Args:
         images: uint8 (M, S, S, 3).
@@ -109,7 +109,7 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
 def augment_packed(
     images: Tensor, packed_parameters: Tensor, normalization: Tensor, num_views: int, enabled: EnabledOps
 ) -> Tensor:
-    """Return the views that packed parameters describe, with operations on the device only.
+    """Return the views described by packed parameters, using only operations on the device.
 
     All shapes depend only on the shapes of the arguments, so the function can be compiled.
 

@@ -21,7 +21,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """The random parameters for K views of each of M square images, all of the same size.
+    """The random parameters for K views of each of M square images of the same size.
 
     Attributes:
         image_size: side of the images in pixels.
@@ -110,7 +110,7 @@ def sample_view_parameters(
         The parameters. View k of an image is the same for every K, M and position in the batch.
 
     Raises:
-        ValueError: if an argument is out of its range, or `image_indices` is not a vector of integers.
+        ValueError: if an argument is out of range, or `image_indices` is not a vector of integers.
     """
     indices = np.asarray(image_indices)
     if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):

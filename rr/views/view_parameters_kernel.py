@@ -115,7 +115,7 @@ def fill_parameters(
 
     The results are written to the arrays of a `ViewParameters` (`crop` to `erase`).
 
-    `seed` and `epoch` (uint64) and `indices` (int64) are arguments of `sample_view_parameters`; `side` is the size of
+    `seed` and `epoch` (uint64) and `indices` (int64) are arguments to `sample_view_parameters`; `side` is the size of
     the images. `crop_kind` is 0 for no crop, 1 for a resized crop with the ranges `scale` and `ratio`, and 2 for a
     padded crop with a border of `border` pixels. The order of `probabilities` is flip, jitter, grayscale, affine map,
     erasing, blur and solarization; the order of `strengths` is brightness, contrast, saturation and hue. `blur_sigmas`

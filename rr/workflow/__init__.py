@@ -1,1 +1,1 @@
-"""The grid and its records, suites, and the commands `rr plan`, `rr verify` and `rr sync`."""
+"""The grid and its records, suites, and the `rr plan`, `rr verify` and `rr sync` commands."""

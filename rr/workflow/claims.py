@@ -14,7 +14,7 @@ _MAX_SEEDS = 1000
 
 
 def grid_claims(params: Params) -> list[ClaimConfig]:
-    """Return the claims of all grids, without duplicates."""
+    """Return the claims in all grids, without duplicates."""
     claims: list[ClaimConfig] = []
     for grid in params.grid:
         claims += [claim for claim in grid.claims if claim not in claims]
@@ -30,7 +30,7 @@ def claim_sha256(claim: ClaimConfig, protocol_settings: dict[str, Any]) -> str:
 
 
 def grid_claim_hashes(params: Params) -> list[str]:
-    """Return the hash of each claim of all grids."""
+    """Return the hash of each claim in all grids."""
     return [claim_sha256(claim, to_jsonable_python(params.protocols[claim.protocol])) for claim in grid_claims(params)]
 
 

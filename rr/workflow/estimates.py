@@ -23,7 +23,7 @@ _LABEL_BYTES = 8  # size of one DeepCluster cluster label
 
 @dataclass(frozen=True)
 class MakespanBounds:
-    """The time that a set of runs takes on several GPUs, each with one run at a time, in the unit of the durations.
+    """How long a set of runs takes on several GPUs that each train one run at a time, in the unit of the durations.
 
     Attributes:
         longest_first: time if the longest runs start first.
@@ -69,7 +69,7 @@ def estimate_io(
     image_bytes = num_images * estimate_image_bytes(dataset)
     is_read_once = dataset.stored_size is None and image_bytes <= MAX_RESIDENT_BYTES
     backbone_config = params.backbones.get(run.backbone)
-    # Users' own classes may read values of tensors when they are built, and tensors on the `meta` device have none.
+    # Users' own classes may read tensor values when they are built, and tensors on the `meta` device have no values.
     is_own = is_extension_kind(config.kind) or isinstance(backbone_config, ExtensionBackboneConfig)
     with torch.device("cpu" if is_own else "meta"):
         backbone = backbones.build(run.backbone, dataset.image_size, backbone_config)
@@ -124,8 +124,8 @@ class _NetworkSize(NamedTuple):
 def _measure_network(name: str, image_size: int, config: ExtensionBackboneConfig | None) -> _NetworkSize:
     """Build a backbone and pass an image through it, without changing torch's random state.
 
-    If possible, a large image is replaced by a smaller one, and the number of outputs is extrapolated. The device
-    `meta` is not used, because a forward pass on it loads torch._dynamo, which takes a second.
+    If possible, a large image is replaced by a smaller one, and the number of outputs is extrapolated. The `meta`
+    device is not used, because a forward pass on it loads torch._dynamo, which takes a second.
     """
     num_outputs = 0
 

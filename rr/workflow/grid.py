@@ -14,7 +14,7 @@ def dataset_names(params: Params) -> list[str]:
 
 
 def describe_replaced(before: Params, after: Params) -> str:
-    """Return lines about what a new grid replaces: former datasets and removed claims; or "" if there is nothing."""
+    """Return lines about the former datasets that a new grid replaces and the claims that it removes, or ""."""
     old, new = (dict.fromkeys(name for grid in params.grid for name in grid.dataset) for params in (before, after))
     text = f"\nreplaced: the former grid, which trained on {', '.join(old)}" if old and old != new else ""
     num_claims = sum(len(grid.claims) for grid in before.grid)

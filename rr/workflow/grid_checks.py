@@ -53,7 +53,7 @@ _FIXED_SIZES = {
         slimagenet.CLASSES,
     ),
 }  # fmt: skip
-# Environment variables set in cluster jobs. The jobs of a grid may run on different machines.
+# Environment variables set in cluster jobs. A grid's jobs may run on different machines.
 _CLUSTER_VARIABLES = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")
 
 
@@ -200,7 +200,7 @@ def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, n
 
 
 def _find_finetuning_memory_problem(params: Params, evaluation: paths.EvaluationPaths, device: str) -> str | None:
-    """Return why a step of finetuning does not fit in memory, or None, like `find_memory_problem`."""
+    """Return why a finetuning step does not fit in memory, or None, like `find_memory_problem`."""
     config = params.protocols[evaluation.protocol]
     if not isinstance(config, FinetuneConfig):
         return None
@@ -210,7 +210,7 @@ def _find_finetuning_memory_problem(params: Params, evaluation: paths.Evaluation
         labeled = target.train_labels[target.train_labels >= 0]
         num_images = min(num_images, len(choose_labeled_rows(labeled, config, evaluation.pretraining.seed)))
     backbone = evaluation.pretraining.backbone
-    step = f"a step of the protocol {evaluation.protocol} on {evaluation.target} with {backbone}"
+    step = f"a step of the {evaluation.protocol} protocol on {evaluation.target} with {backbone}"
     remedy = f"batch_size of protocols.{evaluation.protocol}"
     return _describe_missing_memory(params, backbone, evaluation.target, num_images, "float32", device, step, remedy)
 
@@ -250,7 +250,7 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     for run in different.values():
         try:
             estimate_pretrain_output_bytes(params, run)
-        except UserError as error:  # a faulty backbone of the user's own
+        except UserError as error:  # the user's own backbone is faulty
             problems.append(str(error))
     evaluations = {  # ignores seeds and methods
         (run.pretraining.backbone, run.target, run.protocol): run
@@ -274,7 +274,7 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
             num_bytes = estimate_features_bytes(params, extraction, num_images[extraction.target])
             needed[_find_disk(extraction.folder)] += num_bytes
     return [
-        f"the betons, weights and features of the grid need {num_bytes / 1e9:,.1f} GB on the disk at "
+        f"the grid's betons, weights and features need {num_bytes / 1e9:,.1f} GB on the disk at "
         f"{disk.mount_point}, but {disk.free / 1e9:,.1f} GB are free: free some space, or remove datasets from "
         "grid.data in params.yaml"
         for disk, num_bytes in needed.items()
@@ -292,7 +292,7 @@ class _Disk:
 
 
 def _find_disk(folder: Path) -> _Disk:
-    """Return the disk on which a folder is or, if it is missing, will be created."""
+    """Return the disk that holds a folder or, if the folder is missing, the disk on which it will be created."""
     path = folder.resolve()
     mount_point = next(parent for parent in (path, *path.parents) if parent.is_mount())
     usage = shutil.disk_usage(mount_point)

@@ -34,7 +34,7 @@ _STORED_SIZES = (160, 256)  # 256 preserves detail in small crops; below 160, ph
 _MAX_IMAGES_OF_LARGEST_SIZE = 100_000  # 3 GB as JPEG
 _BASE = "relational"
 _LABELED_PROTOCOLS = ("linear", "knn", "retrieval")
-_UNLABELED_PROTOCOLS = ("embedding",)  # for images that those three cannot evaluate
+_UNLABELED_PROTOCOLS = ("embedding",)  # for images with which the three protocols above cannot be used
 
 
 class PretrainingSettings(NamedTuple):
@@ -53,8 +53,8 @@ def choose_image_size(median_side: int) -> int:
 def choose_stored_size(median_side: int, num_images: int) -> int | None:
     """Return the size at which photographs are stored, or None if squares of the image size are stored instead.
 
-    The size is 256 or, if this exceeds the images' median shorter side or there are more than 100,000 images, 160. If
-    160 also exceeds the median shorter side, the images are stored as squares.
+    The size is 256. It is 160 if 256 exceeds the images' median shorter side, or if there are more than 100,000 images.
+    If 160 also exceeds the median shorter side, the images are stored as squares.
     """
     sizes = _STORED_SIZES if num_images <= _MAX_IMAGES_OF_LARGEST_SIZE else _STORED_SIZES[:1]
     return max((size for size in sizes if size <= median_side), default=None)
@@ -170,7 +170,7 @@ def make_source_config(
 
     Args:
         path: the folder or file.
-        name: the dataset's name; by default, that of the folder or file.
+        name: the dataset's name; defaults to that of the folder or file.
         params: the contents of `params_file`.
         params_file: the parameter file.
         use_labels: whether folder names or a column may serve as labels.
@@ -217,7 +217,7 @@ def make_source_config(
 
 
 def _may_contain_images(path: Path) -> bool:
-    """Return whether a Parquet file has a column that may contain images. If it cannot be read, the answer is yes."""
+    """Return whether a Parquet file has a column that may contain images, or True if the file cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -251,7 +251,7 @@ def add_dataset(text: str, name: str, source: dict[str, str], image_size: int, s
 def set_grid_for_dataset(
     text: str, name: str, class_names: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray
 ) -> str:
-    """Return the text of a parameter file whose grid trains and, if possible, evaluates on the dataset `name`.
+    """Return the text of a parameter file whose grid trains on the dataset `name` and, if possible, evaluates on it.
 
     A method with the settings from `choose_settings` is added. The grid also includes random weights as a lower bound,
     and the protocols that the labels and the number of images allow. Without labels, the protocol is `embedding`.
@@ -264,7 +264,7 @@ def set_grid_for_dataset(
         test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
 
     Raises:
-        UserError: if the file does not define the method `relational`, or if there are fewer than two training images.
+        UserError: if the file does not define the `relational` method, or if there are fewer than two training images.
     """
     if len(train_labels) < 2:
         raise UserError(
@@ -313,13 +313,13 @@ def format_dataset_entry(name: str, source: dict[str, str]) -> str:
 def explain_entry(what: str, params_file: Path) -> str:
     """Return the end of a message that asks the user to add `what`, such as an entry, to the parameter file."""
     create = "" if params_file.is_file() else f"run `rr init` without arguments, which creates {params_file}, "
-    return f"{create}add {what} to the section `datasets` of {params_file}, and run the same command again"
+    return f"{create}add {what} to the `datasets` section of {params_file}, and run the same command again"
 
 
 def describe_new_dataset(params: Params, path: Path, name: str, test_labels: np.ndarray) -> str:
     """Return a few lines that describe what the parameter file at `path` now contains and which commands to run next.
 
-    `test_labels` has the label of each test image, int64 (N_test,); -1 if unlabeled.
+    `test_labels` contains the label of each test image, int64 (N_test,); -1 if unlabeled.
     """
     method = _method_name(name)
     settings: Any = params.methods[method]
@@ -331,7 +331,7 @@ def describe_new_dataset(params: Params, path: Path, name: str, test_labels: np.
     if not grid.target:
         reason = "too few test images"
         if len(test_labels) > 0 and test_labels.min() == test_labels.max() != -1:
-            reason = "all test images belong to one class, and they are too few for an evaluation without labels"
+            reason = "all test images belong to one class, and there are too few for an evaluation without labels"
         evaluations = f"no evaluations: {reason}"
     message = (
         f"{path}: dataset {name} with images of {size}; method {method} with {settings.views} views per "

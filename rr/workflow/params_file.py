@@ -1,4 +1,4 @@
-"""Edit a parameter file, and keep its comments and its style."""
+"""Edit a parameter file without changing its comments or its style."""
 
 import io
 import shutil
@@ -29,7 +29,7 @@ def dump_yaml(yaml: YAML, content: Any) -> str:
 
 
 def set_axis(grid: Any, axis: str, values: list[Any]) -> None:
-    """Replace the list of a grid axis, and keep the style and the comment of its line.
+    """Replace the list of a grid axis, and keep the line's style and comment.
 
     There is one exception: if an empty list replaces a list with one value per line, the comment is lost, because
     ruamel.yaml would write an invalid file.
@@ -49,7 +49,7 @@ def require_single_grid(text: str, path: Path) -> None:
 
 
 def write_params(path: Path, text: str) -> None:
-    """Replace a parameter file that exists, but not a link to it, and keep its permissions and its line endings."""
+    """Replace an existing parameter file, but not a link to it, and keep its permissions and its line endings."""
     path = path.resolve()
     if b"\r\n" in path.read_bytes():
         text = text.replace("\n", "\r\n")

@@ -1,4 +1,4 @@
-"""Repeat the last epoch of a finished run from its saved starting state, to check that the results are the same."""
+"""Rerun the last epoch of a finished run from its saved starting state, to check that the results are the same."""
 
 import csv
 import math
@@ -15,18 +15,18 @@ from rr.pretrain.checkpoint import load_epoch_start
 from rr.pretrain.job import Job
 from rr.pretrain.loop import Trainer, format_history, save_method
 
-# On a different kind of machine, additions happen in a different order, and rounding differences grow with each step.
+# On a different kind of machine, values are added in a different order, and rounding differences grow with each step.
 _TOLERANCES = {"loss": {"rel_tol": 0.02}, "accuracy": {"rel_tol": 0.0, "abs_tol": 0.02}}
 
 
 @dataclass(frozen=True)
 class RecomputedEpoch:
-    """The last epoch of a run, as recorded and as repeated.
+    """The last epoch of a run: the recorded results and those of the rerun.
 
     Attributes:
         recorded: the epoch's row in the history, as the text of each column.
-        repeated: the row that the repetition produces.
-        equal_weights: whether the repetition produces the same backbone file, byte for byte.
+        repeated: the row that the rerun produces.
+        equal_weights: whether the rerun produces the same backbone file, byte for byte.
     """
 
     recorded: dict[str, str]
@@ -42,11 +42,11 @@ class RecomputedEpoch:
 def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
     """Return a description of the first difference, or None.
 
-    If `exact` is true, all results must be identical, bit for bit. Otherwise, the loss may differ by 2 % and the
-    accuracy by 0.02, and nothing else is compared.
+    If `exact` is true, all results must be identical, bit for bit. Otherwise, the loss may differ by up to 2 % and the
+    accuracy by up to 0.02, and nothing else is compared.
     """
     for column, recorded in epoch.recorded.items():
-        repeated = epoch.repeated.get(column, "")  # a metric that only earlier epochs have is empty
+        repeated = epoch.repeated.get(column, "")  # empty for a metric that only earlier epochs have
         if repeated == recorded or not (exact or column in _TOLERANCES):
             continue
         are_numbers = bool(repeated and recorded)  # a method may return no accuracy
@@ -58,7 +58,7 @@ def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
 def recompute_last_epoch(
     job: Job, beton: Path, run: paths.PretrainPaths, *, device: str, threads: int
 ) -> RecomputedEpoch:
-    """Repeat the last epoch of a training run in this process, without changing any of the run's files."""
+    """Rerun the last epoch of a training run in this process, without changing any of the run's files."""
     recorded = _read_history(run.history.read_text(encoding="utf-8"))
     torch.manual_seed(job.seed)
     data = open_split(beton, job.preprocessing, threads=threads)

@@ -28,7 +28,7 @@ CODE_SUFFIXES = (".py", ".html", ".css", ".js", ".md", ".csv")
 _REMEDY = (
     "run `make setup` here, and use .venv/bin/rr in this folder"
     if runs_from_git_clone()
-    else "run `rr init` here, which links the folder rr to the installed code"
+    else "run `rr init` here, which links the rr folder to the installed code"
 )
 _SECTIONS = ("params", "inputs", "code", "outputs")
 
@@ -72,7 +72,7 @@ class RunRecorder:
         inputs: hashes of its inputs.
         code: hashes of its modules.
         facts: entries that the stage adds to the record.
-        earlier_sessions: for a run that was interrupted, the earlier processes, with `started` and `seconds`.
+        earlier_sessions: for a run that was interrupted, the earlier processes, each with `started` and `seconds`.
     """
 
     params: dict[str, Any]
@@ -186,7 +186,7 @@ def load_record(folder: Path) -> dict[str, Any]:
 
 
 def recorded_sha256(path: Path) -> str:
-    """Return the hash of a file that a stage has written, as in the record of that stage.
+    """Return the hash of a file written by a stage, as stored in that stage's record.
 
     Raises:
         UserError: if the record is missing or damaged.

@@ -1,10 +1,10 @@
 """Change three behaviors of Snakemake: when it deletes outputs, how it notices changes, and how often it hashes files.
 
-- By default, Snakemake deletes a job's outputs before the job runs and after it fails. Its flag `update()` keeps the
+- By default, Snakemake deletes a job's outputs before the job runs and after it fails. Its `update()` flag keeps the
   outputs, but copies every file first and records failed jobs as successful. In DVC, `persist: true` keeps them.
 - Snakemake compares a job's parameters, code and inputs with its own metadata. If there is no metadata, or if DVC has
-  written or restored the outputs since then, it would accept outputs of other parameters, code or inputs, or repeat
-  jobs whose outputs are up to date.
+  written or restored the outputs since then, it would accept outputs of other parameters, code or inputs, or rerun jobs
+  whose outputs are up to date.
 - Snakemake hashes each input of a job once for every output of the job.
 """
 
@@ -48,9 +48,9 @@ def patch_snakemake() -> None:
     """Patch Snakemake in this process.
 
     - A failed or killed job keeps its previous outputs and their metadata. This works because `rr` replaces a stage's
-      outputs only when all new ones are complete. Outputs that a job has replaced before it fails are incomplete.
+      outputs only when all new ones are complete. Outputs that a job replaced before it failed count as incomplete.
     - The parameters, code and inputs of a job are compared with the record of its outputs. Snakemake's own metadata
-      count only if there is no record, or if the record is damaged.
+      counts only if there is no record, or if the record is damaged.
     - An unchanged file is hashed only once in this process.
 
     The Snakefile calls this function, so it also takes effect in the processes that Snakemake starts on the nodes of a
@@ -118,7 +118,7 @@ def patch_snakemake() -> None:
     def input_checksums_in_record(persistence: PersistenceBase, job: Job, file: str) -> set[Any]:
         if not _matches_record(job):
             return input_checksums(persistence, job, file)
-        # Edits of comments do not change the recorded hashes of code, so any version of these files is accepted.
+        # Edits to comments do not change the recorded hashes of code, so any version of these files is accepted.
         sha256 = file_sha256(Path(file)) if file in _code_inputs(job) else recorded_sha256(Path(file))
         return {f"sha256:{sha256}"}
 
@@ -160,7 +160,7 @@ def _matches_record(job: Job) -> bool | None:
     return _matches[version]
 
 
-# The result for each version of a record. If an input changes later, Snakemake repeats the job without this comparison,
+# The result for each version of a record. If an input changes later, Snakemake reruns the job without this comparison,
 # because the job that wrote the input has run.
 _matches: dict[tuple[Path, int], bool | None] = {}
 

@@ -1,6 +1,6 @@
 """List the stage runs of the grid, with the parameters and files that each run depends on.
 
-The Snakefile, the records and `rr verify` use this module. `dvc.yaml` has to repeat its contents in YAML, and a test
+The Snakefile, the records and `rr verify` use this module. `dvc.yaml` has to repeat this list in YAML, and a test
 checks that the two agree.
 """
 
@@ -18,7 +18,7 @@ from rr.params.extensions import extension_module_files, is_extension_kind
 from rr.workflow.grid import dataset_names, evaluations, extractions, pretrainings
 
 # Dotted paths into params.yaml. A name in braces stands for the value of that option on the stage's command line. The
-# section `backbones` has entries only for networks from the user's own modules.
+# `backbones` section has entries only for networks from the user's own modules.
 STAGE_PARAMETERS = {
     "fetch": ("datasets.{dataset}.source",),
     "convert": ("datasets.{dataset}",),

@@ -27,7 +27,7 @@ _SECTIONS = {"grid", "methods"}
 
 
 def describe_suites() -> dict[str, str]:
-    """Return the first sentence of the comment in each suite's file, by suite name.
+    """Return the first sentence of the comment in each suite file, by suite name.
 
     Raises:
         UserError: if the current folder is not a project.
@@ -42,7 +42,7 @@ def describe_suites() -> dict[str, str]:
 
 
 def suite_text(name: str) -> str:
-    """Return the text of a suite's file.
+    """Return the contents of a suite file as text.
 
     Raises:
         UserError: if the suite is unknown.
@@ -149,29 +149,29 @@ def load_suite(name: str) -> dict[str, Any]:
 
 def _validate_suite(suite: Any, where: str) -> None:
     if not isinstance(suite, dict) or not set(suite) <= _SECTIONS or "grid" not in suite:
-        raise UserError(f"{where}: a suite must have the section 'grid' and may have 'methods', but no other sections")
+        raise UserError(f"{where}: a suite must have a 'grid' section and may have 'methods', but no other sections")
     grid, methods = suite["grid"], suite.get("methods", {})
     if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
-        raise UserError(f"{where}: the section 'grid' must contain only lists, such as seed: [1, 2]")
+        raise UserError(f"{where}: the 'grid' section must contain only lists, such as seed: [1, 2]")
     if not isinstance(methods, dict) or not all(
         isinstance(changes, dict) and isinstance(changes.get("base", ""), str) for changes in methods.values()
     ):
         raise UserError(
-            f"{where}: the section 'methods' must contain only mappings whose 'base' is the name of a method, such as "
+            f"{where}: the 'methods' section must contain only mappings whose 'base' is the name of a method, such as "
             "wide: {base: relational, views: 8}"
         )
     axes = [name for name, field in GridConfig.model_fields.items() if field.is_required()]
     if missing := [axis for axis in axes if axis not in grid]:
         raise UserError(
-            f"{where}: the section 'grid' replaces the grid in params.yaml, and lacks {', '.join(missing)}: add them"
+            f"{where}: the 'grid' section replaces the grid in params.yaml, but lacks {', '.join(missing)}: add them"
         )
 
 
 def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> list[str]:
     """Add each variant to `methods`, as a full copy of its `base` with some values changed.
 
-    `methods` is the section `methods` of a parameter file, which is modified in place. `variants` maps the names of the
-    variants to their changes. `suite` is the suite name for error messages.
+    `methods` is the `methods` section of a parameter file, which is modified in place. `variants` maps the names of the
+    variants to their changes. `suite` is the suite name, which is used in error messages.
 
     Returns:
         The names of the methods that existed with different values and were replaced.

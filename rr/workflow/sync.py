@@ -1,4 +1,4 @@
-"""Register outputs with DVC, so that it does not repeat what Snakemake or a user has run.
+"""Register outputs with DVC, so that it does not rerun what Snakemake or a user has run.
 
 Snakemake needs no registration, because it compares the runs with their records (`rr.workflow.snakemake_patch`).
 """
@@ -40,17 +40,17 @@ def sync_dvc(params: Params) -> tuple[int, int]:
 
 
 def was_started_by_dvc() -> bool:
-    """Return whether DVC has started this process."""
+    """Return whether DVC started this process."""
     return "DVC_STAGE" in os.environ  # DVC sets it for the commands that it runs
 
 
 def was_started_by_engine() -> bool:
-    """Return whether DVC or Snakemake has started this process."""
+    """Return whether DVC or Snakemake started this process."""
     return was_started_by_dvc() or "RR_ENGINE" in os.environ  # the Snakefile sets RR_ENGINE
 
 
 def was_started_by_user() -> bool:
-    """Return whether a user, not an engine, has started this process, in a folder that both engines can use."""
+    """Return whether a user, not an engine, started this process in a folder that both engines can use."""
     return not was_started_by_engine() and Path(".dvc").is_dir() and Path("dvc.yaml").is_file()
 
 
@@ -79,7 +79,7 @@ def register_run(run: StageRun, params: Params) -> None:
         _register_with_dvc([current])
     except (UserError, OSError, KeyboardInterrupt) as error:
         print(
-            f"rr: DVC could not register this run and would repeat it ({_summarize(error)}): run rr sync later",
+            f"rr: DVC could not register this run and would rerun it ({_summarize(error)}): run rr sync later",
             file=sys.stderr,
         )
         if isinstance(error, KeyboardInterrupt):

@@ -30,8 +30,8 @@ _MIN_IMAGE_SIZE = 32  # pixels
 _FIRST_WORK = 2**14  # total pixels of the first step's views: 16 views of 32 x 32 pixels
 # Steps of networks with more parameters are not timed, because a small step would mostly consist of the weight update.
 _MAX_TIMED_PARAMETERS = 5_000_000
-# Duration of a training step, in forward passes of the backbone in eval mode. RotationNet trains on four rotations of
-# each view, and BYOL has a second network without a backward pass.
+# Duration of a training step, measured in forward passes of the backbone in eval mode. RotationNet trains on four
+# rotations of each view, and BYOL has a second network without a backward pass.
 _FORWARD_PASSES_PER_STEP = 3.5
 _FORWARD_PASSES_OF_METHODS = {"rotation": 4 * 3.5, "byol": 3.5 + 1}
 _REPEAT_BELOW_SECONDS = 0.1
@@ -44,7 +44,7 @@ _STEPS_PER_EPOCH = 50
 
 
 class StopTraining(Exception):
-    """Raised by the callback `on_step` to end `train_until_stopped`."""
+    """Raised by the `on_step` callback to end `train_until_stopped`."""
 
 
 def train_until_stopped(
@@ -140,7 +140,7 @@ class StepTimer:
         the full training step if possible, and otherwise a step with fewer images, views or pixels. The duration of the
         full step is extrapolated from these two steps, in proportion to the additional pixels. For a network with many
         parameters, only forward passes are timed. On a GPU, only the full step is timed, because a step of any other
-        size would have to be compiled too.
+        size would also have to be compiled.
         """
         full = _StepShape(config.batch_size, config.views, self.preprocessing.image_size)
         num_views = full.images * full.views
@@ -234,13 +234,13 @@ class StepTimer:
 
 
 def _views_per_image_in_all_epochs(config: Any) -> int:
-    """Return how many views of each image a run uses in all of its epochs together."""
+    """Return how many views of each image a run uses over all its epochs."""
     views: int = config.views * config.epochs
     return views
 
 
 def _step_duration_in_forward_passes(config: Any) -> float:
-    """Return the approximate duration of a training step, in eval-mode forward passes of the backbone."""
+    """Return the approximate duration of a training step, measured in eval-mode forward passes of the backbone."""
     return _FORWARD_PASSES_OF_METHODS.get(config.kind, _FORWARD_PASSES_PER_STEP)
 
 
@@ -259,7 +259,7 @@ def measure_views_per_second(
 
     On a CPU, all measurements together take about 2.5 seconds plus one second for each pair of a backbone and an image
     size, unless the machine is busy. The methods with the most views are measured first. If time runs out, the others
-    are assumed to be as fast as the fastest method of the same pair. A message on stderr announces the measurements.
+    are assumed to be as fast as the fastest method for the same pair. A message on stderr announces the measurements.
     """
     from rr import backbones
     from rr.compute.torch_threads import configure_torch

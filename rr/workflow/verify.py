@@ -88,9 +88,9 @@ def find_mismatches(
 
 
 def check_unchanged_during_run(run: StageRun, params_file: Path) -> None:
-    """Raise UserError if parameters, code or inputs of a run have changed between its start and now.
+    """Raise UserError if parameters, code or inputs of a run have changed since it started.
 
-    Both engines record them as they are when a stage has ended. If the stage did not fail, the engines would therefore
+    Both engines record them as they are when a stage ends. If the stage did not fail, the engines would therefore
     consider its outputs up to date. Inputs are compared by the hashes in the records of the stages that wrote them.
     """
     try:
@@ -116,9 +116,10 @@ def find_grid_mismatches(params: Params, *, allow_missing: bool = False) -> list
 
 
 def count_comparable_files(runs: list[StageRun]) -> tuple[int, int]:
-    """Return how many records, inputs and outputs of the runs can be compared, and how many cannot, each counted once.
+    """Return how many of the runs' records, inputs and outputs can be compared, and how many cannot.
 
-    A file cannot be compared if it is missing, or if no run that has a record reads or writes it.
+    Each file is counted once. A file cannot be compared if it is missing, or if none of the runs that read or write it
+    has a record.
     """
     recorded = [run for run in runs if paths.record_file(run.folder).is_file()]
     files, recorded_files = (
@@ -144,7 +145,7 @@ def find_grid_changed_files(params: Params) -> list[str]:
 def _check_runs(
     command: str, runs: list[StageRun], check: Callable[[StageRun], list[str]]
 ) -> list[tuple[StageRun, list[str]]]:
-    """Return each run with the messages from `check`, and show progress for `command` meanwhile."""
+    """Return each run with the messages from `check`, and show progress for `command` while checking."""
     checked_runs = []
     with Progress(command, len(runs), "runs", note="comparing files with their records") as progress:
         for run in runs:

@@ -3,7 +3,8 @@
     make test-cluster
 
 An interrupted training run must continue, and its files must be identical to the files of a run without Slurm. Both
-nodes of the cluster are this machine. The tests need root, because slurmd starts each job as the user who submitted it.
+nodes of the cluster run on this machine. The tests need root, because slurmd starts each job as the user who submitted
+it.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ ENVIRONMENT = engine_calls.ENVIRONMENT | {
 }
 SLURM = str(ROOT / "tests/cluster/slurm.sh")
 SMOKE_SUITE = ("--configfile", "workflow/suites/smoke.yaml")
-# The plugin polls a cluster every 40 seconds. This cluster has nothing else to do.
+# By default, the plugin polls a cluster every 40 seconds. This cluster can be polled more often.
 PROFILE = (
     "--profile", "workflow/profiles/slurm", "--slurm-init-seconds-before-status-checks", "1",
     "--seconds-between-status-checks", "1",
@@ -94,7 +95,7 @@ def start_snakemake(folder: Path, *arguments: str, **environment: str) -> subpro
 
 
 def snakemake_output(folder: Path) -> str:
-    """Return what Snakemake has printed."""
+    """Return what Snakemake printed."""
     return (folder / "snakemake.txt").read_text()
 
 
@@ -227,12 +228,12 @@ def test_distributed_training_continues(slurm: Path, converted_project: Path) ->
 
 
 def test_preempted_training_continues(slurm: Path, reference_project: Path, converted_project: Path) -> None:
-    """Let a job in a partition with priority take both nodes. The state is saved within the grace period."""
+    """Let a job in a higher-priority partition take both nodes. The state is saved within the grace period."""
     process = start_snakemake(converted_project, WEIGHTS, *PROFILE, *SMOKE_SUITE)
     wait_for(checkpoint_path(converted_project).exists, process, converted_project)
     call("srun", "--partition=urgent", "--nodes=2", "--exclusive", "true")
     assert wait(process) == 0, snakemake_output(converted_project)
-    # The job ended by itself, so Snakemake submitted it again, not Slurm.
+    # The job ended by itself, so Snakemake, not Slurm, submitted it again.
     assert [job.state for job in list_pretrain_jobs(converted_project)] == ["FAILED", "COMPLETED"]
     assert "rr: terminated: run the same command again to continue" in snakemake_output(converted_project)
     epoch, step = resume_position(converted_project)
@@ -303,7 +304,7 @@ def test_sbatch_script_requeues_only_after_saved_checkpoint(
 
 
 def test_concurrent_jobs_get_different_gpus(slurm: Path, converted_project: Path) -> None:
-    """The default profile's limit of one GPU job is local. Both jobs fit on one node, so they need different GPUs."""
+    """The default profile limits only local GPU jobs to one. Both jobs fit on one node, so they need different GPUs."""
     text = (converted_project / "workflow/suites/smoke.yaml").read_text()
     (converted_project / "two.yaml").write_text(text.replace("seed: [1]", "seed: [1, 2]"))
     command = "echo gpu=$CUDA_VISIBLE_DEVICES job=$SLURM_JOB_ID > {log}; sleep 600"

@@ -34,7 +34,7 @@ RUN_FOLDER = Path("runs/pretrain/shapes/conv4/relational/1")
 CHECKPOINT = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
 HISTORY = Path("runs/history/shapes/conv4/relational/1.csv")
 RR = (sys.executable, "-m", "rr")
-LOST_PROCESS = "rr: another process of this run has ended or does not respond"
+LOST_PROCESS = "rr: another process of this run has ended or is not responding"
 
 
 @given(st.integers(1, 40), st.integers(0, 300), st.integers(0, 300))
@@ -126,7 +126,7 @@ def continue_with_torchrun() -> tuple[int, int]:
 
 
 def checkpoint_inode() -> int | None:
-    """Return the inode number of the checkpoint. It is missing for a moment while it is replaced (None)."""
+    """Return the checkpoint's inode number, or None if the file is missing for a moment while it is replaced."""
     try:
         return CHECKPOINT.stat().st_ino
     except FileNotFoundError:
@@ -134,7 +134,7 @@ def checkpoint_inode() -> int | None:
 
 
 def torchrun_workers(torchrun_pid: int) -> list[int]:
-    """Return the process ids of the workers that torchrun has started."""
+    """Return the process ids of the workers that torchrun started."""
     children = Path(f"/proc/{torchrun_pid}/task/{torchrun_pid}/children").read_text().split()
     return [pid for pid in map(int, children) if b"--dataset" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
@@ -205,7 +205,7 @@ def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: P
 
     assert rr(*EXTRACT).code == 0
     assert rr(*EVALUATE, "knn").code == 0
-    # A single process computes the same values up to rounding errors. They grow with each epoch (measured: 1e-5 to
+    # A single process computes the same values up to rounding errors, which grow with each epoch (measured: 1e-5 to
     # 2e-3).
     two = np.genfromtxt(HISTORY, delimiter=",", names=True)
     shutil.rmtree(RUN_FOLDER)

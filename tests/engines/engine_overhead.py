@@ -5,7 +5,7 @@
     python tests/engines/engine_overhead.py --engine both --suite cifar --seeds 4
 
 The files, the rules and the schedulers are real, but a small program replaces `rr`. It writes the outputs of a stage, a
-few bytes each; for `pretrain`, it first sleeps for `--seconds`. The measured times are printed as JSON, in seconds.
+few bytes each. For `pretrain`, it first sleeps for `--seconds`. The measured times are printed as JSON, in seconds.
 """
 
 import argparse
@@ -136,7 +136,7 @@ def measure_dvc(params: Params) -> dict[str, Any]:
 
 
 def measure_both(params: Params, gpus: int) -> dict[str, Any]:
-    """Measure the part of `rr sync` after its check of the records, which the fake `rr` does not write."""
+    """Measure the part of `rr sync` that follows its check of the records, which the fake `rr` does not write."""
     snakemake, _ = time_command(snakemake_command(params, gpus))
     commit, _ = time_command(["dvc", "commit", "--force"])
     return {"snakemake": snakemake, "dvc_commit": commit, **measure_dvc_after_grid(params)}
@@ -163,7 +163,7 @@ def measure_dvc_after_grid(params: Params) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the measurements from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engine", choices=["snakemake", "dvc", "both"], required=True)
     parser.add_argument("--suite", default="cifar")

@@ -1,4 +1,4 @@
-"""Kill a run at random moments, run the same command again, and compare the results with an undisturbed run.
+"""Kill a run at random moments, run the same command again, and compare the results with those of an undisturbed run.
 
     python tests/engines/kill_loop.py --engine dvc --kills 50 --seed 1
 
@@ -259,13 +259,13 @@ def run_and_kill(folder: Path, command: list[str], seconds: float, results: Kill
     stages = interrupted_stages(folder, start_time)
     results.killed_stages.update(stages or ["no stage"])
     print(f"kill {results.kills} after {seconds:.1f} s: {', '.join(sorted(stages)) or 'no stage'}", flush=True)
-    if command[0] == "snakemake":  # Snakemake leaves its lock when it is killed
+    if command[0] == "snakemake":  # Snakemake leaves its lock behind when it is killed
         subprocess.run([BIN / "snakemake", "--unlock"], cwd=folder, env=ENVIRONMENT, capture_output=True)
     return False
 
 
 def main() -> None:
-    """Run the command line, and exit with 1 if there was an error."""
+    """Run the kill loop from the command line, and exit with code 1 if there was an error."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engine", choices=["dvc", "snakemake", "rr"], required=True)
     parser.add_argument("--kills", type=int, default=50)

@@ -1,4 +1,4 @@
-"""Test, with both engines, what editing the code of a project with finished runs makes out of date."""
+"""Test, with both engines, which stages become out of date when the code of a finished project is edited."""
 
 import os
 import re

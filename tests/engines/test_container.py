@@ -30,7 +30,7 @@ def test_image_is_installed_with_make() -> None:
 
 
 def test_image_has_the_packages_that_setup_needs() -> None:
-    """The image has the programs that setup.sh does not install, and a supported version of Python."""
+    """The image contains the programs that setup.sh does not install, and a supported version of Python."""
     [apt] = [words for words in instructions("RUN") if words[1] == "apt-get"]
     assert {"make", "git", "ca-certificates", "python3", "python3-dev", "python3-venv"} <= set(apt)
     assert instructions("FROM") == [["FROM", "debian:12"]]  # Python 3.11

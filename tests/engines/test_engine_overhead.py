@@ -18,7 +18,7 @@ STAGE_RUNS = {
     "extract": 2,
     "evaluate": 2,
     "report": 1,
-}  # the suite `smoke`, two seeds
+}  # the `smoke` suite with two seeds
 
 
 def measure(*arguments: str) -> dict[str, Any]:

@@ -160,8 +160,7 @@ def test_after_dvc_both_engines_are_up_to_date(dvc_project: Path) -> None:
     verify = call(dvc_project, "rr", "verify", "--recompute")
     assert "every artifact matches its record" in verify
     assert (
-        "/shapes/conv4/relational/1 was repeated, and the loss, accuracy and weights are the same, bit for bit"
-        in verify
+        "/shapes/conv4/relational/1 was rerun, and the loss, accuracy and weights are the same, bit for bit" in verify
     )
 
 
@@ -270,7 +269,7 @@ def test_failed_stage_keeps_the_former_outputs(
     if engine == "dvc":
         assert "Data and pipelines are up to date." in call(project, "dvc", "status")
     else:
-        call(project, "snakemake", "--unlock")  # Snakemake leaves its lock when it is killed
+        call(project, "snakemake", "--unlock")  # Snakemake leaves its lock behind when it is killed
         assert "Nothing to be done" in call(project, "snakemake", "-n")
 
 
@@ -311,7 +310,7 @@ def test_killed_engine_continues_to_the_same_bits(tmp_path: Path, dvc_project: P
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if engine[0] == "snakemake":
-        call(folder, "snakemake", "--unlock")  # Snakemake leaves its lock when it is killed
+        call(folder, "snakemake", "--unlock")  # Snakemake leaves its lock behind when it is killed
     call(folder, *engine)
     assert read_metrics(folder).items() <= read_metrics(dvc_project).items()
     weights = "runs/pretrain/shapes/conv4/relational/1/backbone.safetensors"
@@ -347,7 +346,7 @@ def test_snakemake_runs_several_suites(tmp_path: Path) -> None:
     assert "Nothing to be done" in call(folder, "snakemake", "-n", *suites)
     call(folder, "rr", "verify", "--params", ".rr/suites/one+two.yaml")
     assert params_file.read_text() == fewer_images  # the suites do not change the file
-    assert "suite three: a suite must have the section 'grid'" in call(
+    assert "suite three: a suite must have a 'grid' section" in call(
         folder, "snakemake", "-n", "--config", 'suites={"three": {"methods": {}}}', code=1
     )
 

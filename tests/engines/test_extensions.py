@@ -54,7 +54,7 @@ def test_edits_of_extensions_affect_only_the_runs_that_use_them(project: Path) -
     before = records(project)
     assert "Nothing to be done" in call(project, "snakemake", "-n")
 
-    # Adding a class and a backbone does not repeat any run.
+    # Adding a class and a backbone does not cause any rerun.
     (project / "workflow/extensions/other.py").write_text("CONSTANT = 1\n")
     params = (project / "params.yaml").read_text()
     entry = "  other: {kind: 'separable:Separable', width: 4, blocks: 1}\n"
@@ -68,7 +68,7 @@ def test_edits_of_extensions_affect_only_the_runs_that_use_them(project: Path) -
         "runs/features/own/separable/simsiam/1/own/features.safetensors",
         "runs/evaluate/own/conv4/random/1/own/nearest-mean/metrics.json",
     ):  # fmt: skip
-        assert f"{file} matches its record, so the stage was not repeated" in output
+        assert f"{file} matches its record, so the stage was not rerun" in output
     assert records(project) == before
     assert "every artifact matches its record" in call(project, "rr", "verify")
     assert "Data and pipelines are up to date." in call(project, "dvc", "repro")
@@ -93,7 +93,7 @@ def test_edits_of_extensions_affect_only_the_runs_that_use_them(project: Path) -
         if module != "nearest_mean":
             path.write_text(text)
 
-    # These runs, and the runs that depend on them, are repeated.
+    # These runs, and the runs that depend on them, are run again.
     plan = call(project, "snakemake", "-n")
     assert "protocol=nearest-mean" in plan
     assert "protocol=knn" not in plan

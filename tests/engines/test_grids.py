@@ -18,7 +18,7 @@ def write_unlabeled_images(folder: Path) -> None:
 
 
 def add_unlabeled_images(params: dict, folder: Path) -> None:
-    """Add the dataset `mine`, and reduce the grid to a single method."""
+    """Add the `mine` dataset, and reduce the grid to a single method."""
     source = {"kind": "imagefolder", "path": str(folder), "test_fraction": 0.25, "on_unreadable": "raise"}
     params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "image_size": 16}
     params["methods"]["relational"].update(epochs=1, views=2, batch_size=4)

@@ -27,7 +27,7 @@ def test_folder_becomes_a_report(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
     )  # fmt: skip
     wait_until(lambda: list(project.glob("runs/resume/photos/conv4/relational-photos/1/history.csv")), process)
-    process.send_signal(signal.SIGINT)  # only to this process; it must reach the stage that DVC runs
+    process.send_signal(signal.SIGINT)  # sent only to this process; it must reach the stage that DVC runs
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert output.rstrip().endswith("rr: interrupted: run the same command again to continue")

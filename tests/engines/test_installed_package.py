@@ -89,7 +89,7 @@ def test_commands_that_need_no_stage_work_without_the_extras(site: Path, tmp_pat
     ):
         process = run(site, tmp_path, sys.executable, "-c", WITHOUT_EXTRAS, *arguments)
         assert process.returncode == 0, process.stderr
-    assert "DVC could not register this run and would repeat it (rr sync: dvc cannot be imported" in process.stderr
+    assert "DVC could not register this run and would rerun it (rr sync: dvc cannot be imported" in process.stderr
 
 
 def test_missing_package_is_named_with_its_extra(site: Path, tmp_path: Path) -> None:

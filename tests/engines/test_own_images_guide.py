@@ -16,7 +16,7 @@ pytestmark = pytest.mark.engine
 
 
 def read_commands() -> list[str]:
-    """Return the commands of the guide, without those that no test runs."""
+    """Return the guide's commands, except those that no test runs."""
     blocks = list(read_blocks(ROOT / "docs/guides/own-images.md"))
     assert all(block.note for block in blocks)
     name = f"tests/engines/{Path(__file__).name}"

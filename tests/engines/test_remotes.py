@@ -67,7 +67,7 @@ run_simple("127.0.0.1", port, application, threaded=True)
 
 @contextmanager
 def s3_server(max_objects: int = 10**9, end: str = "gone", port: int = 0) -> Iterator[str]:
-    """Run an S3-compatible server on this machine with the bucket `results`, and yield its address."""
+    """Run an S3-compatible server on this machine with a `results` bucket, and yield its address."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))

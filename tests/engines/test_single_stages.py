@@ -16,7 +16,7 @@ IMAGES = Path("data/raw/shapes/images.parquet")
 
 @pytest.fixture(scope="module")
 def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Local copy of a small dataset. Its name contains a space."""
+    """A local copy of a small dataset. Its name contains a space."""
     folder = tmp_path_factory.mktemp("local copy")
     rng = np.random.default_rng(0)
     for number in range(60):
@@ -27,7 +27,7 @@ def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_only_from_a_local_copy(params: dict) -> None:
-    """Set a source for the dataset that does not exist unless --from specifies it."""
+    """Give the dataset a source path that does not exist, so that it can be read only with --from."""
     keep_one_evaluation(params)
     params["methods"]["relational"].update(epochs=1, views=2)
     params["datasets"]["shapes"].update(
@@ -99,7 +99,7 @@ def test_registration_with_a_locked_engine_prints_the_command_for_later(project:
         assert "could not register" not in output
         output = call(project, "rr", "convert", "--dataset", "shapes")
     assert (
-        "rr: DVC could not register this run and would repeat it (DVC could not commit the outputs: Unable to acquire "
+        "rr: DVC could not register this run and would rerun it (DVC could not commit the outputs: Unable to acquire "
         "lock): run rr sync later"
     ) in output
     call(project, "rr", "sync")

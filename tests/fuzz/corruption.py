@@ -1,6 +1,6 @@
 """Corrupt bytes and trees of values at random with a fixed seed, for the fuzz tests.
 
-The environment variable RR_FUZZ sets the number of rounds (40 by default, 1000 with RR_LONG=1). RR_FUZZ_SEED sets the
+The RR_FUZZ environment variable sets the number of rounds (40 by default, 1000 with RR_LONG=1). RR_FUZZ_SEED sets the
 seed. A failing test reports its round. The same values of both variables reproduce it.
 """
 
@@ -61,7 +61,7 @@ _MUTATIONS: list[_Mutation] = [
 
 
 def alter(tree: Any, rng: random.Random) -> None:
-    """Change one or two random nodes of a tree of dicts and lists in place: delete, rename or replace them."""
+    """Change one or two random nodes in a tree of dicts and lists in place: delete, rename or replace them."""
     for _ in range(rng.randint(1, 2)):
         nodes = list(_nodes(tree))
         if not nodes:
@@ -86,7 +86,7 @@ def alter(tree: Any, rng: random.Random) -> None:
 
 
 def alter_slightly(tree: Any, rng: random.Random) -> None:
-    """Swap two numbers of a tree of dicts and lists in place, or replace one by a number close to it."""
+    """Swap two numbers in a tree of dicts and lists in place, or replace one with a number close to it."""
     numbers = [(parent, key) for parent, key in _nodes(tree) if type(parent[key]) in (int, float)]
     (first, key), (second, index) = rng.choices(numbers, k=2)
     if rng.random() < 0.5:

@@ -89,7 +89,7 @@ def read_squares(path: Path, number: int) -> bool:
 
 
 def read_photographs(path: Path, number: int) -> bool:
-    """Return whether FFCV decodes the photographs twice to the same images. It does not notice a damaged JPEG."""
+    """Return whether FFCV decodes the photographs twice to the same images. FFCV does not notice a damaged JPEG."""
     data = PhotographBeton(path, SIZE, threads=1)
     order = np.random.default_rng(number).permutation(len(data))
     first, second = (np.concatenate([batch.copy() for batch in data.batches(order, 5)]) for _ in range(2))

@@ -41,7 +41,7 @@ DAMAGED = [
 
 
 class RandomTree:
-    """A random tree of folders, most of them with a usual layout.
+    """A random tree of folders, in most cases with a common layout.
 
     Attributes:
         root: root of the tree.

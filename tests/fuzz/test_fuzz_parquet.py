@@ -26,7 +26,7 @@ OTHER_FILES = ["README.md", ".gitattributes", ".cache/train.parquet", "x.json", 
 
 
 class RandomFiles:
-    """Random Parquet files, most of them with a usual layout.
+    """Random Parquet files, in most cases with a common layout.
 
     Attributes:
         root: folder of the files.

@@ -55,7 +55,7 @@ def faulty_folder(project: Path) -> Path:
 
 
 def test_fetch_counts_images_in_several_classes(project: Path, rr: RunRr) -> None:
-    """Two different files are in two classes each, and one file is twice in one class."""
+    """Two different files are in two classes each, and one file appears twice in one class."""
     root = save_tree(project / "images", {"cat": 8, "dog": 8})
     images = sorted((root / "cat").iterdir())
     for source, copy in zip(images, ("dog/copy0.png", "dog/copy1.png", "cat/copy2.png"), strict=False):
@@ -127,11 +127,11 @@ def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder
     assert record["params"]["datasets.mine.source"]["exclude"] == str(CHECK / "exclude.txt")
     outcome = rr("check", "mine")
     assert {kind for kind, *_ in read_findings()} == {"unusual size", "long image"}
-    assert (CHECK / "exclude.txt").read_text().splitlines() == excluded  # not only what this check has found
+    assert (CHECK / "exclude.txt").read_text().splitlines() == excluded  # not only what this check found
     assert outcome.out.splitlines()[-3] == "no further images to exclude"
     assert "to leave these images out" not in outcome.out
 
-    # A fault that is new.
+    # A new fault.
     save(faulty_folder / "train/dog/black.png", np.zeros((213, 213, 3), np.uint8))
     rr("fetch", "--dataset", "mine")
     outcome = rr("check", "mine")

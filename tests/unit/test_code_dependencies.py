@@ -24,7 +24,7 @@ def is_infrastructure(name: str, stage: str) -> bool:
 
 
 def imported_files(module: Path, function: str | None = None) -> set[Path]:
-    """Return the project's files that `module`, or one function of it, imports at any place in its code."""
+    """Return the project's files that `module`, or one function of it, imports anywhere in its code."""
     files = set()
     tree: ast.AST = ast.parse(module.read_text())
     if function:
@@ -39,7 +39,7 @@ def imported_files(module: Path, function: str | None = None) -> set[Path]:
             if name.split(".")[0] == "rr":
                 path = ROOT / name.replace(".", "/")
                 files |= {file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()}
-    # Importing a module runs the __init__.py of its packages too.
+    # Importing a module also runs the __init__.py of its packages.
     packages = {parent for file in files for parent in file.parents if parent.is_relative_to(ROOT / "rr")}
     return files | {package / "__init__.py" for package in packages if (package / "__init__.py").is_file()}
 
@@ -88,7 +88,7 @@ def test_no_stage_depends_on_infrastructure(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_stage_reads_its_own_source_or_docstrings(stage: str) -> None:
-    """An edit of comments and docstrings does not make a run out of date."""
+    """Editing comments and docstrings does not make a run out of date."""
     for path in code_files(stage):
         words = set(re.findall(r"\w+", (ROOT / path).read_text()))
         assert not words & {"__doc__", "getdoc", "getsource", "getsourcelines"}, path

@@ -1,4 +1,4 @@
-"""Tests of `rr verify --recompute`: which run is repeated, and how exactly its results must be the same."""
+"""Tests of `rr verify --recompute`: which run is rerun, and how closely its results must match."""
 
 import copy
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_result_must_be_exact_on_the_same_device_and_machine(
         {"machine": machine | {"versions": {"numpy": versions["numpy"]}}},  # of an earlier version of rr
         {"earlier_sessions": [session]},
     ):
-        with pytest.raises(UserError, match=f"epoch 3 of {RUN} has a different result .*: loss is 0.505 instead of"):
+        with pytest.raises(UserError, match=f"epoch 3 of {RUN} gives a different result .*: loss is 0.505 instead of"):
             repeat(**changes)
     for changes in (
         {"device": "cpu (99 cores)"},
@@ -67,7 +67,7 @@ def test_result_must_be_exact_on_the_same_device_and_machine(
         {"earlier_sessions": [session | {"machine": machine | {"processor": "another one"}}, session]},
     ):
         assert "are the same within the tolerance" in repeat(**changes)
-    # On a GPU, the order of some sums is not deterministic, also if the machine is the same.
+    # On a GPU, the order of some sums is not deterministic, even if the machine is the same.
     monkeypatch.setattr(device, "device_name", lambda name: record["device"])
     monkeypatch.setattr(commands, "load_record", lambda folder: record)
     assert "are the same within the tolerance" in commands._recompute_random_run(params, "cuda:0")

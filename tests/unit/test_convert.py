@@ -43,7 +43,7 @@ def smooth(number: int, size: tuple[int, int]) -> np.ndarray:
 
 @pytest.fixture
 def raw_path(tmp_path: Path) -> Path:
-    """A raw file of 24 training and 8 test images of eight sizes."""
+    """A raw file with 24 training and 8 test images in eight sizes."""
     images = [
         raw.EncodedImage("train" if number < 24 else "test", f"{number}.png", encode(smooth(number, size)), number % 2)
         for number, size in enumerate(SIZES * 4)
@@ -142,7 +142,7 @@ def test_damaged_and_foreign_parts_are_not_used(raw_path: Path, tmp_path: Path, 
 
 
 def test_part_that_begins_with_another_image_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An earlier conversion with the same settings may have left parts of other sizes behind."""
+    """An earlier conversion with the same settings may have left parts of different sizes behind."""
 
     def convert(start: int) -> list[ConvertedImage]:
         return [

@@ -16,7 +16,7 @@ from rr.errors import UserError
 
 @pytest.fixture
 def repository(project: Path) -> Path:
-    """Return the current folder, which contains params.yaml, dvc.yaml and the folder .dvc, but no git repository."""
+    """Return the current folder, which contains params.yaml, dvc.yaml and a .dvc folder, but no git repository."""
     shutil.copy(ROOT / "dvc.yaml", project)
     (project / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc/config", project / ".dvc")
@@ -36,7 +36,7 @@ def test_repository_needs_git_and_dvc(repository: Path) -> None:
     subprocess.run(["git", "init", "-q"], check=True)
     assert run_check("repository") == "ok: git and DVC can be used in this folder"
     shutil.rmtree(".dvc")
-    assert "FAIL: the folder .dvc is missing, so DVC cannot run" in run_check("repository")
+    assert "FAIL: the .dvc folder is missing, so DVC cannot run" in run_check("repository")
 
 
 def test_subfolder_of_a_repository_fails(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_costs_of_the_suites_are_those_of_rr_plan(rr: RunRr) -> None:
 
 @pytest.mark.slow
 def test_site_is_built_without_warnings(tmp_path: Path) -> None:
-    """A warning is, for example, a link to a page or heading that does not exist. The network is blocked."""
+    """A link to a page or heading that does not exist, for example, causes a warning. The network is blocked."""
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", ROOT / "docs", tmp_path]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr

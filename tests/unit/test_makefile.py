@@ -19,7 +19,7 @@ def copy_installer(folder: Path) -> None:
 
 def test_make_without_a_git_repository_installs_nothing(tmp_path: Path) -> None:
     copy_installer(tmp_path)
-    # A Python that does not exist ends the installation at once.
+    # A Python that does not exist ends the installation immediately.
     command = ["make", "PYTHON=no-python"]
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

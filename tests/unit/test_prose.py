@@ -1,4 +1,4 @@
-"""Test that all text of the project avoids the words listed here."""
+"""Test that all text in the project avoids the words listed here."""
 
 import re
 import subprocess

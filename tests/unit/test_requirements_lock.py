@@ -1,4 +1,4 @@
-"""Tests for requirements.lock: it has exact versions with hashes for all dependencies in pyproject.toml."""
+"""Tests for requirements.lock: it contains exact versions with hashes for all dependencies in pyproject.toml."""
 
 import re
 import tomllib

@@ -104,7 +104,7 @@ def test_read_only_folder_raises(project_copy: Path, rr: RunRr, monkeypatch: pyt
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", STAGES)
 def test_file_size_limit_raises(project_copy: Path, folder: str) -> None:
-    """The limit acts like `ulimit -f`, or like the largest file size of an old file system."""
+    """The limit acts like `ulimit -f`, or like the maximum file size of an old file system."""
     shutil.rmtree(project_copy / folder)
     code = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); from rr import cli; cli.run()"
@@ -116,7 +116,7 @@ def test_file_size_limit_raises(project_copy: Path, folder: str) -> None:
     assert not [path for path in project_copy.rglob("*.tmp*") if ".rr/status" not in path.as_posix()]
 
 
-# The limit is set when everything is loaded, so that only the training step needs more memory.
+# The limit is set after everything has been loaded, so that only the training step needs more memory.
 LIMITED_MEMORY = """
 import resource
 from rr import cli
@@ -186,7 +186,7 @@ def test_report_names_the_runs_with_other_parameters(project_copy: Path, rr: Run
     assert outcome.code == 0
     assert outcome.err == (
         "report: the parameters of 1 run differ from params.yaml (runs/pretrain/shapes/conv4/relational/1): run dvc "
-        "repro to repeat them\n"
+        "repro to rerun them\n"
     )
 
 
@@ -220,7 +220,7 @@ def test_clock_changes_do_not_change_the_outputs(
 
 
 def make_jumping(clock: Callable[[], float], jump: float) -> Callable[[], float]:
-    """Return `clock` with a change by `jump` seconds at every third call."""
+    """Return `clock` with a jump of `jump` seconds at every third call."""
     calls = 0
 
     def jumping_clock() -> float:
@@ -293,7 +293,7 @@ def test_memory_does_not_grow_with_a_streamed_split(project: Path, rr: RunRr) ->
             shrink_grid(params)
             params["datasets"]["shapes"]["source"].update(train=count, test=10)
             params["datasets"]["shapes"]["image_size"] = 64
-            # The same number of steps for both, because the peak memory grows slowly with the first steps.
+            # The same number of steps for both, because peak memory grows slowly in the first steps.
             params["methods"]["relational"].update(batch_size=50, epochs=3500 // count)
 
         return alter
@@ -307,7 +307,7 @@ def test_memory_does_not_grow_with_a_streamed_split(project: Path, rr: RunRr) ->
         write_params(project, change(count))
         for stage in ("data/raw", "data/beton"):
             assert rr(*STAGES[stage]).code == 0
-        # The lower of two trainings, because the threads use varying amounts of memory at the same time.
+        # The lower of two training runs, because the threads use varying amounts of memory at the same time.
         peaks.append(min(max(memory for memory, _ in pretrain_again()) for _ in range(2)))
     assert os.path.getsize("data/beton/shapes/train.beton") > 40 << 20
     assert peaks[1] - peaks[0] < 12, peaks

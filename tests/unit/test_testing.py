@@ -1,4 +1,4 @@
-"""Test `rr.testing` on the methods of this project, on the classes of the guides, and on faulty ones."""
+"""Test `rr.testing` on this project's methods, on the classes from the guides, and on faulty ones."""
 
 import json
 from collections.abc import Iterator
@@ -113,7 +113,7 @@ LABELS_IN_THE_FIRST_EPOCH = """
 
 @pytest.mark.slow
 def test_method_with_pseudo_labels_in_some_epochs_passes(extensions: Path) -> None:
-    """In the other epochs, it receives no labels, also if it continues from a checkpoint."""
+    """In the other epochs, it receives no labels, even if it continues from a checkpoint."""
     text = (
         FAULTY.replace(
             "FAULT",
@@ -130,7 +130,7 @@ def test_method_with_pseudo_labels_in_some_epochs_passes(extensions: Path) -> No
 
 @pytest.fixture
 def former_settings() -> Iterator[None]:
-    """Restore the settings that a test changes, also if it fails."""
+    """Restore the settings that a test changes, even if it fails."""
     threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
     deterministic = torch.backends.cudnn.deterministic
     yield
@@ -140,7 +140,7 @@ def former_settings() -> Iterator[None]:
 
 
 def test_settings_of_torch_and_numba_are_restored(own_classes: Path, former_settings: None) -> None:
-    """A check may not change the results of the tests that follow it."""
+    """A check must not change the results of the tests that follow it."""
     state, numba_threads = torch.get_rng_state(), numba.config.NUMBA_NUM_THREADS
     torch.set_num_threads(3)
     numba.set_num_threads(numba_threads)
@@ -162,7 +162,7 @@ def test_unknown_and_untrained_methods_raise(project: Path) -> None:
 
 @pytest.fixture
 def own_classes(extensions: Path) -> Path:
-    """Return the folder of extensions, with the backbone, the source and the protocol of the guides."""
+    """Return the folder of extensions, with the backbone, the source and the protocol from the guides."""
     write_own_classes(extensions)
     write_params(Path(), use_own_classes)
     return extensions

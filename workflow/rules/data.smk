@@ -1,4 +1,4 @@
-# The stages `fetch` and `convert` make betons from a dataset's source. They have priority over all other stages,
+# The `fetch` and `convert` stages make betons from a dataset's source. They have priority over all other stages,
 # because `rr` uses the fetched datasets to check the whole grid, if possible before any training starts. (A job whose
 # inputs are ready does not wait for a slow fetch of another dataset.)
 

@@ -1,4 +1,4 @@
-"""Part `backbone`: the forward and backward pass on 32 × 32 images, and the forward pass that extracts features."""
+"""The `backbone` part: the forward and backward pass on 32 × 32 images, and the forward pass that extracts features."""
 
 from collections.abc import Callable
 

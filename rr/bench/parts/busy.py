@@ -1,4 +1,4 @@
-"""Part `busy`: training throughput while other programs use all of the machine's cores."""
+"""The `busy` part: training throughput while other programs use all of the machine's cores."""
 
 import contextlib
 import os

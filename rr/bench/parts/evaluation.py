@@ -1,4 +1,4 @@
-"""Part `evaluation`: linear evaluation with cached features, and with features recomputed in every epoch."""
+"""The `evaluation` part: linear evaluation with cached features, and with features recomputed in every epoch."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Part `gpu`: rr's training loop on a GPU."""
+"""The `gpu` part: rr's training loop on a GPU."""
 
 import csv
 import tempfile

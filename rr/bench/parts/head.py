@@ -1,4 +1,4 @@
-"""Part `head`: the relation head's forward and backward pass over all pairs, and the memory that a step needs."""
+"""The `head` part: the relation head's forward and backward pass over all pairs, and the memory that a step needs."""
 
 from collections.abc import Callable
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Part `loader`: load images into uint8 batches in random order, without augmentation."""
+"""The `loader` part: load images into uint8 batches in random order, without augmentation."""
 
 import tempfile
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Part `machine`: the processor's peak performance, for the roofline in docs/performance.md."""
+"""The `machine` part: the processor's peak performance, for the roofline in docs/performance.md."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Part `scaling`: time and peak memory for growing numbers of images, views, classes, runs and vectors.
+"""The `scaling` part: time and peak memory for increasing numbers of images, views, classes, runs and vectors.
 
 `python -m rr.bench.parts.scaling RESULTS.json PLOT.svg` plots the results of `rr bench scaling --json`.
 """
@@ -37,8 +37,8 @@ _MakeWork = Callable[[int, Path], Callable[[], object]]
 
 
 def run(settings: Settings) -> PartResult:
-    """Time each kind of work at several sizes, and measure the peak memory of an additional run in a new process."""
-    result = PartResult(notes=["The peak memory includes the inputs, but not the libraries."])
+    """Time each kind of work at several sizes, and measure peak memory in an additional run in a new process."""
+    result = PartResult(notes=["Peak memory includes the inputs, but not the libraries."])
     for threads in settings.choose_thread_counts(2):
         configure_torch(threads)
         for series, unit, sizes, make_work in _list_series():
@@ -164,7 +164,7 @@ def _make_search(dimension: int) -> _MakeWork:
 
 
 def save_plot(cases: list[dict[str, Any]], path: Path) -> None:
-    """Plot the time and the peak memory of each series against the size."""
+    """Plot the time and peak memory of each series against the size."""
     import matplotlib
     from matplotlib.figure import Figure
 

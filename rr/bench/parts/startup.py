@@ -1,4 +1,4 @@
-"""Part `startup`: the time from the start of a process to its help text, the start of its work, or its first step."""
+"""The `startup` part: the time from a process's start to its help text, the start of its work, or its first step."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ _AFTER_FIRST_STEP = "rr.pretrain.loop:Trainer.save_if_due_and_exit_on_signal"
 
 
 def run(settings: Settings) -> PartResult:
-    """Time rr and the reference, each in a new process. An untimed first process of each fills the caches."""
+    """Time rr and the reference, each in a new process. For each, an untimed first process fills the caches."""
     repeats, warmup = min(settings.steps, 5), 0 if settings.smoke_test else 1
     result = PartResult()
     help_text = Candidate("rr --help", _make_python_call(["-m", "rr", "--help"], Path.cwd()), 1)
@@ -81,7 +81,7 @@ def run(settings: Settings) -> PartResult:
 
 
 def _make_python_call(arguments: Sequence[str], folder: Path) -> Callable[[], None]:
-    """Return a function that runs Python with these arguments in `folder` until it ends."""
+    """Return a function that runs Python with these arguments in `folder` until it exits."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
     def run_python() -> None:

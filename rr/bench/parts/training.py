@@ -1,4 +1,4 @@
-"""Part `training`: complete training steps, from images in memory to updated weights."""
+"""The `training` part: complete training steps, from images in memory to updated weights."""
 
 import tempfile
 from pathlib import Path
@@ -13,7 +13,7 @@ _PREFETCHED_BATCHES = 2  # number of mini-batches that each DataLoader worker pr
 
 
 def run(settings: Settings) -> PartResult:
-    """Compare training steps of four methods of the paper with Conv-4, and of two of them with larger backbones."""
+    """Compare training steps of four of the paper's methods with Conv-4, and of two of them with larger backbones."""
     cases = [("conv4", "relational", VIEWS, IMAGES), ("conv4", "relational", 4, IMAGES)]
     cases += [("conv4", "simclr", 2, 128), ("conv4", "rotation", 1, 128), ("conv4", "supervised", 1, 128)]
     cases += [("resnet32", "relational", 4, IMAGES), ("resnet32", "simclr", 2, 128), ("resnet34", "simclr", 2, 128)]

@@ -1,4 +1,4 @@
-"""Part `views`: views per second with the paper's augmentation."""
+"""The `views` part: views per second with the paper's augmentation."""
 
 from collections.abc import Callable
 from itertools import count

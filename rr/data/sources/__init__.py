@@ -1,4 +1,4 @@
-"""Image sources: one module per kind, each with a function `read_dataset` that returns a `RawDataset`."""
+"""Image sources: one module per kind, each with a `read_dataset` function that returns a `RawDataset`."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
         source: the dataset's `source` section in params.yaml.
         download_dir: folder for downloaded archives.
         local_copy: copy of the dataset to use instead of the path or URL in `source`.
-        skipped: object to which the sources of your own images report unused files and images.
+        skipped: object to which the sources for your own images report unused files and images.
 
     Raises:
         UserError: if the source is missing, incomplete or damaged, or if the download fails.
@@ -88,7 +88,7 @@ def _iter_checked(kind: str, images: Iterable[EncodedImage]) -> Iterator[Encoded
 
 
 def _is_text(value: object) -> bool:
-    """Return whether a value is text that can be stored, unlike names of files that are not valid UTF-8."""
+    """Return whether a value is text that can be stored, unlike file names that are not valid UTF-8."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:

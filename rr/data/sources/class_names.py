@@ -11,7 +11,7 @@ _UNLABELED = re.compile(r"-1|nan|null|<na>|unlabell?ed(?:[ _-]?(?:data|images?))
 
 
 def find_variants(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return two names that differ only in case, in spaces around them or in a suffix of a copy, or None.
+    """Return two names that differ only in case, in surrounding spaces or in a suffix that marks a copy, or None.
 
     Single letters may differ in case, because a dataset of letters may have the classes `A` and `a`.
     """

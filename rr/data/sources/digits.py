@@ -1,4 +1,4 @@
-"""Read the dataset `digits`: 1,797 scanned handwritten digits that come with scikit-learn."""
+"""Read the `digits` dataset: 1,797 scanned handwritten digits that come with scikit-learn."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ _MAX_VALUE = 16  # maximum pixel value; a value is the number of black pixels in
 def read_dataset(source: DigitsSource) -> raw.RawDataset:
     """Return the gray images of 8 × 8 pixels, with white digits on black.
 
-    The test split consists of 36 images of each class, which `source.seed` selects. Both splits contain digits by the
+    The test split consists of 36 images of each class, selected by `source.seed`. Both splits contain digits by the
     same writers.
     """
     from sklearn.datasets import load_digits  # the import takes a second

@@ -30,7 +30,7 @@ _ANNOTATION_FOLDER = re.compile(
     r"(.*(masks?|annotations?|trimaps?|labels?|targets?|depths?|edges)|(gt|ground ?truths?|segmentation|seg)\b.*)"
     r"( ?(images?|imgs?|maps?))?"
 )
-# Files such as `000_mask_1.png` next to `000.jpg`. They are an error if more than `_MAX_ANNOTATION_FRACTION` of the
+# Files such as `000_mask_1.png` next to `000.jpg`. They raise an error if more than `_MAX_ANNOTATION_FRACTION` of the
 # images have such names.
 _ANNOTATION_FILE = re.compile(
     r"(?P<stem>.+?)[-_. ](?:masks?|seg(?:mentation)?|gt|ground[-_ ]?truth|annotations?|trimap|depth)(?:[-_. ]?\d+)?",
@@ -158,7 +158,7 @@ class _Tree:
 
     @property
     def links_to_listed_folders(self) -> list[str]:
-        """The links to folders that are not followed, because the folders are listed already."""
+        """The links to folders that are not followed, because the folders are already listed."""
         return [file.name for file in self._listing.skipped if file.reason == LISTED_FOLDER]
 
     def describe_skipped(self, folder: str) -> str:
@@ -206,7 +206,7 @@ def _folders_from_names(tree: _Tree, splits: SplitNames) -> dict[str, str]:
 
 
 def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dict[str, str], str]:
-    """Return the attributes `folders` and `test_choice` of a `FolderLayout`, for the splits in `folder`.
+    """Return the `folders` and `test_choice` attributes of a `FolderLayout` for the splits in `folder`.
 
     Without labels, all images outside the folders of test splits are training images.
     """
@@ -260,7 +260,8 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
 def _choose_test_folder(tree: _Tree, train: str, tests: list[list[str]]) -> tuple[list[str], str]:
     """Return the folders of the test split, and the reason for the choice (empty for the default).
 
-    The default is the first test split. If it has no class folders, but `train` does, the next split with some is used.
+    The default is the first test split. If it has no class folders, but `train` does, the next split that has class
+    folders is used.
     """
     first, *rest = tests
     if tree.children(train) and not any(tree.children(folder) for folder in first):
@@ -332,7 +333,7 @@ def _reject_annotation_files(tree: _Tree, folder: str) -> None:
 def _reject_similar_names(tree: _Tree, folder: str, classes: Mapping[str, str]) -> None:
     """Raise UserError if class names are variants of one name, or mean "unlabeled".
 
-    `classes` has the folder of each class in `folder`.
+    `classes` maps each class name to its folder in `folder`.
     """
     if similar := find_variants(classes):
         first, second = (f"'{display_name(basename(classes[name]))}'" for name in similar)
@@ -349,7 +350,7 @@ def _reject_similar_names(tree: _Tree, folder: str, classes: Mapping[str, str]) 
 
 
 def _reject_mixed_depths(tree: _Tree, folder: str) -> None:
-    """Raise UserError if some folders contain images but others only folders of images, which may be the classes."""
+    """Raise UserError if some folders contain images but others contain only image folders, which may be classes."""
     children = tree.children(folder)
     groups = [child for child in children if not tree.num_direct_images[child] and len(tree.children(child)) > 1]
     others = [child for child in children if tree.num_direct_images[child]]
@@ -436,7 +437,7 @@ def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, l
 
 
 def _empty_folder_error(tree: _Tree, folder: str) -> UserError:
-    """Return the error about a folder without images that is next to class folders."""
+    """Return the error for a folder without images that is next to class folders."""
     if tree.has_excluded(folder):
         return UserError(
             f"the exclude list contains all images in {tree.path(folder)}: remove some of them from the list, or move "

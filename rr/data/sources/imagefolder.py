@@ -31,7 +31,7 @@ from rr.runtime.progress import Progress
 
 
 class _LabeledFile(NamedTuple):
-    """An image file. `name` is relative to the folder of the dataset; `digest` is the file's SHA-256, or empty."""
+    """An image file. `name` is relative to the dataset folder; `digest` is the file's SHA-256, or empty."""
 
     name: str
     split: str
@@ -142,7 +142,7 @@ def _iter_readable_images(
 def _hold_out(root: Path, files: list[_LabeledFile], fraction: float, skipped: SkippedFiles) -> list[_LabeledFile]:
     """Check all images, and assign about `fraction` of the distinct images of each class to the test split.
 
-    At least one distinct image of a class is left for training and, if there are others, at least one of them is
+    At least one distinct image of each class is left for training and, if there are others, at least one of them is
     chosen. The images are ranked by the SHA-256 of their bytes, and copies of an image are in the same split, even if
     they are in different classes.
 
@@ -197,7 +197,7 @@ def _iter_verified_images(root: Path, files: list[_LabeledFile]) -> Iterator[raw
         except OSError:
             data = b""
         if hashlib.sha256(data).digest() != digest:
-            raise UserError(f"{display_name(root / name)} changed while the images were read: run rr fetch again")
+            raise UserError(f"{display_name(root / name)} changed while the images were being read: run rr fetch again")
         yield raw.EncodedImage(split, path_to_text(name), data, label)
 
 

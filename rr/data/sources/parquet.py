@@ -53,7 +53,7 @@ _BATCH_ROWS = 64
 class _File(NamedTuple):
     """A Parquet file of the dataset.
 
-    `name` is its path relative to the folder of the dataset, `null_columns` is described in `find_null_columns`, and
+    `name` is its path relative to the dataset folder, `null_columns` is described in `find_null_columns`, and
     `modified` is the time of its last change in nanoseconds.
     """
 
@@ -282,7 +282,7 @@ def _read_labels(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the labels of each file, int64 (N,), and the class names.
 
-    If `checks_names` is true, text labels that are variants of one name, or that mean "unlabeled", are an error.
+    If `checks_names` is true, text labels that are variants of one name, or that mean "unlabeled", are rejected.
 
     Raises:
         UserError: if labels and class names do not agree, or differ between files.

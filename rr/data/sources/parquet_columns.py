@@ -20,7 +20,7 @@ _IMAGE_NAMES = ("image", "img")
 _LABEL_NAMES = ("label", "labels", "fine_label")
 # Columns with other names are never chosen automatically: they may contain anything, such as an age.
 _LABEL_LIKE = re.compile(r"(.*[_ ])?(labels?|class(es)?|cls|category|categories|targets?)")
-_MAX_SPLITS = 10  # maximum number of distinct values in a column of splits
+_MAX_SPLITS = 10  # maximum number of distinct values in a split column
 _KEY_HINT = "in this dataset's source in params.yaml"
 
 
@@ -163,7 +163,7 @@ def find_splits_in_other_columns(file: pq.ParquetFile, columns: Columns) -> dict
 
 
 def read_class_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """Return the class names in a file's metadata (key `huggingface`), or None if they are missing."""
+    """Return the class names in a file's metadata (`huggingface` key), or None if they are missing."""
     names = _read_huggingface_features(schema).get(column, {}).get("names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
@@ -182,7 +182,7 @@ def other_image_columns(schema: pa.Schema, columns: Columns) -> list[str]:
 
 
 def is_image_type(kind: pa.DataType) -> bool:
-    """Return whether values of a type may be images: bytes, or a struct with the `bytes` field."""
+    """Return whether values of a type may be images: bytes, or a struct with a `bytes` field."""
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and (
             pa.types.is_null(kind.field("bytes").type) or is_image_type(kind.field("bytes").type)
@@ -208,7 +208,7 @@ def _choose_image_column(path: Path, schema: pa.Schema, key: str | None, feature
     if key is not None:
         if schema.names.count(key) != 1 or not is_image_type(schema.field(key).type):
             raise _column_error(
-                path, schema, f"has no column '{printable(key)}' of images; correct the key `image` {_KEY_HINT}"
+                path, schema, f"has no column '{printable(key)}' of images; correct the `image` key {_KEY_HINT}"
             )
         return key
     candidates = [field.name for field in schema if is_image_type(field.type) and schema.names.count(field.name) == 1]
@@ -222,7 +222,7 @@ def _choose_image_column(path: Path, schema: pa.Schema, key: str | None, feature
     raise _column_error(
         path,
         schema,
-        "has no column of embedded images (bytes, or a struct with the field 'bytes'; paths are not enough)",
+        "has no column of embedded images (bytes, or a struct with a 'bytes' field; paths are not enough)",
     )
 
 
@@ -235,7 +235,7 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
             raise _column_error(
                 path,
                 schema,
-                f"has no column '{printable(key)}' of integers or text; correct the key `label` {_KEY_HINT}",
+                f"has no column '{printable(key)}' of integers or text; correct the `label` key {_KEY_HINT}",
             )
         return key
     if named := [name for expected in _LABEL_NAMES for name in _match_ignoring_case(schema.names, expected)]:
@@ -261,7 +261,7 @@ def _match_ignoring_case(names: Sequence[str], expected: str) -> list[str]:
 
 
 def _label_kind(kind: pa.DataType) -> str | None:
-    """Return the kind of labels that a type can hold, "integer" or "text" (also for Booleans), or else None."""
+    """Return the kind of labels that a type can hold, "integer" or "text" (also for Booleans), or None."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_integer(kind):

@@ -16,7 +16,7 @@ from rr.runtime.formatting import format_names
 # Names such as train-00000-of-00003, with or without a hash; names that Spark writes; names that end in a number.
 _SHARD = re.compile(r"(?P<base>.*?)[-_.]?(?P<index>\d+)[-_]of[-_](?P<total>\d+)(?:[-_][0-9a-f]{8,})?")
 _SPARK_PART = re.compile(r"(?P<base>part)-(?P<index>\d+)-[0-9a-f-]{36}.*")
-# Names that end in a year or a date, such as birds_2023 or 2023-01-05, whose last number is not that of a shard.
+# Names that end in a year or a date, such as birds_2023 or 2023-01-05, whose last number is not a shard number.
 _DATED = re.compile(r"(?:.*[^0-9])?(?:19|20)\d\d(?:(?:[-_.]\d\d){0,2}|(?:\d\d){1,2})")
 _NUMBERED = re.compile(r"(?P<base>.*?)(?P<separator>[-_.]?)(?P<index>\d+)")
 _HOW_TO_STATE = (
@@ -46,7 +46,7 @@ class _File(NamedTuple):
     """A file name and its parts.
 
     Attributes:
-        name: path relative to the folder of the dataset.
+        name: path relative to the dataset folder.
         roles: splits that the names of the file and its folders stand for.
         config: path of the folders whose names do not stand for a split.
         group: key that all files in a numbered set share.
@@ -123,7 +123,7 @@ def find_layout(
 
 
 def find_number_of_shards(name: str) -> int:
-    """Return the number of files in the numbered set of a file, according to its name, or 1."""
+    """Return the number of files in the numbered set that a file belongs to, according to its name, or 1."""
     return _parse_file_name(name).total or 1
 
 
@@ -170,7 +170,7 @@ def _group_by_name(files: Sequence[_File]) -> dict[tuple[str, ...], list[_File]]
 def _check_shard_numbers(root: Path, files: Sequence[_File], existing: Sequence[_File] | None = None) -> None:
     """Raise UserError if files of a numbered set are missing, or if their numbers are inconsistent.
 
-    `files` are the files to use, and `existing` all files that exist; by default, the two are the same.
+    `files` are the files to use, and `existing` are all files that exist; by default, the two are the same.
     """
     if not files or files[0].number is None or (len(files) == 1 and not files[0].is_separated):
         return

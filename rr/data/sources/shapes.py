@@ -1,4 +1,4 @@
-"""Read the built-in dataset `shapes`, which is generated from a seed."""
+"""Read the built-in `shapes` dataset, which is generated from a seed."""
 
 from collections.abc import Iterator
 

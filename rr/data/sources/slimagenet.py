@@ -21,7 +21,7 @@ def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     """Return 160 training and 40 test images of each class.
 
     The paper does not specify which images of a class are for training. If there are `train` and `test` folders with
-    the same classes, as the paper's code expects, they are the splits. Otherwise the 160 images of a class with the
+    the same classes, as the paper's code expects, they are the splits. Otherwise, the 160 images of each class with the
     smallest SHA-256 of "class/file" are for training. Folders with different classes are merged, because the published
     archive is split by class for few-shot learning.
 

@@ -1,7 +1,7 @@
 """Tiny-ImageNet (Stanford CS231n, 2015): 200 ImageNet classes as JPEG images of 64 × 64 pixels.
 
-The archive contains `wnids.txt`, the WordNet IDs of the classes; `words.txt`, the ID and the names of every ImageNet
-class; `train/<ID>/images/*.JPEG`; and `val/images/*.JPEG`, whose classes are in `val/val_annotations.txt` (file, ID,
+The archive contains `wnids.txt`, the WordNet IDs of the classes; `words.txt`, the IDs and names of all ImageNet
+classes; `train/<ID>/images/*.JPEG`; and `val/images/*.JPEG`, whose classes are in `val/val_annotations.txt` (file, ID,
 bounding box). Its `test` folder has no labels and is not used.
 """
 
@@ -24,7 +24,7 @@ _HINT = "delete this copy and download the official archive again"
 def read_dataset(download_dir: Path, local_copy: Path | None) -> raw.RawDataset:
     """Return the 500 training images of each class, and the 10,000 official validation images as test images.
 
-    The authors of the dataset publish no checksum. A downloaded archive must have the MD5 with which other libraries
+    The authors of the dataset publish no checksum. A downloaded archive must have the MD5 that other libraries use to
     verify it. A local copy may be packed differently, so its checksum is not verified, but the numbers of training
     images per class and of validation images are.
 

@@ -247,5 +247,5 @@ def _to_float32(array: np.ndarray) -> Tensor:
 
 
 def _run_tiles(kernel: Callable[..., None], side: _PairSide, *arguments: Any) -> None:
-    """Run a kernel on all tiles of a side, with torch's number of threads."""
+    """Run a kernel on all tiles of a side, with as many threads as torch uses."""
     parallel_for(functools.partial(kernel, *arguments), _num_tiles(side), torch.get_num_threads())

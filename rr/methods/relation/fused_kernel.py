@@ -230,9 +230,9 @@ def leaky_relu_grad_sums(
 ) -> None:
     """Compute `out[n, c]`, the sum over the partners p of `grad * (0.01 + 0.99 [own[n, c] + other[p, c] > 0])`.
 
-    `logit_grad_P` is the gradient of the loss with respect to the logits, in the order of `partners_P`. Up to a
-    factor, the output weight, `out` is the gradient with respect to the normalized hidden values, summed over the pairs
-    of n. Also compute the sums of `out` and of `out * centered` over the rows of each tile.
+    `logit_grad_P` is the gradient of the loss with respect to the logits, in the order of `partners_P`. Up to a factor
+    (the output weight), `out` is the gradient with respect to the normalized hidden values, summed over the pairs of n.
+    Also compute the sums of `out` and of `out * centered` over the rows of each tile.
     """
     N, H = own_NH.shape
     zero = np.float32(0)

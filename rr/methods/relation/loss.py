@@ -35,8 +35,8 @@ def relation_loss(
 
     A head in training mode normalizes with the statistics of all pairs and updates its running statistics as
     `BatchNorm1d` does. Only first derivatives are available. On a CPU, the fused kernel handles float32 features of
-    more than `TORCH_MAX_VIEWS` views. All other cases use the plain torch implementation, including the aggregation
-    `max` and a head whose activation has been replaced.
+    more than `TORCH_MAX_VIEWS` views. All other cases, including `max` aggregation and a head whose activation has been
+    replaced, use the plain torch implementation.
 
     Args:
         head: the relation head.
@@ -46,7 +46,7 @@ def relation_loss(
             covers only positive pairs. The default is `roll_negative_rows`, as in the paper's code.
         positive_rows: the row of the positive partner, int64 (K(K-1)/2, M). The default is the same image, as in the
             paper.
-        config: the loss function of a pair.
+        config: the loss function for a pair.
 
     Raises:
         ValueError: if a tensor has an invalid shape, dtype or device; if a row is out of range (checked only on the

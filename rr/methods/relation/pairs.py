@@ -17,7 +17,7 @@ def partners(
     *,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Return the row of the negative partner of each image, for each pair of views.
+    """Return the row of each image's negative partner, for each pair of views.
 
     Args:
         num_views: number of views of each image, K, at least 2.
@@ -115,7 +115,7 @@ def _same_class_mask(labels_M: Tensor) -> Tensor:
 
 
 def _choose_allowed_columns(allowed_MM: Tensor, uniform_QM: Tensor) -> Tensor:
-    """Choose one of the allowed columns of each row, (Q, M); column 0 if a row allows none."""
+    """Choose one of the allowed columns in each row, (Q, M), or column 0 if a row allows none."""
     columns_MM = torch.argsort(~allowed_MM, dim=1, stable=True)  # the allowed columns first, in ascending order
     count_M = allowed_MM.sum(1)
     rank_QM = torch.minimum((uniform_QM * count_M).long(), (count_M - 1).clamp(min=0))

@@ -1,4 +1,4 @@
-"""Compute the logits of all pairs directly: the reference implementation, which only tests use."""
+"""Reference implementation, used only in tests, which computes the logits of all pairs directly."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Collect the results of all runs in the grid as typed values. Only the package `inputs` reads the runs' files."""
+"""Collect the results of all runs in the grid as typed values. Only the `inputs` package reads the runs' files."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -99,7 +99,8 @@ StageResult = PretrainResult | ExtractionResult | EvaluationResult
 class GridResults:
     """The results of all runs, in grid order, and the claims that the grid makes.
 
-    `image_names` contains the image names of each target that has an embedding. The list is empty without a raw file.
+    `image_names` contains the image names of each target that has an embedding. A target without a raw file has an
+    empty list.
     """
 
     pretrainings: list[PretrainResult]
@@ -170,7 +171,7 @@ def collect_results(params: Params) -> GridResults:
 def _collect_pretraining(run: PretrainPaths, config: MethodConfig, color: int) -> PretrainResult:
     section = f"methods.{run.method}"
     record = read_typed_record(run.folder, section)
-    # In a user's own method, the fraction of labels belongs to the code, so the record does not contain it.
+    # The code of a user's own method defines the fraction of labels, so the record does not contain it.
     role = find_role(record.params[section], getattr(config, "label_fraction", 0.0))
     return PretrainResult(run, record, read_history(run.history), read_png(run.views), color, role)
 

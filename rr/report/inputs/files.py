@@ -129,7 +129,7 @@ def read_history(path: Path) -> dict[str, list[float]]:
     Empty cells become NaN. The result is empty if the file has no rows, which means that nothing was trained.
 
     Raises:
-        UserError: if the file is missing or damaged, if the column `epoch` or `loss` is missing, or if an epoch or a
+        UserError: if the file is missing or damaged, if the `epoch` or `loss` column is missing, or if an epoch or a
             loss is not finite.
     """
     try:

@@ -42,7 +42,7 @@ class EmbeddingMap:
         clusters: cluster of each image, numbered from 0 in descending order of size, int64 (N,).
         coordinates: map coordinates without a unit, float32 (N, 2).
         index: number of each image in the dataset, int64 (N,).
-        neighbors: for each image, the rows of its nearest images, nearest first, int64 (N, K).
+        neighbors: for each image, the row numbers of its nearest images, nearest first, int64 (N, K).
         thumbnails: each image as the bytes of a WebP file.
     """
 
@@ -101,7 +101,7 @@ def read_embedding_map(path: Path) -> EmbeddingMap:
 
 
 def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, list[str]]:
-    """Read the table and its class names. It must have the `columns` (types by name), without missing values.
+    """Read the table and its class names. The table must have these columns (types by name), without missing values.
 
     Raises:
         UserError: if the file is missing or damaged.

@@ -1,7 +1,7 @@
-"""Find the results of the grid that correspond to a result in the paper.
+"""Find the grid's results that correspond to a result in the paper.
 
 Methods and protocols are matched by the settings that the runs recorded. Backbones, datasets and targets are matched by
-name; settings of a dataset that differ from the paper's are deviations.
+name. Dataset settings that differ from the paper's are deviations.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def has_same_data_and_backbone(published: PublishedResult, evaluation: Evaluatio
 def is_comparable(
     published: PublishedResult, method_settings: dict[str, Any], protocol_settings: dict[str, Any]
 ) -> bool:
-    """Return whether a run with these settings measures the same quantity as a paper result, whatever its budget."""
+    """Return whether a run with these settings measures the same quantity as a paper result, at any budget."""
     # If `images_per_class` is set, `label_fraction` is None, and the run is not comparable either.
     if protocol_settings["kind"] != published.protocol or protocol_settings.get("label_fraction", 1) != 1:
         return False
@@ -103,7 +103,7 @@ def find_run_deviations(published: PublishedResult, run: EvaluationResult) -> li
 
 
 def make_match(published: PublishedResult, evaluations: Sequence[EvaluationResult]) -> Match:
-    """Combine evaluations that differ only in the seed into a match. It has the deviations of all of them."""
+    """Combine evaluations that differ only in the seed into a match. It lists the deviations of all of them."""
     first, pretraining = evaluations[0], evaluations[0].pretraining
     metric = _comparable_metric(published, evaluations)
     deviations = unique(deviation for run in evaluations for deviation in find_run_deviations(published, run))

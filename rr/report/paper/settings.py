@@ -106,7 +106,7 @@ class KnownDeviation(NamedTuple):
     Attributes:
         documented_as: the first cell of the deviation's row in docs/deviations.md.
         text: the deviation as the report prints it.
-        applies_to: field values that identify the published results it affects.
+        applies_to: field values that identify the affected published results.
     """
 
     documented_as: str
@@ -230,7 +230,7 @@ def find_deviations(
 def paper_method_settings(kind: str, dataset: str, backbone: str) -> dict[str, Any]:
     """Return the settings with which the paper trained a method of this kind; empty if the paper does not use it.
 
-    The settings of an augmentation are only those of its enabled operations.
+    An augmentation contains only the settings of its enabled operations.
     """
     if kind not in _METHODS or kind == "random":
         return {}
@@ -264,7 +264,7 @@ def recorded_datasets(
     Args:
         preprocessing: the preprocessing in the records of the pretraining and the evaluation.
         target: the target dataset.
-        metrics: the metrics of the evaluation, with the numbers of training and test images.
+        metrics: the evaluation's metrics, which include the numbers of training and test images.
     """
     datasets: dict[str, dict[str, Any]] = {}
     for sections in preprocessing:
@@ -276,7 +276,7 @@ def recorded_datasets(
 
 
 def is_augmentation_operation(name: str) -> bool:
-    """Return whether a key of an augmentation is an operation that the value 0 disables, such as `flip`."""
+    """Return whether an augmentation key is an operation that a value of 0 disables, such as `flip`."""
     return name in _OPERATIONS
 
 
@@ -291,7 +291,7 @@ def _paper_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
 
 
 def _paper_dataset(published: PublishedResult, name: str) -> dict[str, Any]:
-    """Return the paper's preprocessing and number of images of a dataset. lightly's normalization is not compared."""
+    """Return the paper's preprocessing and number of images for a dataset. lightly's normalization is not compared."""
     skipped = ("mean", "std") if published.table == LIGHTLY else ()
     return {key: value for key, value in _DATASETS.get(name, {}).items() if key not in skipped}
 

@@ -18,7 +18,7 @@ TITLES = {
     "Table 2": "Table 2: linear evaluation with both backbones",
     "Table 3": "Table 3: linear evaluation on SlimageNet64",
     "Heads": "The head ablation, ResNet-32",
-    "Appendix B": "Results of the appendix whose values could not be recovered",
+    "Appendix B": "Results in the appendix whose values could not be recovered",
     LIGHTLY: "Not in the paper: lightly’s benchmark, kNN with k = 200, ResNet-18 (one run, best of 200 epochs)",
 }
 _SUPERVISED_NOTE = (
@@ -101,12 +101,12 @@ class ComparisonTable:
 
     @property
     def row_colors(self) -> dict[str, int | None]:
-        """The number of the color of our method in each row; None if a row has none, or several."""
+        """The color number of our method in each row; None if a row has no method or several methods."""
         return {title: _only_color(row) for title, row in self.rows.items()}
 
     @property
     def column_colors(self) -> dict[str, int | None]:
-        """The number of the color of our method in each column whose rows are not methods."""
+        """The color number of our method in each column; None if the rows are methods."""
         columns = zip(self.columns, zip(*self.rows.values(), strict=True), strict=True)
         is_method = self.first_column_title not in _ROW_TITLES.values()
         return {title: None if is_method else _only_color(cells) for title, cells in columns}
@@ -204,7 +204,7 @@ def _list_deviations(
 ) -> tuple[list[str], dict[tuple[str, str], str]]:
     """Return our methods' deviations from the paper's settings, each listed once, and the mark of each affected cell.
 
-    The affected columns are listed unless the deviations apply to all our results in the row.
+    The affected columns are listed unless the deviations apply to all of our results in the row.
     """
     columns_of: dict[tuple[str, str, str], list[str]] = {}
     num_matched = Counter(row for (row, _), cell in cells.items() if cell.match)

@@ -50,7 +50,7 @@ COMPARED = (Verdict.AGREES, Verdict.ABOVE, Verdict.BELOW)
 
 
 def decide_verdict(published: PublishedResult, match: Match | None) -> Verdict:
-    """Return the verdict on our result that corresponds to a result of the paper."""
+    """Return the verdict on our result that corresponds to a result in the paper."""
     if match is None:
         return Verdict.NOT_RUN
     if published.status == "not given":

@@ -111,7 +111,7 @@ def _largest_series(
 ) -> dict[float, list[EvaluationResult]]:
     """Return our largest series of runs that differ only in `setting` and seed, grouped by the value of `setting`.
 
-    All runs in the series correspond to the study in the paper that the point `published` belongs to.
+    All runs in the series correspond to the paper's study that contains the point `published`.
     """
     runs = [
         run

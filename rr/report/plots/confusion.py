@@ -33,8 +33,8 @@ def plot_confusion(id_prefix: str, title: str, class_names: Sequence[str], fract
             cells.setdefault((color, round(_NUM_SHADES * value)), []).append((row, column))
             if num_classes <= MAX_NUMBERED_CLASSES:
                 axes.text(column, row, f"{100 * value:.0f}", size=_FONT_SIZE, ha="center", va="center")
-        # The cells are translucent, so that numbers in the text color of the page stay legible. Cells of the same shade
-        # are one path, because a path for each cell would make the page much larger.
+        # The cells are translucent, so that numbers in the page's text color stay legible. Cells of the same shade are
+        # drawn as one path, because a path for each cell would make the page much larger.
         for (color, shade), positions in cells.items():
             squares = Path.make_compound_path(*(_cell_outline(row, column) for row, column in positions))
             alpha = 0.08 + 0.47 * shade / _NUM_SHADES
@@ -65,8 +65,8 @@ def plot_calibration(
 ) -> Panel:
     """Return calibration curves: accuracy against confidence, with the diagonal of perfect calibration.
 
-    `points` are, for each method, the mean confidence and the accuracy of each bin, as fractions. `colors` are the
-    numbers of the methods' colors, from 1.
+    `points` contains, for each method, the mean confidence and the accuracy of each bin, as fractions. `colors`
+    contains the methods' color numbers, from 1.
     """
     legend = {method: (colors[method], (colors[method] - 1) % len(LINE_STYLES)) for method in points}
 

@@ -54,12 +54,12 @@ def plot_curves(
     Args:
         id_prefix: prefix that makes the ids of the plot unique on the page.
         title: the heading.
-        alt_text: start of the description for screen readers. The first and the last mean of each curve are appended
-            (NaN, a missing value, is left out).
+        alt_text: start of the description for screen readers. The first and the last mean of each curve are appended.
+            Missing values (NaN) are left out.
         curves: the curves to plot.
         format_axes: function that sets scales, ticks and labels of the axes.
         mark_ends: whether to mark the first epoch with an open circle and the last with a filled one.
-        key_name: what the keys of the points are. Unless it is "epoch", the keys are the x values.
+        key_name: name of the points' keys. Unless it is "epoch", the keys are the x values.
     """
 
     def plot(axes: Axes) -> None:
@@ -84,7 +84,7 @@ def plot_curves(
 
 
 def _format_curves_csv(curves: Sequence[Curve], key_name: str) -> str:
-    """Return the points as CSV: a row per key, and for each curve and seed x and y, or only y if the keys are x."""
+    """Return the points as CSV: a row per key, with x and y of each curve and seed, or only y if keys are x values."""
     header = [key_name]
     columns: list[dict[float, Any]] = []
     for curve in curves:

@@ -1,4 +1,4 @@
-"""Images that the stages have written, embedded in the page."""
+"""Images that the stages wrote, embedded in the page."""
 
 import base64
 import io
@@ -49,7 +49,7 @@ class ImagePanel:
 
 
 def encode_image(image: Image.Image, image_format: str, **options: Any) -> bytes:
-    """Return the contents of an image file. The options are those of Pillow."""
+    """Return the image encoded in a file format. The options are passed to Pillow."""
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
@@ -63,8 +63,8 @@ def data_uri(image_format: str, content: bytes) -> str:
 def image_panel(title: str, caption: str, png: bytes, file: Path, budget: ByteBudget, max_scale: int = 3) -> ImagePanel:
     """Return the content of a PNG file as a panel, enlarged by an integer factor of at most `max_scale`.
 
-    A large image is embedded as WebP with lossy compression. If it exceeds the budget or the largest size of WebP, it
-    is not embedded.
+    A large image is embedded as WebP with lossy compression. If it exceeds the budget or the maximum size of a WebP
+    image, it is not embedded.
     """
     file_width = max(struct.unpack(">I", png[16:20])[0], 1)
     width = file_width * min(max_scale, max(1, _MAX_WIDTH // file_width))

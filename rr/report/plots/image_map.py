@@ -1,7 +1,7 @@
 """An interactive map of images: each image is a dot at its two coordinates, and a script shows the images themselves.
 
 The script `templates/image_map.js` reads the data of a map as JSON from the page, with arrays of numbers as Base64 and
-all images in one sprite. It uses d3 (`templates/d3.js`). The page needs no network and no other file.
+all images in one sprite. It uses d3 (`templates/d3.js`). The page needs no network access and no other files.
 """
 
 import base64
@@ -23,7 +23,7 @@ _NO_CLASS = 65_535  # stands for a missing class in an array of uint16
 _MAX_UINT16_ROWS = 65_536
 TILE_SIZE, _SMALL_TILE = 48, 32  # pixels
 _MAX_LARGE_TILES = 1000
-_QUALITY = 50  # of WebP; an image of 32 x 32 pixels takes about 250 bytes
+_QUALITY = 50  # WebP quality; an image of 32 x 32 pixels takes about 250 bytes
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class MapLayer:
 
     Attributes:
         title: name of the layer.
-        coordinates: float (N, 2); the second coordinate points upwards.
-        neighbors: rows of the nearest images of each image, int64 (N, K), nearest first.
+        coordinates: float (N, 2); the second coordinate increases upward.
+        neighbors: row numbers of the images nearest to each image, int64 (N, K), nearest first.
         predictions: predicted class of each image, int64 (N,); -1 if it is unknown. None if there are no predictions.
     """
 
@@ -51,7 +51,7 @@ class ImageMap:
         name: id of the map, unique on the page.
         class_names: the name of each class; may be empty.
         labels: class of each image, int64 (N,); -1 if it is unknown.
-        names: name of each image, such as its file.
+        names: name of each image, such as its file name.
         sprite: the thumbnails of the images.
         layers: one map for each backbone.
         prediction_note: how the classes were predicted, such as "by linear".
@@ -97,7 +97,7 @@ class Sprite:
     """Thumbnails as the tiles of one WebP image.
 
     Attributes:
-        name: id of the sprite; equal images give equal ids.
+        name: id of the sprite; identical sprites have the same id.
         tile: height and width of a thumbnail in pixels.
         columns: number of thumbnails in a row.
         webp: the image file.
@@ -117,8 +117,8 @@ class Sprite:
 def make_sprite(thumbnails: Sequence[np.ndarray]) -> Sprite:
     """Return the sprite of square images, uint8 (S, S, 3) each.
 
-    Tiles are 48 x 48 pixels, or 32 x 32 if there are more than 1,000 images, but never larger than the images, nor so
-    large that the sprite would exceed the largest size of WebP.
+    Tiles are 48 x 48 pixels, or 32 x 32 if there are more than 1,000 images. They are never larger than the images,
+    and never so large that the sprite would exceed the maximum size of a WebP image.
     """
     columns = math.ceil(math.sqrt(len(thumbnails)))
     tile = TILE_SIZE if len(thumbnails) <= _MAX_LARGE_TILES else _SMALL_TILE
@@ -133,7 +133,7 @@ def make_sprite(thumbnails: Sequence[np.ndarray]) -> Sprite:
 
 
 def read_template(name: str) -> str:
-    """Return the text of a style sheet or script in the folder of templates."""
+    """Return the text of a style sheet or script from the templates folder."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
@@ -148,7 +148,7 @@ def content_security_policy_hash(script: str) -> str:
 
 
 def _scale_coordinates(coordinates: np.ndarray) -> np.ndarray:
-    """Return coordinates in the square from 0 to 65,535, with the same scale on both axes."""
+    """Map the coordinates to the range from 0 to 65,535, with the same scale on both axes."""
     low, high = coordinates.min(0), coordinates.max(0)
     center, size = (low + high) / 2, max(float((high - low).max()), 1e-12)
     return np.rint(((coordinates - center) / size + 0.5) * 65_535)
@@ -163,7 +163,7 @@ def _encode_uint16(values: np.ndarray) -> str:
 
 
 def _encode_rows(rows: np.ndarray, num_images: int) -> str:
-    """Encode rows of images as uint16 or, if that is too small for the number of images, as uint32."""
+    """Encode the row numbers of images as uint16 or, if that is too small for the number of images, as uint32."""
     return _encode(rows, "<u2" if num_images <= _MAX_UINT16_ROWS else "<u4")
 
 
@@ -172,5 +172,5 @@ def _encode(values: np.ndarray, dtype: str) -> str:
 
 
 def _script_json(value: object) -> str:
-    # "<" could end the script element, for example in the name of a file.
+    # A "<", for example in a file name, could end the script element.
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

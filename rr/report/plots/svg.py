@@ -1,7 +1,7 @@
-"""Plots as inline SVG with the colors and the font of the page.
+"""Plots as inline SVG in the page's colors and font.
 
 Each panel is a separate small plot, so that a phone shows them one below the other at a readable size. Matplotlib draws
-with the placeholder colors of `_COLORS`, which `render_svg` replaces with CSS colors of the page.
+with the placeholder colors in `_COLORS`, which `render_svg` replaces with the page's CSS colors.
 """
 
 import csv
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 INK, RULE = "#010101", "#010102"  # placeholders for the colors of text and of lines
 SERIES = [f"#0101{index:02x}" for index in range(0x11, 0x11 + 20)]  # placeholders for the colors of up to 20 series
-# The actual colors are in templates/colors.css, because the dark version of the page has different ones.
+# The actual colors are in templates/colors.css, because they are different in the dark version of the page.
 _COLORS = {INK: "currentColor", RULE: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
 _LONG_PATH = 1000  # characters
 _BARE_GROUP = re.compile(r"<g>((?:[^<]|<(?!/?g[ >]))*)</g>")
@@ -103,7 +103,7 @@ def render_svg(id_prefix: str, height: float, alt_text: str, plot: Callable[[Axe
 
 
 def _inline_svg(text: str, id_prefix: str, alt_text: str) -> str:
-    """Turn Matplotlib's SVG file into an element with unique ids and the colors of the page."""
+    """Turn Matplotlib's SVG file into an element with unique ids and the page's colors."""
     view_box = re.search(r'viewBox="[^"]*"', text)
     body = text[text.index(">", text.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Section `accuracies`: a table for each dataset, backbone and target, and a plot of every seed."""
+"""The `accuracies` section: a table for each dataset, backbone and target, and a plot of every seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,12 +45,12 @@ class Accuracies:
 
     @property
     def has_std(self) -> bool:
-        """Whether a value has a standard deviation."""
+        """Whether any value has a standard deviation."""
         return any(count > 1 for entry in self.tables for count in entry.table.seed_counts)
 
     @property
     def marks_best(self) -> bool:
-        """Whether a value is in bold."""
+        """Whether any value is in bold."""
         return any(entry.table.marks_best for entry in self.tables)
 
 
@@ -84,7 +84,7 @@ def _describe_protocol(evaluations: Sequence[EvaluationResult]) -> str:
 
 
 def _describe_validation_images(evaluations: Sequence[EvaluationResult]) -> str:
-    """Return how many of the labeled images are used to choose the learning rate; the targets may differ in this."""
+    """Return how many labeled images are used to choose the learning rate; the number may differ between targets."""
     counts = [(run.metrics.get("validation_images"), run.metrics.get("train_images")) for run in evaluations]
     texts = [f"{chosen:,.0f} of the {total:,.0f}" for chosen, total in unique(counts) if chosen and total]
     return f"{' or '.join(texts) or 'some of the'} labeled images"

@@ -1,4 +1,4 @@
-"""Section `claims`: a verdict on each claim of the grid, corrected for the number of claims."""
+"""The `claims` section: a verdict on each claim in the grid, corrected for the number of claims."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

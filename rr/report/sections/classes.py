@@ -1,4 +1,4 @@
-"""Section `classes`: worst and best class, confusions and calibration, which a mean accuracy hides."""
+"""The `classes` section: worst and best class, confusions and calibration, which a mean accuracy hides."""
 
 import math
 from collections.abc import Sequence
@@ -36,10 +36,10 @@ _CLASS_METRIC_COLUMNS: list[Column | str] = [
 
 @dataclass(frozen=True)
 class ClassAnalysis:
-    """The classes of one table of accuracies.
+    """The analysis of the classes in one accuracy table.
 
     Attributes:
-        table: the table of accuracies.
+        table: the accuracy table.
         sentence: the best and the worst class of the best method, and the gap between their accuracies.
         extremes: worst and best class for every method and protocol; the mean class accuracy if it differs from the
             accuracy; and, with more than 10 classes, the top-5 accuracy.
@@ -47,7 +47,7 @@ class ClassAnalysis:
         confusions: plots of the confusion matrices under the first protocol; empty if there are too many classes.
         has_all_matrices: whether each method has a confusion matrix.
         has_numbers: whether the cells of the confusion matrices contain numbers.
-        top_confusions: the most frequent confusions of each method, printed if not every method has a matrix.
+        top_confusions: the most frequent confusions of each method, printed unless every method has a matrix.
         calibration: a plot of accuracy against confidence under the first protocol.
         num_bins: number of confidence bins in the calibration plot.
     """
@@ -65,7 +65,7 @@ class ClassAnalysis:
 
 
 def build_classes(results: GridResults) -> list[ClassAnalysis]:
-    """Return the analysis of each table of accuracies.
+    """Return the analysis of each accuracy table.
 
     If there are many tables, only the best self-supervised method of each (`ResultTable.main_row`) has a confusion
     matrix, because the page would otherwise be too large.
@@ -140,9 +140,9 @@ def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
     extremes: list[list[Cell | str]] = []
     top: list[list[Cell | str]] = []
     confusions: list[Panel] = []
-    curves: dict[str, list[tuple[float, float]]] = {}  # of the calibration, by method
+    curves: dict[str, list[tuple[float, float]]] = {}  # calibration curves by method
     best = table.main_row(table.first_protocol)
-    accuracies: dict[str, np.ndarray] = {}  # of each class under the first protocol, by method
+    accuracies: dict[str, np.ndarray] = {}  # class accuracies under the first protocol, by method
     class_names: list[str] = []
     for row in table.rows:
         for protocol, cell in row.cells.items():

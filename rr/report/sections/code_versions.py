@@ -1,4 +1,4 @@
-"""The versions of the code behind the results, with a warning if the runs of one stage used several."""
+"""The versions of the code behind the results, with a warning if the runs of a stage used several versions."""
 
 from collections import Counter
 from collections.abc import Sequence

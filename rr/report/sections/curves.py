@@ -1,4 +1,4 @@
-"""Section `curves`: loss and training accuracy by epoch."""
+"""The `curves` section: loss and training accuracy by epoch."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -84,7 +84,7 @@ def _plot_losses_and_accuracies(runs: Sequence[PretrainResult], name: str) -> li
 
 
 def _curve_label(column: str, settings: dict[str, Any]) -> str:
-    """Return the legend's label of a column of the history."""
+    """Return the legend label for a column of the history."""
     if settings["kind"] == "relational" and column in _PAIR_LABELS:
         uses_labels = bool(settings.get("label_fraction"))
         return (_PAIR_LABELS_WITH_LABELS if uses_labels else _PAIR_LABELS)[column]

@@ -1,4 +1,4 @@
-"""Section `dynamics`: how the features change during training, and how the relational task relates to them."""
+"""The `dynamics` section: how the features change during training, and how the relational task relates to them."""
 
 import math
 from collections.abc import Callable, Sequence

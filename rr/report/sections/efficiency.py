@@ -1,4 +1,4 @@
-"""Section `efficiency`: the kNN accuracy that a method reaches for a given number of pairs, views or seconds."""
+"""The `efficiency` section: the kNN accuracy that a method reaches for a given number of pairs, views or seconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ _COMPARED_COSTS = {"pairs": "{:,.0f} pairs", "seconds": "{:,.1f} seconds of trai
 
 @dataclass(frozen=True)
 class Efficiency:
-    """The efficiency of the methods on one dataset and backbone.
+    """The efficiency of the methods for one dataset and backbone.
 
     Attributes:
         title: dataset and backbone.
         panels: kNN accuracy against each cost.
-        legend: number of each method's color and line style.
+        legend: the numbers of each method's color and line style.
         sentence: comparison of relational reasoning with SimCLR at equal cost; empty if one of them was not run.
         has_rotations: whether a method is RotationNet, which passes each view through the network four times.
     """
@@ -40,7 +40,7 @@ class Efficiency:
 
 
 def build_efficiency(results: GridResults) -> list[Efficiency]:
-    """Return the efficiency on each dataset and backbone whose histories contain kNN accuracies."""
+    """Return the efficiency for each dataset and backbone whose histories contain kNN accuracies."""
     groups = group_by(results.pretrainings, lambda run: (run.paths.dataset, run.paths.backbone))
     sections = [_analyze_methods(runs, dataset, backbone) for (dataset, backbone), runs in groups.items()]
     return [section for section in sections if section.panels]
@@ -91,8 +91,8 @@ def _accuracy_curve(runs: Sequence[PretrainResult], cost: str) -> Curve:
 def _compare_with_simclr(by_method: dict[str, list[PretrainResult]], means: dict[str, dict[str, list[Point]]]) -> str:
     """Return a sentence that compares the first relational method with the first SimCLR method.
 
-    They are compared at the largest cost that both reach. `means` has the pairs of cost and mean accuracy for each cost
-    and method.
+    They are compared at the largest cost that both reach. `means` contains the pairs of cost and mean accuracy for each
+    cost and method.
     """
     kinds = {runs[0].settings["kind"]: method for method, runs in reversed(by_method.items())}
     ours, theirs = kinds.get("relational"), kinds.get("simclr")

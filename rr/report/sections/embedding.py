@@ -1,4 +1,4 @@
-"""Section `embedding`: metrics of the feature space, interactive maps, and examples of each method's first seed."""
+"""The `embedding` section: metrics of the feature space, interactive maps, and examples of each method's first seed."""
 
 import io
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ _TITLES = {
 }
 _MIN_RANKME = 2.0
 _MAX_EXAMPLE_BYTES, _MAX_MAP_BYTES = 200_000, 800_000  # on the page
-# Not checked: methods that use all labels (separated classes may need few directions), and weights without training.
+# Not checked: methods that use all labels (separated classes may need few directions), and weights not trained here.
 _MAY_COLLAPSE = (Role.SELF_SUPERVISED, Role.SEMI_SUPERVISED, Role.INITIAL_WEIGHTS)
 _CAPTION = (
     "Each image shows, from top to bottom: test images, each followed by the most similar training images; the test "
@@ -48,8 +48,8 @@ class EmbeddingTable:
         table: the metrics.
         num_images: number of test images behind the metrics.
         has_classes: whether the colors of the maps stand for classes. Without labels, they stand for clusters.
-        maps: a map with a layer for each method's first seed or, without labels, a map for each of these seeds. If all
-            maps would make the page too large, the maps of later tables are left out.
+        maps: a map with a layer for each method's first seed or, without labels, a map for each of these seeds. If the
+            page would become too large with all maps, the maps of later tables are left out.
         examples: similar images, clusters and outliers of each method's first seed.
         sprite: the thumbnails of the maps, or None if an earlier table has the same thumbnails or there are no maps.
     """
@@ -86,7 +86,7 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
         # The sample of images depends on the seed, so a method with a different first seed cannot share the maps.
         shared = [(run, embedding) for run, embedding in embeddings if np.array_equal(embedding.index, first.index)]
         classifier = _find_classification_protocol(results, [run for run, _ in shared])
-        # Classes are the same for all methods, which therefore share a map. Clusters are not.
+        # All methods have the same classes and therefore share a map. Their clusters differ.
         groups = [shared] if first.class_names else [[pair] for pair in shared]
         maps = [
             _make_map(f"map-{table.name}-{protocol}-{number}", group, sprites[key], results, classifier)
@@ -137,7 +137,7 @@ def _make_map(
     results: GridResults,
     classifier: str | None,
 ) -> ImageMap:
-    """Return a map with a layer for each run of a group. The colors are those of the classes or of the clusters."""
+    """Return a map with a layer for each run in a group. The colors stand for classes or clusters."""
     run, embedding = group[0]
     names, labels = embedding.class_names, embedding.labels
     if not names:
@@ -160,7 +160,7 @@ def _image_names(target: str, index: list[int], names: list[str]) -> list[str]:
 
 
 def _find_classification_protocol(results: GridResults, runs: list[EvaluationResult]) -> str | None:
-    """Return the first classification protocol that has evaluated a backbone of `runs` on their target, or None."""
+    """Return the first classification protocol that evaluated a backbone from `runs` on their target, or None."""
     evaluated = {(run.paths.pretraining, run.paths.target) for run in runs}
     for run in results.evaluations_of_kind(*CLASSIFICATION_PROTOCOLS):
         if (run.paths.pretraining, run.paths.target) in evaluated:

@@ -1,4 +1,4 @@
-"""Section `paper_comparison`: our results next to the paper's tables, averages and studies."""
+"""The `paper_comparison` section: our results next to the paper's tables, averages and studies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Comparison:
         verdicts: the meaning of each verdict that is counted or shown in a table.
         tables: the tables for which we have at least one result.
         missing: a sentence on the tables for which we have no result.
-        averages: the sentences on the averages of the abstract; empty if no run corresponds to a result of the paper.
+        averages: the sentences on the averages in the abstract; empty if no run corresponds to a result in the paper.
         studies: the gain from a deeper backbone, and the studies for which the grid has at least two points.
     """
 
@@ -42,7 +42,7 @@ class Comparison:
 
 
 def build_comparison(results: GridResults) -> Comparison | None:
-    """Return the comparison with the paper, or None if no run of the grid corresponds to any of its results."""
+    """Return the comparison with the paper, or None if no run in the grid corresponds to any of its results."""
     tables = {name: comparison_table(results, name) for name in TITLES}
     matched = [table for table in tables.values() if table.matched_cells]
     gain = build_backbone_gain(results)
@@ -62,7 +62,7 @@ def build_comparison(results: GridResults) -> Comparison | None:
         next((table.supervised_note for table in matched if table.supervised_note), ""),
         explain_verdicts({*_COUNTED, *shown}),
         matched,
-        f"No run of this grid corresponds to {join_words(missing, 'or')}." if missing else "",
+        f"No run in this grid corresponds to {join_words(missing, 'or')}." if missing else "",
         describe_averages_in_abstract(tables["Table 1"]) if [table.name for table in matched] != [LIGHTLY] else [],
         studies,
     )
@@ -83,4 +83,5 @@ def _summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return ""
     counts = [f"{verdicts.count(verdict)} “{verdict}”" for verdict in _COUNTED if verdict in verdicts]
-    return f"This grid corresponds to {format_count(len(verdicts), 'results')} of the paper: {', '.join(counts)}."
+    num_results = format_count(len(verdicts), "results")
+    return f"Runs in this grid correspond to {num_results} in the paper: {', '.join(counts)}."

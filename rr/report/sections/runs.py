@@ -1,4 +1,4 @@
-"""Section `runs`: the machines, and the duration and resources of every run."""
+"""The `runs` section: the machines, and the duration and resources of every run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Runs:
         machines: a table with a column per machine.
         commits: the commits of the code and the number of runs of each, as text.
         stages: for each stage that has runs, its title, its total as text, and a table with a row per run.
-        has_energy: whether the energy of any run was measured.
+        has_energy: whether the energy consumption of any run was measured.
     """
 
     machines: Table
@@ -34,7 +34,7 @@ def build_runs(results: GridResults) -> Runs:
     """Return the machines and the runs of every stage."""
     machines = unique(machine for record in results.records for machine in record.machines)
     has_energy = any(record.energy_joules for record in results.records)
-    # All stages have a column for the code version if the runs of any stage have several versions.
+    # All stages have a column for the code version if the runs of any stage used several versions.
     has_versions = any(len(set(code_version_labels(runs))) > 1 for runs in results.stages.values())
     stages = []
     for title, runs in results.stages.items():

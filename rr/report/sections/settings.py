@@ -1,4 +1,4 @@
-"""Section `settings`: the parameters that the runs recorded."""
+"""The `settings` section: the parameters that the runs recorded."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _SECTIONS = ("methods", "backbones", "protocols", "datasets")
 def build_settings(results: GridResults) -> dict[str, Table]:
     """Return the tables of each section of params.yaml by title: settings that differ, and identical settings.
 
-    A value that differs from the paper's has the paper's value as a note. The last table has the remaining parameters.
+    A value that differs from the paper's has the paper's value as a note. The last table contains all other parameters.
     """
     sections: dict[str, dict[str, dict[str, Any]]] = {title: {} for title in _SECTIONS}
     other: dict[str, Any] = {}
@@ -43,7 +43,7 @@ def build_settings(results: GridResults) -> dict[str, Table]:
 
 
 def _published_settings(results: GridResults) -> dict[str, dict[str, list[dict[str, str]]]]:
-    """Return the paper's settings of each method, protocol and dataset of the grid, by its section and name.
+    """Return the paper's settings of each method, protocol and dataset in the grid, by section and name.
 
     A method has one entry for each backbone and dataset, because the paper's settings depend on them.
     """
@@ -70,7 +70,7 @@ def _settings_tables(
         title: the name of the section.
         entries: the settings of each method, protocol or dataset by its name.
         published: the paper's settings of each of them.
-        colors: number of the color of each method.
+        colors: color number of each method.
     """
     columns = {name: _flatten(values) for name, values in entries.items()}
     keys = dict.fromkeys(key for values in columns.values() for key in values)

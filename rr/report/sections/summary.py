@@ -58,7 +58,7 @@ def build_summary(results: GridResults) -> Summary:
 
 
 def _summarize_rankme(results: GridResults) -> str:
-    """Return a sentence on RankMe if the grid has no classification protocol and one table of embeddings, or ""."""
+    """Return a sentence on RankMe if the grid has no classification protocol and one embedding table, or ""."""
     runs = results.evaluations_of_kind("embedding")
     if results.evaluations_of_kind(*CLASSIFICATION_PROTOCOLS) or len(split_by_target_and_protocol(runs)) != 1:
         return ""
@@ -67,8 +67,8 @@ def _summarize_rankme(results: GridResults) -> str:
     }
     ranks = join_words([f"{format_mean_std(value, format_two_decimals)} for {name}" for name, value in values.items()])
     return (
-        f" The number of directions that the features of {runs[0].paths.target} use (RankMe) is {ranks}. The section "
-        "“Embedding” shows which images the network considers similar."
+        f" The number of directions that the features of {runs[0].paths.target} use (RankMe) is {ranks}. The "
+        "“Embedding” section shows which images the network considers similar."
     )
 
 
@@ -165,6 +165,6 @@ def _position_between_bounds(best: _Best) -> str:
 
 
 def _margin(row: ResultRow, bound: ResultRow, protocol: str) -> float:
-    """Return by how many points a method, as printed, exceeds a bound."""
+    """Return by how many points a method's printed accuracy exceeds that of a bound."""
     ours, theirs = (float(format_percent(other.cells[protocol].value.mean)) for other in (row, bound))
     return ours - theirs

@@ -1,4 +1,4 @@
-"""Section `view_counts`: accuracy against the number of views per image, K, if the grid has several values of K."""
+"""The `view_counts` section: accuracy against the number of views per image, K, if the grid has several values of K."""
 
 from collections.abc import Sequence
 from functools import partial

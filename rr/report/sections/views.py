@@ -1,4 +1,4 @@
-"""Section `views`: training images and their augmented views."""
+"""The `views` section: training images and their augmented views."""
 
 from rr.report.grouping import group_by
 from rr.report.inputs.collect import GridResults, PretrainResult
@@ -8,7 +8,7 @@ _MAX_BYTES = 200_000
 
 
 def build_view_examples(results: GridResults) -> list[ImagePanel]:
-    """Return the images of one run per method and dataset, those with the most views first.
+    """Return the images of one run per method and dataset, starting with the runs with the most views.
 
     With other seeds and backbones, the views differ only in their random parameters.
     """
@@ -22,12 +22,12 @@ def build_view_examples(results: GridResults) -> list[ImagePanel]:
 def _view_panel(run: PretrainResult, budget: ByteBudget, max_scale: int) -> ImagePanel:
     views = run.settings.get("views")
     if views is None:
-        caption = "This method trains nothing and uses no views. The images are unaltered training images."
+        caption = "This method does not train anything and uses no views. The images are unaltered training images."
     elif views == 1:
         caption = "The first column shows the originals. The second column shows their only view in the first epoch."
     else:
         caption = (
-            "The first column shows the originals. The other columns show views of the first epoch, in which the "
+            "The first column shows the originals. The other columns show views from the first epoch, in which the "
             f"network sees {views} views of each image."
         )
     title = f"{run.paths.method} on {run.paths.dataset}, seed {run.paths.seed}"

@@ -1,4 +1,4 @@
-// Draw interactive maps of images on a canvas. Each figure of class `image-map` contains the data of a map as JSON (see
+// Draw interactive maps of images on a canvas. Each figure with class `image-map` contains the data of a map as JSON (see
 // rr/report/plots/image_map.py), and this script adds everything else to it.
 (() => {
   const NO_CLASS = 65535, NUM_COLORS = 20, MAX_SCALE = 60, MARGIN = 14, HIT_RADIUS = 18;
@@ -64,7 +64,7 @@
       URL.revokeObjectURL(link.href);
     });
     toolbar.append(button("+", "Zoom in", () => zoomBy(1.6)), button("−", "Zoom out", () => zoomBy(1 / 1.6)),
-      button("Whole map", "Show the whole map", () => moveTo(d3.zoomIdentity)), button("Save PNG", "Save the map as it is shown", download), status);
+      button("Whole map", "Show the whole map", () => moveTo(d3.zoomIdentity)), button("Save PNG", "Save the map as shown", download), status);
     const legend = element("ul", { className: "map-legend" });
     const view = element("div", { className: "map-view" }, canvas);
     figure.prepend(toolbar, legend, element("div", { className: "map-body" }, view, details));
@@ -174,7 +174,7 @@
       const i = hovered ?? selected;
       figure.dataset.focus = i ?? "";
       if (i === null) {
-        details.replaceChildren(element("p", {}, "Point at a dot, tap it, or move to the map with Tab and use the arrow keys. Zoom with two fingers, with the buttons, or with the mouse wheel after a click on the map."));
+        details.replaceChildren(element("p", {}, "Point at a dot, tap it, or move to the map with Tab and use the arrow keys. Zoom with two fingers, with the buttons, or with the mouse wheel after clicking on the map."));
         return;
       }
       const facts = element("dl", {}, element("dt", {}, "image"), element("dd", {}, data.names[i]));

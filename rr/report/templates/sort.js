@@ -1,4 +1,4 @@
-// Sort a table of class `sortable` when a column heading is clicked, or when Enter is pressed on it. The first click
+// Sort a table with class `sortable` when a column heading is clicked, or when Enter is pressed on it. The first click
 // sorts numbers from the largest to the smallest and text from A to Z, the second click reverses the order, and the
 // third click restores the original order. Cells without a number stay last. Without JavaScript, the headings are plain
 // text.

@@ -1,4 +1,4 @@
-"""Tests of networks of torchvision and timm: names, features, weights and messages."""
+"""Tests of torchvision and timm networks: names, features, weights and messages."""
 
 import copy
 from pathlib import Path

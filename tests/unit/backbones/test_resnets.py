@@ -14,7 +14,7 @@ from torchvision import models
 from rr import backbones
 from rr.params.backbones import BUILTIN_BACKBONES
 
-# Number of parameters of the first convolution block and of stages 1, 2 and 3.
+# Number of parameters in the first convolution block and in stages 1, 2 and 3.
 STAGE_PARAMETERS = {
     "resnet8": [464, 4_672, 14_528, 57_728],
     "resnet32": [464, 23_360, 88_768, 353_664],

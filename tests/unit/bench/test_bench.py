@@ -79,7 +79,7 @@ def train_both(
             )
             errors.append(float((rr_gradient - reference_gradient).norm() / reference_gradient.norm()))
     if same_weights:
-        # The input of a ReLU can be so close to 0 that rounding changes its sign and thereby a gradient by a percent.
+        # The input of a ReLU can be so close to 0 that rounding changes its sign, and thus a gradient by 1 %.
         assert max(errors) < 0.03
         assert sorted(errors)[STEPS // 2] < 1e-4
     assert len({rr_loss for rr_loss, _ in losses}) == STEPS
@@ -91,7 +91,7 @@ CASES = [("relational", 6, 10), ("relational", 2, 16), ("supervised", 1, 16), ("
 
 @pytest.mark.parametrize(("method", "views", "images"), CASES)
 def test_training_matches_the_reference_in_float64(method: str, views: int, images: int) -> None:
-    """Two independent trainings have the same losses, so both implementations compute the same functions."""
+    """Two independent training runs have the same losses, so both implementations compute the same functions."""
     for rr_loss, reference_loss in train_both(method, views, images, torch.float64, same_weights=False):
         assert rr_loss == pytest.approx(reference_loss, rel=1e-11)
 
@@ -218,7 +218,7 @@ def test_candidates_alternate_and_ratios_are_computed_per_repeat() -> None:
 
 
 def test_table_explains_ratios_of_any_first_candidate() -> None:
-    """In the part `busy`, both candidates are rr."""
+    """In the `busy` part, both candidates are rr."""
     case = summarize("training", "views", 1, [("idle", 10), ("busy", 10)], [[Timing(1, 1)], [Timing(2, 2)]])
     part = {"cases": [asdict(case)], "notes": [], "seconds": 3, "load": {"before": [0], "after": [0]}}
     machine = {"processor": "", "cores": 1, "system": "", "python": "", "versions": {}}

@@ -1,4 +1,4 @@
-"""Test how the option --device is resolved. torch's answers are replaced, so no GPU is needed."""
+"""Test how the --device option is resolved. torch's answers are replaced, so no GPU is needed."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from rr.errors import UserError
 
 @pytest.fixture
 def set_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Return a function that lets torch find a number of GPUs."""
+    """Return a function that makes torch find a given number of GPUs."""
 
     def set_number(number: int) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)

@@ -8,7 +8,7 @@ from rr.errors import UserError
 
 
 class NormAndActivation(nn.BatchNorm2d):
-    """A batch norm that also applies an activation, as timm's BatchNormAct2d."""
+    """A batch norm that also applies an activation, like timm's BatchNormAct2d."""
 
 
 def test_weights_stay_frozen_and_shared() -> None:

@@ -1,4 +1,4 @@
-"""Tests of the number of threads of torch and numba, and of the settings of cuDNN."""
+"""Tests of the thread counts of torch and numba, and of the cuDNN settings."""
 
 from collections.abc import Iterator
 

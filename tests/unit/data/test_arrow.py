@@ -1,4 +1,4 @@
-"""Tests of the conversions between numpy and Arrow, which equal those of pyarrow."""
+"""Tests of the conversions between numpy and Arrow, which must equal pyarrow's."""
 
 import subprocess
 import sys

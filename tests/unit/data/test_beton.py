@@ -194,7 +194,7 @@ def test_truncated_file_raises(path: Path, tmp_path: Path, keep: float) -> None:
     ],
 )
 def test_changed_table_raises(path: Path, tmp_path: Path, table: str, field: str, value: int, message: str) -> None:
-    """A single field of the last row of a table has another value."""
+    """A single field in the last row of a table has a different value."""
     content = bytearray(path.read_bytes())
     samples_start = beton._HEADER.itemsize + 3 * beton._FIELD.itemsize
     tables = {

@@ -1,4 +1,4 @@
-"""Tests of `rr fetch` on the datasets of the paper, each as a small copy in the official format."""
+"""Tests of `rr fetch` on the paper's datasets, each as a small copy in the official format."""
 
 import hashlib
 import io
@@ -59,7 +59,7 @@ def md5(path: Path) -> str:
 
 
 def make_archive(folder: Path, archive: Path) -> Path:
-    """Pack a folder into a zip, tar.gz or tar.bz2, by the suffix of `archive`."""
+    """Pack a folder into a zip, tar.gz or tar.bz2 archive, depending on the suffix of `archive`."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
             for path in sorted(folder.rglob("*")):
@@ -131,7 +131,7 @@ class TestStl10:
         first = decode_all(open_fetched(project))
         archive.unlink()
         assert rr(*FETCH).code == 0
-        # The other dataset of the same archive, and an extracted file that was damaged afterwards.
+        # The other dataset in the same archive, and an extracted file that was damaged afterward.
         add_dataset(project, {"kind": "stl10_unlabeled", "path": "data/download/mine"}, image_size=96)
         assert rr(*FETCH).code == 0
         add_dataset(project, {"kind": "stl10"}, image_size=96)
@@ -353,7 +353,7 @@ class TestSlimageNet:
             expected |= {name: ("train" if name in chosen else "test", label) for name in files}
         bytes_of = {name: (slim / name).read_bytes() for name in expected}
         local = slim
-        if form == "few-shot":  # as in the published archive, each folder has other classes
+        if form == "few-shot":  # as in the published archive, each folder has different classes
             for part, class_name in (("train", "n01"), ("val", "n02"), ("test", "n03")):
                 (slim / part).mkdir()
                 (slim / class_name).rename(slim / part / class_name)
@@ -515,7 +515,7 @@ class TestCifar:
         outcome = rr(*FETCH)
         assert outcome.code == 2
         assert "wrong checksum" in outcome.err
-        # A file with a wrong MD5 is not unpickled, even if the MD5 of the archive is right.
+        # A file with a wrong MD5 is not unpickled, even if the MD5 of the archive is correct.
         monkeypatch.setattr(CIFAR10, "tgz_md5", md5(folder / "bad.tar.gz"))
         outcome = rr(*FETCH)
         assert outcome.code == 2

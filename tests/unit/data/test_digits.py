@@ -1,4 +1,4 @@
-"""Tests of the dataset `digits`, compared with scikit-learn."""
+"""Tests of the `digits` dataset, compared with scikit-learn."""
 
 import io
 from collections import Counter

@@ -164,7 +164,7 @@ def test_blank_images_are_only_compared_for_equality() -> None:
 
 @given(st.integers(0, 2**31))
 def test_result_is_a_maximal_set_without_duplicates(seed: int) -> None:
-    """No two images of a split that stay are duplicates, and each one that is left out has a duplicate."""
+    """No two images that stay in a split are duplicates, and each image that is left out has a duplicate."""
     rng = np.random.default_rng(seed)
     values = [
         int(base) ^ sum(1 << int(bit) for bit in rng.choice(64, 5, False)) for base in rng.integers(0, 3, 20) << 30

@@ -1,4 +1,4 @@
-"""Tests of the file of features."""
+"""Tests of the feature file."""
 
 from pathlib import Path
 

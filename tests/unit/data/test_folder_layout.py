@@ -1,4 +1,4 @@
-"""Tests of the layout of folders of images: splits, classes, and layouts that are refused."""
+"""Tests of the layout of image folders: splits, classes, and layouts that are refused."""
 
 import os
 import shutil
@@ -414,7 +414,7 @@ def test_file_that_changes_while_it_is_read_raises(tmp_path: Path, monkeypatch: 
         return read_bytes(path) + (b"x" if calls.count(path) == 2 and path.name == "3.png" else b"")
 
     monkeypatch.setattr(Path, "read_bytes", read_changed_bytes)
-    with pytest.raises(UserError, match=r"cat/3\.png changed while the images were read: run rr fetch again"):
+    with pytest.raises(UserError, match=r"cat/3\.png changed while the images were being read: run rr fetch again"):
         fetch_folder(root)
     assert not raw_file(root).exists()
 

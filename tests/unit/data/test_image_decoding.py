@@ -14,7 +14,7 @@ from rr.data.image_decoding import UnreadableImageError, decode_image, decode_ph
 from rr.data.raw import encode_png
 
 Image.init()  # loads the plugins
-# Without formats that need another program (BUFR to WMF), contain only floating-point numbers or are deprecated.
+# Except formats that need another program (BUFR to WMF), contain only floating-point numbers or are deprecated.
 READ_AND_WRITTEN = Image.SAVE.keys() & Image.OPEN.keys() - {"BUFR", "EPS", "GRIB", "HDF5", "WMF", "SPIDER", "IM"}
 
 
@@ -43,7 +43,7 @@ def test_large_jpeg_images_are_decoded_at_a_fraction_of_their_size(size: tuple[i
     buffer = io.BytesIO()
     photograph.save(buffer, "JPEG", quality=95, exif=exif)
     full = ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue()))).convert("RGB")
-    # From eight times the side on, images are decoded at a fraction of their size. Smaller images are not.
+    # Images of at least eight times the side are decoded at a fraction of their size. Smaller images are not.
     limit = min(size) // 8
     for side, (low, high) in {limit + 1: (0, 0), limit: (1e-3, 0.6), limit // 2: (1e-3, 0.6)}.items():
         expected = np.asarray(ImageOps.fit(full, (side, side), Image.Resampling.BICUBIC)).astype(int)
@@ -181,7 +181,7 @@ def test_image_whose_second_half_is_zeros_is_damaged(image_format: str, options:
 def test_jpeg_image_that_ends_in_zeros_is_damaged(kept: float, quality: int, progressive: bool) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     photograph = Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC)
-    thumbnail = io.BytesIO()  # in the metadata, with an end marker of its own
+    thumbnail = io.BytesIO()  # in the metadata, with its own end marker
     photograph.resize((80, 60)).save(thumbnail, "JPEG")
     buffer = io.BytesIO()
     options = {"quality": quality, "progressive": progressive, "restart_marker_rows": 4}

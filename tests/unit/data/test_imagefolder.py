@@ -1,4 +1,4 @@
-"""Tests of `rr fetch` on folders of images: splits, local copies, the record, and the mistakes a user can make."""
+"""Tests of `rr fetch` on image folders: splits, local copies, the record, and the mistakes a user can make."""
 
 import json
 import os

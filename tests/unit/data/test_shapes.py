@@ -1,4 +1,4 @@
-"""Tests of the built-in dataset `shapes`: reproducible, balanced, and separable by shape but not by color."""
+"""Tests of the built-in `shapes` dataset: reproducible, balanced, and separable by shape but not by color."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def test_shape_and_dtype_of_result() -> None:
     assert (images.shape, images.dtype) == ((37, 24, 24, 3), np.uint8)
     assert (labels.shape, labels.dtype) == ((37,), np.int64)
     assert images.min() < 64
-    assert images.max() > 192  # uses the range of uint8, not of 0..1
+    assert images.max() > 192  # uses the range of uint8, not 0..1
     assert len(set(CLASS_NAMES)) == 10
 
 

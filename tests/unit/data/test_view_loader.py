@@ -69,7 +69,7 @@ def test_every_code_path_gives_the_same_views(path: Path) -> None:
         batches = list_batches(make_loader(path, resident=resident, on_device=on_device), 2)
         for (views, labels), (same_views, same_labels) in zip(batches, expected, strict=True):
             assert torch.equal(labels, same_labels)
-            # On the CPU path the views are bit-identical. The device path differs by rounding errors.
+            # On the CPU path, the views are bit-identical. The device path differs by rounding errors.
             assert torch.allclose(views, same_views, atol=5e-5 if on_device else 0, rtol=0)
 
 

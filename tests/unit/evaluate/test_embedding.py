@@ -77,7 +77,7 @@ def evaluate(
     train: tuple[Beton, np.ndarray] | None = None,
     **changes: object,
 ) -> ProtocolResult:
-    """Evaluate the test split `beton`. `train` is the training split and its features; by default, it is `beton`."""
+    """Evaluate the test split `beton`. `train` is the training split and its features, and defaults to `beton`."""
     labels = beton.labels if labels is None else labels
     test = SplitFeatures(compute_features(beton).numpy() if features is None else features, labels, beton.index)
     train_beton, train_features = train or (beton, test.features)
@@ -264,7 +264,7 @@ def test_map_places_images_without_overlap() -> None:
     images = np.stack([np.full((512, 512, 3), value, np.uint8) for value in (10, 20, 30, 40)])
     canvas = embedding.render_map(images, np.array([[0.0, 0], [1, 1], [0, 1], [0, 1]]))
     assert canvas.shape == (1024, 1024, 3)
-    # y points upwards. If two images have the same coordinates, only the first is shown. The empty corner is white.
+    # y points upward. If two images have the same coordinates, only the first is shown. The empty corner is white.
     assert [canvas[0, 0, 0], canvas[0, -1, 0], canvas[-1, 0, 0], canvas[-1, -1, 0]] == [30, 20, 10, 255]
 
 

@@ -431,7 +431,7 @@ def test_target_without_labels_has_an_embedding_only(pretrained: Path, rr: RunRr
         assert outcome.code == 2
         assert (
             "mine cannot be a target, because 20 of 20 training images and 10 of 10 test images are unlabeled: label "
-            "them, or use only the protocol embedding, or remove mine from grid.target" in outcome.err
+            "them, or use only the embedding protocol, or remove mine from grid.target" in outcome.err
         )
     outcome = evaluate_own_images(rr, "embedding")
     assert outcome.code == 0, outcome.err

@@ -31,7 +31,7 @@ def test_all_images_may_vote_and_tiny_temperatures_are_finite() -> None:
 
 @pytest.mark.parametrize("num_neighbors", [2, 3, 4])
 def test_tied_images_fill_the_remaining_votes(num_neighbors: int) -> None:
-    """Which of the images with equal similarity vote is not specified, but not how many of them, or their weight."""
+    """It is not specified which images with equal similarity vote, but their number and weight are specified."""
     similarity = np.full((1, 300), 0.4, np.float32)
     similarity[0, 150] = 0.5
     votes = knn_vote(similarity, np.arange(300), 300, num_neighbors, 0.1)[0]

@@ -33,7 +33,7 @@ def test_labeled_images_of_several_classes_suit_every_protocol() -> None:
 def test_unlabeled_images_are_counted_by_split() -> None:
     assert target_problem([-1, -1], [-1], []).startswith(
         "mine cannot be a target, because 2 of 2 training images and 1 of 1 test images are unlabeled: label them, or "
-        "use only the protocol embedding, or remove mine from grid.target in params.yaml"
+        "use only the embedding protocol, or remove mine from grid.target in params.yaml"
     )
     assert "because 1 of 4 training images are unlabeled" in target_problem([0, 1, 2, -1], [0, 1, 2])
     assert "because 1 of 3 test images are unlabeled" in target_problem([0, 1, 2], [0, -1, 2])

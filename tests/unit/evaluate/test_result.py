@@ -1,4 +1,4 @@
-"""Tests of the checks of what a user's own protocol returns."""
+"""Tests of the checks on the results of a user's own protocol."""
 
 from collections.abc import Callable
 

@@ -88,7 +88,7 @@ def test_one_training_image_per_class(tmp_path: Path, has_head: bool) -> None:
     assert result.predictions is not None
     assert result.predictions.tolist() == [0, 0, 2]
     tile, gap = 8 + 4, 2
-    assert result.examples.shape == (2 * (tile + gap) + gap, 4 * (tile + gap) + gap, 3)  # a row per class in the test
+    assert result.examples.shape == (2 * (tile + gap) + gap, 4 * (tile + gap) + gap, 3)  # a row per test class
 
 
 @pytest.mark.parametrize(("reranked", "order"), [(2, [1, 0, 2, 3]), (100, [3, 2, 1, 0])])
@@ -102,7 +102,7 @@ def test_head_reorders_the_nearest_images(
     monkeypatch.setattr(retrieval, "_RERANKED", reranked)
     result = retrieval.evaluate(inputs, RetrievalConfig(kind="retrieval", distance="euclidean", cutoffs=[1, 3]))
     labels = inputs.train.labels[order]
-    # All logits of the query at 5 are 5, so its order stays 4, 3, 2, 1: both relevant images have the ranks 1 and 3.
+    # All logits of the query at 5 are 5, so its order stays 4, 3, 2, 1: the two relevant images have ranks 1 and 3.
     expected = [average_precision_score(labels == 0, [4, 3, 2, 1]), (1 / 1 + 2 / 3) / 2]
     assert result.columns["reranked_average_precision"] == pytest.approx(expected)
     assert result.metrics["reranked_mean_average_precision"] == pytest.approx(np.mean(expected))

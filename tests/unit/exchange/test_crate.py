@@ -89,7 +89,7 @@ def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -
     assert entities["Snakefile"]["license"] == {"@id": "https://spdx.org/licenses/MIT"}
     assert entities["./"]["license"].startswith("The license of the images and of the results is not stated.")
     assert entities["ro-crate-metadata.json"]["about"] == {"@id": "./"}
-    # What the profiles recommend.
+    # Properties that the profiles recommend.
     assert entities["README.md"]["about"] == {"@id": "./"}
     assert entities["README.md"]["encodingFormat"] == "text/markdown"
     assert entities["./"]["author"] == {"@id": "#agent"}

@@ -70,7 +70,7 @@ def test_fetch_of_other_images_reports_an_outdated_file(project: Path, rr: RunRr
         outcome = rr(*command)
         assert outcome.code == 0, outcome.err
         assert (
-            "fetch: data/raw/mine/croissant.json describes the former images: run `rr croissant mine` with the same "
+            "fetch: data/raw/mine/croissant.json describes the previous images: run `rr croissant mine` with the same "
             "options as before, which replaces this file and any edits in it\n" in outcome.err
         )
     assert file.read_text() == text

@@ -1,4 +1,4 @@
-"""Tests of `rr import`, the method `imported` and `rr export`: conversion of weights, and errors."""
+"""Tests of `rr import`, the `imported` method and `rr export`: conversion of weights, and errors."""
 
 import argparse
 import datetime
@@ -221,8 +221,8 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
         (set_nan, "conv1.weight contains NaN or infinite values"),
         (
             convert_to_integers,
-            r"do not match resnet8: 1 tensor is of another shape or type: conv1.weight \(.* int64 instead of .*\); all "
-            "other tensors match resnet8: correct these tensors, or use the original checkpoint",
+            r"do not match resnet8: 1 tensor is of a different shape or type: conv1.weight \(.* int64 instead of .*\); "
+            "all other tensors match resnet8: correct these tensors, or use the original checkpoint",
         ),
         (lambda state: {"backbone": 3}, "does not contain a state dict"),
         (lambda state: [*state.values()], "does not contain a state dict"),
@@ -233,7 +233,7 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
         (nest_deeply, "does not contain a state dict"),
         (
             lambda state: {"a.b": torch.ones(1)},
-            r"conv1.weight is missing; use the --backbone .*\. The file contains a.b$",
+            r"conv1.weight is missing; pass .* with --backbone .*\. The file contains a.b$",
         ),
         (lambda state: {}, "does not contain a state dict"),
         (
@@ -288,7 +288,7 @@ def convert_to_channels_last(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def share_storage(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the same tensors, of which those of the same type are views of one tensor, as in fused optimizers."""
+    """Return the same tensors. Those of the same type are views of one tensor, as in fused optimizers."""
     shared = {}
     for dtype in {value.dtype for value in state.values()}:
         names = [name for name, value in state.items() if value.dtype == dtype]
@@ -391,7 +391,7 @@ def test_layout_of_another_program_is_imported(tmp_path: Path, name: str, layout
 
 
 def test_sequence_of_the_layers_of_torchvision_is_imported(tmp_path: Path) -> None:
-    """lightly and others drop the classifier this way, so that the layers are numbered as in torchvision's network."""
+    """lightly and others drop the classifier this way. The layers are then numbered as in torchvision's network."""
     backbone = random_backbone("resnet18")
     network = torchvision.models.resnet18()
     network.load_state_dict(backbone.state_dict(), strict=False)
@@ -473,7 +473,7 @@ def test_several_backbones_require_a_key(tmp_path: Path, rr: RunRr, keys: tuple[
     command = ("import", tmp_path / "c.pt", "--backbone", "resnet8", "--output", tmp_path / "b.safetensors")
     outcome = rr(*command)
     assert outcome.code == 2
-    assert f"several backbones of the architecture resnet8, under '{keys[0]}' and '{keys[1]}': choose" in outcome.err
+    assert f"several resnet8 backbones, under '{keys[0]}' and '{keys[1]}': choose" in outcome.err
     assert "--key teacher.head: " in rr(*command, "--key", "teacher.head").err
     assert not (tmp_path / "b.safetensors").exists()
     assert rr(*command, "--key", key).code == 0

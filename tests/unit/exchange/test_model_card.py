@@ -1,4 +1,4 @@
-"""Test the model card that `rr export` writes: facts of the record, evaluations, and weights without a record."""
+"""Test the model card that `rr export` writes: facts from the record, evaluations, and weights without a record."""
 
 import json
 import shutil
@@ -138,7 +138,7 @@ def test_card_of_other_weights_is_ignored(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_card_has_the_input_size_of_the_exported_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a format without a model has the size of the pretraining images."""
+    """The size is that of the pretraining images only for a format without a model."""
     monkeypatch.chdir(tmp_path)
     weights = Path("w.safetensors")
     save_backbone(random_backbone("conv4"), weights, Preprocessing(32, (0.5,) * 3, (0.25,) * 3))

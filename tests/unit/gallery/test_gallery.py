@@ -386,8 +386,11 @@ def test_output_of_embed_is_a_valid_index(folder: Path, rr: RunRr) -> None:
     save_backbone(random_backbone("conv4"), folder / "w64", DATASET.model_copy(update={"image_size": 64}))
     outcome = rr(*ask, "w64")
     assert num_embedded(outcome.out) == 6
-    assert "the index f.parquet was written with different settings (weights, image size) and is rebuilt" in outcome.err
-    # Files of the same name, size and time in another folder are other images.
+    assert (
+        "the index f.parquet was written with different settings (weights, image size) and will be rebuilt"
+        in outcome.err
+    )
+    # Files with the same name, size and time in a different folder are different images.
     outcome = rr("retrieve", "g/b.png", "--gallery", "g/deep", "--index", "f.parquet", "--weights", "w64")
     assert "different settings (folder)" in outcome.err
 
@@ -404,7 +407,7 @@ def test_index_is_rebuilt_if_the_decoding_code_changes(
     assert num_embedded(rr(*ask).out) == 0
     changed.write_text(code.replace("BICUBIC", "LANCZOS"))
     outcome = rr(*ask)
-    assert "the index i.parquet was written with different settings (decoding code) and is rebuilt" in outcome.err
+    assert "the index i.parquet was written with different settings (decoding code) and will be rebuilt" in outcome.err
     assert num_embedded(outcome.out) == 6
 
 
@@ -436,7 +439,7 @@ def test_damaged_index_is_rebuilt(folder: Path, rr: RunRr) -> None:
         outcome = rr(*ask)
         assert outcome.code == 0
         assert "the index i.parquet is damaged" in outcome.err
-        assert "and is rebuilt" in outcome.err
+        assert "and will be rebuilt" in outcome.err
         assert num_embedded(outcome.out) == 6
         assert parse_tables(outcome.out) == first
         assert num_embedded(rr(*ask).out) == 0
@@ -465,7 +468,7 @@ def test_index_in_a_read_only_folder_is_used(folder: Path, rr: RunRr, monkeypatc
     make_image(40).save("g/new.png")
     outcome = rr(*ask)
     assert (outcome.code, num_embedded(outcome.out)) == (0, 1)
-    assert "the folder of the index .rr/gallery/" in outcome.err
+    assert "the folder that contains the index .rr/gallery/" in outcome.err
     assert ".parquet is read-only, so new features are not stored" in outcome.err
     Path("g/new.png").unlink()
     assert read_files(folder) == before
@@ -496,7 +499,7 @@ UNUSUAL_NAMES += ["\x1b[31mred.png"]
 
 
 def save_unusual_names(folder: Path) -> list[str]:
-    """Save images with unusual names; return the names as the column `path` should contain them."""
+    """Save images with unusual names; return the names as the `path` column should contain them."""
     folder.mkdir()
     for seed, name in enumerate(UNUSUAL_NAMES):
         make_image(seed).save(folder / name)
@@ -535,7 +538,7 @@ def test_files_with_the_same_displayed_name_are_distinguished(folder: Path, rr: 
 
 
 class PageParser(HTMLParser):
-    """Collect the alternative texts, the URLs, the tags and the text of a page."""
+    """Collect the alt texts, URLs, tags and text of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -629,7 +632,7 @@ def test_percentiles_of_scores_by_hand() -> None:
 
 
 def save_head(path: Path) -> None:
-    """Save weights with a relation head, and an evaluation that has calibrated it, in the current folder."""
+    """Save weights with a relation head, and an evaluation that calibrates it, in the current folder."""
     torch.manual_seed(0)
     save_backbone(random_backbone("conv4"), path, DATASET, {"relation_head": RelationHead(64)}, "cat")
     run = paths.EvaluationPaths(paths.PretrainPaths("shapes", "conv4", "relational", 1), "shapes", "embedding")
@@ -810,7 +813,7 @@ def test_calibration_of_other_weights_or_with_a_damaged_record_is_not_used(folde
     torch.manual_seed(1)
     save_backbone(backbone, Path("other"), DATASET, {"relation_head": RelationHead(64)}, "cat")
     pair = ("g/b.png", "g/f.webp")
-    expected = "\nnot calibrated, because no evaluation in this folder has calibrated these weights"
+    expected = "\nnot calibrated, because this folder contains no evaluation that calibrates these weights"
     assert expected in rr("compare", *pair, "--weights", "other").out
     assert expected not in rr("compare", *pair, "--weights", "h").out
     (record_file,) = Path("runs").rglob("run.json")

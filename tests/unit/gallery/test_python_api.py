@@ -61,7 +61,7 @@ def test_missing_preprocessing_can_be_passed(tmp_path: Path) -> None:
 
 
 def assert_same_features(features: np.ndarray, expected: np.ndarray) -> None:
-    """Compare features that are computed in batches of another size or memory layout."""
+    """Compare features that are computed in batches of a different size or memory layout."""
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -85,7 +85,8 @@ def test_simclr_loss_equals_loops_over_rows(temperature: float, variant: str) ->
 
 
 def test_simclr_loss_by_hand() -> None:
-    # Normalized, both rows of the first view and the first row of the second view are (1, 0). The last row is (0, 1).
+    # After normalization, both rows of the first view and the first row of the second view are (1, 0). The last row is
+    # (0, 1).
     first_MD, second_MD = torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 5.0]])
     e = math.exp(2)  # cosine 1 at temperature 0.5
     ratios = [e / (2 * e + 1), 1 / (2 * e + 1), e / (2 * e + 1), 1 / 3]
@@ -337,7 +338,7 @@ def test_projector_has_the_requested_layers() -> None:
 
 @pytest.mark.parametrize("name", ["nt-xent", "byol", "vicreg", "barlow"])
 def test_losses_and_gradients_equal_those_of_lightly(name: str) -> None:
-    """lightly is installed with the extra `bench`. Its BYOL loss is the negative cosine similarity."""
+    """lightly is installed with the `bench` extra. Its BYOL loss is the negative cosine similarity."""
     lightly = pytest.importorskip("lightly.loss")
     losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "nt-xent": lightly.NTXentLoss(temperature=0.5),

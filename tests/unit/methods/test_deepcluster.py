@@ -44,7 +44,7 @@ def correlated_features(count: int, size: int) -> Tensor:
 
 
 def make_groups(sizes: list[int]) -> tuple[Tensor, np.ndarray]:
-    """Return well separated, shuffled groups of the given sizes, and the group of each row.
+    """Return well-separated, shuffled groups of the given sizes, and the group of each row.
 
     There is one feature fewer than groups, so the groups differ in all directions. Whitening would otherwise scale
     directions of pure noise to the same variance.
@@ -102,7 +102,7 @@ def test_constant_features_give_a_finite_loss(value: float) -> None:
 
 @pytest.mark.parametrize("sample", [10_000, 60])
 def test_clusters_are_the_groups(sample: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Test k-means on all points, and with a sample."""
+    """Test k-means on all points and on a sample."""
     monkeypatch.setattr(deepcluster, "SAMPLE_SIZE", sample)
     features, group = make_groups([100, 60, 30, 10])
     method = build(3)

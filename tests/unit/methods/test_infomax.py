@@ -85,7 +85,7 @@ def test_loss_and_gradients_equal_the_direct_implementation() -> None:
 
 
 def test_local_discriminator_pairs_by_hand() -> None:
-    """With logits |y - map|, positives use y and map of m, and negatives y of m and map of m + 1."""
+    """With logits |y - map|, positives use y and the map of m, and negatives use y of m and the map of m + 1."""
     discriminator = LocalDiscriminator(1, 1)
     with torch.no_grad():
         for parameter in discriminator.parameters():

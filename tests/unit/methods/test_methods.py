@@ -32,7 +32,7 @@ DYNAMICS = DynamicsConfig(every_n_epochs=2, images=60)
 
 
 def small_config(name: str, **changes: object) -> MethodConfig:
-    """Return the config of a method of params.yaml for two epochs of 64 images."""
+    """Return the config of a method from params.yaml for two epochs of 64 images."""
     return golden.small_config(name, **{"epochs": 2, "batch_size": 24, **changes})
 
 
@@ -93,7 +93,7 @@ def build(config: MethodConfig) -> Method:
 
 
 def train_steps(method: Method, batches: list[tuple[Tensor, Tensor]]) -> None:
-    """Make an optimizer step on each batch of views and labels."""
+    """Perform an optimizer step on each batch of views and labels."""
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 3e-3)
     for number, (views, labels) in enumerate(batches):
         loss, _ = method.loss(
@@ -115,7 +115,7 @@ def measure(method: Method, views: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def load_batches(path: Path, method: Method, config: MethodConfig, epochs: int) -> list[tuple[Tensor, Tensor]]:
-    """Return the views and labels of all mini-batches of this number of epochs."""
+    """Return the views and labels of all mini-batches in this number of epochs."""
     data = beton.Beton(path, threads=1)
     loader = ViewLoader(
         data, SHAPES, config.augmentation, num_views=config.views, batch_size=config.batch_size, seed=0,  # type: ignore[union-attr]
@@ -135,7 +135,7 @@ def permute_second_views(views: Tensor, count: int) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_method_overfits_64_images(name: str, data: Path) -> None:
-    """After training on one batch, the loss is low for these views, and not for pairs of views of different images."""
+    """After training on one batch, the loss is low for these views, but not for pairs of views of different images."""
     configure_torch(1)
     config = small_config(name, batch_size=64)
     method = build(config)
@@ -262,7 +262,7 @@ def test_nan_loss_raises_and_names_the_step(data: Path, tmp_path: Path) -> None:
 def test_last_finite_checkpoint_remains_if_the_loss_diverges(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error names the step also on a GPU, where the loss is read only at the end of an epoch."""
+    """The error also names the step on a GPU, where the loss is read only at the end of an epoch."""
     loss, calls = RelationalReasoning.loss, []
 
     def diverge(self: RelationalReasoning, *arguments: object) -> object:
@@ -290,7 +290,7 @@ def test_last_finite_checkpoint_remains_if_the_loss_diverges(
 
 
 def test_infinite_weights_are_not_written(data: Path, tmp_path: Path) -> None:
-    """With one step and an extreme learning rate, the loss is finite and the weights are not."""
+    """With one step and an extreme learning rate, the loss is finite, but the weights are not."""
     config = small_config("supervised", learning_rate=1e39, batch_size=64, epochs=1)
     with pytest.raises(UserError, match="a weight is NaN or infinite"):
         train(data, tmp_path / "run", config)

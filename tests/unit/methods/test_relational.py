@@ -154,14 +154,14 @@ def test_mutual_information_bound_is_tight_for_the_optimal_head() -> None:
     for suboptimal in (0.5 * optimal, 1.5 * optimal, optimal + 0.3, torch.zeros_like(optimal)):
         assert bound(suboptimal) < divergence
     assert bound(torch.zeros_like(optimal)) == pytest.approx(0, abs=1e-12)
-    assert bound(torch.tensor([50.0, -50.0]).double()) < 0  # certain and often wrong
+    assert bound(torch.tensor([50.0, -50.0]).double()) < 0  # confident but often wrong
     certain = pair_statistics(torch.full((3,), 40.0).double(), torch.full((3,), -40.0).double())
     assert float(mutual_information_bound(certain)) == pytest.approx(1.0)
     assert math.isclose(divergence.item(), 0.1468, abs_tol=5e-5)  # by hand: 0.5 (0.9 log2 9/7 + 0.1 log2 1/3 + ...)
 
 
 def test_head_is_saved_with_the_backbone(tmp_path: Path) -> None:
-    """Its weights, and the statistics of its batch normalization, are those of the end of training."""
+    """Its weights, and the statistics of its batch normalization, are those from the end of training."""
     data = golden.write_images(tmp_path / "train.beton", 60)
     config = small_config("relational", epochs=1, batch_size=60)
     outputs = golden.train(data, tmp_path / "run", config)

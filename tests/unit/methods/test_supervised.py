@@ -97,7 +97,7 @@ def test_loss_is_over_all_views(K: int) -> None:
 
 
 def test_network_is_saved_with_its_classifier(tmp_path: Path) -> None:
-    """The saved classifier is the one that a single step of torch's own modules gives."""
+    """The saved classifier is the one that a single step of torch's own modules produces."""
     data = golden.write_images(tmp_path / "train.beton", 64)
     config = small_config("supervised", epochs=1, batch_size=64, augmentation=Augmentation())
     outputs = golden.train(data, tmp_path / "run", config)
@@ -200,7 +200,7 @@ def test_trained_network_is_not_tested_on_another_dataset(supervised: Path, rr: 
 
 
 def test_network_of_former_classes_raises(supervised: Path) -> None:
-    """If the dataset has changed since the training, the classes of the network are not those of the images."""
+    """If the dataset has changed since training, the network's classes are not those of the images."""
     save_backbone(load_backbone(WEIGHTS), WEIGHTS, layers={"trained_classifier": nn.Linear(64, 7)})
     betons = {split: Path(f"data/beton/shapes/{split}.beton") for split in ("train", "test")}
     target = TargetDataset(

@@ -72,7 +72,7 @@ def test_augmentation_without_effect_is_one_clear_line(
 def test_operation_that_is_switched_off_may_have_strengths(values: dict[str, Any]) -> None:
     augmentation = parse(values)
     assert {name: json.loads(PARSER.dump_json(augmentation))[name] for name in values} == values
-    assert parse(json.loads(PARSER.dump_json(augmentation))) == augmentation  # a record has all keys
+    assert parse(json.loads(PARSER.dump_json(augmentation))) == augmentation  # a record contains all keys
 
 
 def test_every_key_is_an_operation_or_a_strength() -> None:

@@ -1,4 +1,4 @@
-"""Test methods from a user's own module: the method of the guide, its parameters, and mistakes."""
+"""Test methods from a user's own module: the method from the guide, its parameters, and mistakes."""
 
 import re
 from contextlib import nullcontext
@@ -199,7 +199,7 @@ def test_mistakes_in_a_module_are_user_errors(
         ("backbones.separable.width", "8", 'backbones.separable.width: input should be a valid integer (given: "8")'),
         ("backbones.separable.kind", "conv4", "backbones.separable: kind: must name the class of your own network"),
         ("backbones.separable.kind", "separable:nn", "backbones.separable: separable:nn has no class Config that is a"),
-        ("backbones.separable", "conv4", "backbones.separable: must be a mapping with the key kind"),
+        ("backbones.separable", "conv4", "backbones.separable: must be a mapping with the `kind` key"),
         ("backbones.resnet18", {"kind": "separable:Separable", "width": 8, "blocks": 2}, "backbones.resnet18: this is"),
         ("grid.backbone", ["seprable"], "grid.backbone: unknown backbone 'seprable'; did you mean 'separable'?"),
         ("datasets.own.source.clases", [], "datasets.own.source.clases: unknown key; did you mean 'classes'?"),
@@ -272,7 +272,7 @@ def test_own_classes_run_through_all_stages(extensions: Path, rr: RunRr) -> None
     outcome = rr("verify", "--recompute")
     assert "bit for bit" in outcome.out
 
-    # The weights need their class.
+    # The weights cannot be loaded without their class.
     (extensions / "separable.py").rename("separable.py")
     outcome = rr("embed", ".", "--output", "features.parquet", "--weights", weights)
     assert outcome.code == 2

@@ -17,7 +17,7 @@ CHECKPOINT = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
 
 
 class Training:
-    """A small model and its optimizer; each call of `save` changes both."""
+    """A small model and its optimizer; each call to `save` changes both."""
 
     def __init__(self) -> None:
         self.model = nn.Linear(3, 2)
@@ -36,7 +36,7 @@ class Training:
 
 
 def load(path: Path, fingerprint: str = "fingerprint") -> tuple[int, list[float]]:
-    """Return the epoch and the weights that a new training loads."""
+    """Return the epoch and the weights that a new training run loads."""
     training = Training()
     state = checkpoint.load_checkpoint(path, fingerprint, training.model, training.optimizer, 4)
     return state.epoch, training.weights()

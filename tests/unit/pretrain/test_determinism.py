@@ -17,7 +17,7 @@ from rr.paths import PretrainFolder
 from rr.pretrain.checkpoint import TrainState
 from rr.views.augmentation import Augmentation
 
-# Relative tolerances of the mean loss of each epoch of four steps, because another order of summation changes the loss,
+# Relative tolerances for the mean loss of each epoch of four steps. A different order of summation changes the loss,
 # and the difference grows with every step. The largest differences between one and two threads, and between the kernels
 # for this processor and those for the oldest one (SSE 4.1), are 5e-6, 2e-4, 7e-4, 1e-3 and 8e-3 over all methods.
 TOLERANCES = (1e-4, 1e-3, 5e-3, 2e-2, 5e-2)
@@ -49,7 +49,7 @@ def test_losses_of_twenty_steps_equal_the_golden_file(name: str, data: Path, tmp
         assert loss == pytest.approx(golden_loss, rel=tolerance)
 
 
-# A recipe that is not the paper's, with everything that depends on the position in the training. The backbone has
+# A recipe that differs from the paper's, with everything that depends on the position in training. The backbone has
 # dropout.
 RECIPE = {
     "optimizer": LARSConfig(kind="lars", momentum=0.9, weight_decay=1e-4, trust_coefficient=0.01),

@@ -1,4 +1,4 @@
-"""Tests that a training with an absurd learning rate ends with a message, and that no measurement ends a training."""
+"""Tests that training with an absurd learning rate ends with a message, and that no measurement ends training."""
 
 import csv
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_failed_measurement_leaves_cells_empty(
 def test_features_that_are_not_finite_leave_cells_empty(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The features of weights that are still finite can be infinite."""
+    """Features can be infinite while the weights are still finite."""
     monkeypatch.setattr(dynamics, "extract_features", lambda *_: torch.full((18, 64), torch.inf))
     for row in read_history(train(data, tmp_path, "vicreg", 1e-3)):
         assert (row["knn_accuracy"], row["effective_rank"]) == ("", "")

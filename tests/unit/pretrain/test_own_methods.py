@@ -1,4 +1,4 @@
-"""Tests of what the loop does with a user's own method or backbone, also if it returns something unusual."""
+"""Tests of what the loop does with a user's own method or backbone, even if it returns something unusual."""
 
 import dataclasses
 import signal
@@ -35,7 +35,7 @@ JOB = Job(golden.PARAMS.datasets["shapes"], "conv4", CONFIG, 10, 1, "float32", g
 
 
 class Own(Method):
-    """A method whose metric `accuracy` is a tensor that depends on the weights."""
+    """A method whose `accuracy` metric is a tensor that depends on the weights."""
 
     def loss(self, views: Tensor, labels: Tensor, random_inputs: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         loss = self.backbone(views).square().mean()
@@ -167,7 +167,7 @@ def test_infinite_buffer_raises_before_training(
 
 
 def test_epoch_ends_when_the_device_has_completed_its_steps(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading a value waits for a GPU."""
+    """Reading a value waits for the GPU."""
     now = 100.0
 
     class Pending:
@@ -225,7 +225,7 @@ def test_processes_compare_both_checkpoints(data: Path) -> None:
 
 @pytest.fixture
 def process_group() -> Iterator[None]:
-    """Make this process the only one of a group."""
+    """Make this process the only one in a group."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -275,5 +275,6 @@ def test_initial_weights_of_other_settings_raise(extensions: Path, tmp_path: Pat
     file = WeightsFile(path=str(path), sha256=file_sha256(path))
     load_initial_weights(file, backbones.build("separable", 16, config))
     wider = backbones.build("separable", 16, config.model_copy(update={"width": 16}))
-    with pytest.raises(UserError, match=r"w.safetensors contains separable with .*width=8.* as with .*width=16"):
+    message = r"w.safetensors contains weights of separable with .*width=8.*, but params.yaml specifies .*width=16"
+    with pytest.raises(UserError, match=message):
         load_initial_weights(file, wider)

@@ -108,7 +108,7 @@ def test_run_that_matches_its_record_is_not_repeated(
         monkeypatch.setenv("DVC_STAGE", dvc_stage)
     assert "2,400 views" in rr(*PRETRAIN).out
     record = (project_copy / FOLDER / "run.json").read_bytes()
-    assert "matches its record, so the stage was not repeated" in rr(*PRETRAIN).out
+    assert "matches its record, so the stage was not rerun" in rr(*PRETRAIN).out
     assert (project_copy / FOLDER / "run.json").read_bytes() == record
     write_params(project_copy, lambda params: params["methods"]["relational"].update(epochs=2))
     assert "1,600 views" in rr(*PRETRAIN).out

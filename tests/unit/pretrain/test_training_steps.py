@@ -34,7 +34,7 @@ class Step(NamedTuple):
 
 
 class LossCall(NamedTuple):
-    """A call of `Method.loss`: the views without normalization, the type of the representations, and the loss."""
+    """A call to `Method.loss`: the views without normalization, the type of the representations, and the loss."""
 
     views: Tensor
     representation_dtype: torch.dtype

@@ -1,4 +1,4 @@
-"""Test the section `claims`: Holm's levels, verdicts, and whether a claim was made before training."""
+"""Test the `claims` section: Holm's levels, verdicts, and whether a claim was made before training."""
 
 from pathlib import Path
 from typing import Any

@@ -464,7 +464,7 @@ def test_page_of_a_large_grid_is_folded_and_small(tmp_path: Path, monkeypatch: p
     assert "embedding-one-conv4-two-embedding" in headings
     assert "Views of 10 more methods and datasets" in html
     assert html.count("<details open") == 1  # the pretraining runs
-    # Each image has about 300 kB. The page contains some of them, and links to the others.
+    # Each image is about 300 kB. The page contains some of them, and links to the others.
     assert len(html) < 2_000_000
     assert "Available only as files: " in html
     links = re.findall(r'href="\.\./(runs/evaluate/[^"]*/examples\.png)"', html)

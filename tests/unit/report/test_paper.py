@@ -72,7 +72,7 @@ def find_published(experiment: str, method: str, table: str | None = None, **fie
 
 
 def load_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Params:
-    """Return the project's params.yaml, merged with suites as Snakemake does it, and change to a new folder."""
+    """Return the project's params.yaml, merged with suites as Snakemake merges them, and change to a new folder."""
     with monkeypatch.context() as patch:
         patch.chdir(ROOT)
         chosen = {name: suites.load_suite(name) for name in names}
@@ -377,7 +377,7 @@ def collect_suites(params: Params) -> GridResults:
 
 @pytest.fixture(scope="module")
 def suite_results(tmp_path_factory: pytest.TempPathFactory) -> GridResults:
-    """Return results for all runs in the suites of the paper. Tests must not change them."""
+    """Return results for all runs in the paper's suites. Tests must not change them."""
     with pytest.MonkeyPatch.context() as patch:
         return collect_suites(load_suites(tmp_path_factory.mktemp("suites"), patch, *SUITES))
 
@@ -570,11 +570,11 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
     assert ["SimCLR", "62.40 ± 0.10 (3) published 60.43 ± 0.26 +1.97, above"] in first_column
     assert ["DeepCluster", "50.00 ± 0.10 (3) published 42.88 ± 0.21 +7.12, other settings [a]"] in first_column
     assert ["Deep InfoMax", "44.60 ± 0.10 (3) published 44.60 ± 0.27 +0.00, other settings [b]"] in first_column
-    # The trained network is compared, and the section on accuracies also has a new linear layer on its backbone.
+    # The trained network is compared. The `accuracies` section also shows a new linear layer on its backbone.
     assert ["Supervised", "80.40 ± 0.10 (3) published 80.46 ± 0.39 −0.06, agrees"] in first_column
     assert ["supervised-paper upper bound", "78.40 ± 0.10", "80.40 ± 0.10"] in rows
     assert ["RotationNet", "52.00 ± 0.10 (3) published 56.73 ± 1.71 −4.73, below"] in [row[:2] for row in rows]
-    sentence = "This grid corresponds to 7 results of the paper: "
+    sentence = "Runs in this grid correspond to 7 results in the paper: "
     sentence += "3 “agrees”, 1 “above”, 1 “below”, 2 “other settings”."
     notes = [
         sentence,
@@ -590,7 +590,7 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
         assert escape_markdown(note) in markdown
         assert escape_latex(note) in plain_latex or note == sentence
     assert "Not run: Conv-4: CIFAR-100, Conv-4: tiny-ImageNet, ResNet-32: CIFAR-10," in page.text
-    assert "No run of this grid corresponds to Table 1, Table 3 or the head ablation." in page.text
+    assert "No run in this grid corresponds to Table 1, Table 3 or the head ablation." in page.text
     assert "unknown here. Missing: Relational and SimCLR (all columns)." in page.text
     assert "| Relational | 61.00 ± 0.10 (3) / 61.03 ± 0.23 / −0.03, agrees | – / 33.38 ± 1.02 |" in markdown
     # Only one of the eight columns was run, and only this column is printed.

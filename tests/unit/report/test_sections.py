@@ -53,7 +53,7 @@ from rr.workflow.grid import evaluations
 
 
 def make_predictions(class_names: list[str]) -> Predictions:
-    """Return the predictions of the test files."""
+    """Return the predictions in the test files."""
     values = (np.array(values) for values in (LABELS, PREDICTIONS, CONFIDENCE, range(len(LABELS))))
     return Predictions(class_names, *values)
 
@@ -185,7 +185,7 @@ def test_unlabeled_images_are_colored_by_cluster(tmp_path: Path, monkeypatch: py
     write_report(params)
     page, markdown = read_page(), read_markdown()
     for text in (page.text, " ".join(markdown.split())):
-        assert "use (RankMe) is 5.00 ± 0.71 for random and 5.00 ± 0.71 for relational. The section “Embedding”" in text
+        assert "use (RankMe) is 5.00 ± 0.71 for random and 5.00 ± 0.71 for relational. The “Embedding” section" in text
         assert "None of them is an accuracy." in text
         assert "collapsed: for" not in text
     rows = normalized_rows(page)

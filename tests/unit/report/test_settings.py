@@ -1,4 +1,4 @@
-"""Test the section `settings`: what differs between methods, and what is the same."""
+"""Test the `settings` section: what differs between methods, and what is the same."""
 
 from rr.params import Params
 from rr.report.inputs.collect import collect_results
@@ -69,7 +69,7 @@ def test_a_method_without_a_setting_does_not_make_it_differ() -> None:
 def test_method_and_protocol_may_have_the_same_name(full_grid: Params) -> None:
     results = collect_results(full_grid)
     expected = build_settings(results)
-    # The paper's settings of the protocol differ from those of the method of the same name.
+    # The paper's settings for the protocol differ from those for the method of the same name.
     for run in results.evaluations:
         if run.kind == "linear":
             run.record.params["protocols.relational"] = run.record.params.pop("protocols.linear")

@@ -57,7 +57,7 @@ def test_targets_are_replaced_together_and_in_order(former_files: list[Path], mo
         assert [new_files[file].read_text() for file in former_files] == ["new a", "new b"]
     assert read(former_files) == ["new a", "new b"]
     assert replaced == [other, *former_files]
-    write_text(former_files[0], "newer")  # at once
+    write_text(former_files[0], "newer")  # takes effect immediately
     assert former_files[0].read_text() == "newer"
 
 

@@ -15,7 +15,7 @@ RANGE = 1_000_000  # microjoules after which a fake counter wraps around
 
 @pytest.fixture
 def powercap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Fake counters: two packages, a core domain in the first, the platform domain, and a domain of another driver."""
+    """Fake counters: two packages, a core domain in the first, the platform domain, and a different driver's domain."""
     for name, kind, microjoules in (
         ("intel-rapl:0", "package-0", 900_000), ("intel-rapl:1", "package-1", 0), ("intel-rapl:0:0", "core", 5),
         ("intel-rapl:2", "psys", 5), ("dtpm", "package-2", 5),

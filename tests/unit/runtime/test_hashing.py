@@ -1,4 +1,4 @@
-"""Tests for the hash of code: edits that cannot change a result keep it, and all others change it."""
+"""Tests for the hash of code: edits that cannot change a result do not change it, and all others do."""
 
 import ast
 import random
@@ -140,7 +140,7 @@ def test_docstring_and_formatting_of_every_module_keep_the_hash(tmp_path: Path) 
     assert sum(file_sha256(copy) != file_sha256(module) for module, copy in copies.items()) > 150
     for module, copy in copies.items():
         assert code_sha256(copy) == code_sha256(module), module
-        # Python's own writer of code omits comments.
+        # Python's own unparser omits comments.
         tree = ast.parse(module.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -167,7 +167,7 @@ def has_effect(statement: ast.stmt) -> bool:
 
 
 def list_changes(tree: ast.AST) -> list[tuple[ast.AST, str, object]]:
-    """Return a node, a field of it and another value of the field for each constant, operator, name and statement."""
+    """Return a node, one of its fields and a new value for it, for each constant, operator, name and statement."""
     without_effect = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr) and not has_effect(node)}
     changes: list[tuple[ast.AST, str, object]] = []
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""Tests of the lock that lets only one process write a folder."""
+"""Tests of the lock that lets only one process write to a folder."""
 
 import threading
 from pathlib import Path

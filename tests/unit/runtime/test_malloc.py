@@ -1,4 +1,4 @@
-"""Tests of the settings of malloc: fewer page faults with glibc, no effect with other C libraries."""
+"""Tests of the malloc settings: fewer page faults with glibc, no effect with other C libraries."""
 
 import ctypes
 import platform

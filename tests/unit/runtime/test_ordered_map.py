@@ -24,7 +24,7 @@ def test_results_are_in_the_order_of_the_items(threads: int) -> None:
 
 
 def test_several_threads_work_at_the_same_time() -> None:
-    barrier = threading.Barrier(3, timeout=10)  # each of three calls waits for the two others
+    barrier = threading.Barrier(3, timeout=10)  # each of three calls waits for the other two
     list(map_ordered(lambda _: barrier.wait(), range(6), 3))
 
 

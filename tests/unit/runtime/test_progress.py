@@ -15,7 +15,7 @@ from rr.runtime.progress import Progress
 
 
 class Clock:
-    """A clock that only `sleep` advances. While it does, the newest `Progress` is updated as by its thread."""
+    """A clock that only `sleep` advances. While it does, the newest `Progress` is updated as its thread would."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -211,7 +211,7 @@ def test_terminal_shows_a_bar_in_the_main_process(environment: dict[str, str], h
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["fetch", "convert"])
 def test_stage_shows_a_sign_of_life(project: Path, command: str) -> None:
-    """A stage that counts no units takes long."""
+    """A stage that counts no units takes a long time."""
     code = (
         "import sys, time; from rr import cli, commands; sys.argv = ['rr', *sys.argv[1:]]\n"
         f"run = commands.run_{command}\n"

@@ -81,7 +81,7 @@ def test_interrupted_pretraining_continues_to_the_same_bits(
     expected, record = read_outputs(), (project_copy / FOLDER / "run.json").read_bytes()
     monkeypatch.setattr(
         commands, "find_mismatches", lambda run: ["the code has changed"]
-    )  # so that the run is repeated
+    )  # so that the stage runs again
     signals_at(step, number)
     outcome = rr(*PRETRAIN)
     code, message = EXITS[signal.Signals(number)]
@@ -114,7 +114,7 @@ def test_second_ctrl_c_is_collected_if_it_must_not_end_the_program() -> None:
 
 def test_ignored_ctrl_c_stays_ignored(project_copy: Path, rr: RunRr, signals_at: Callable[..., None]) -> None:
     signals_at(3, signal.SIGINT)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a background command (&) of a script
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a background command (&) in a script
     try:
         outcome = rr(*PRETRAIN)
         assert outcome.code == 0
@@ -162,7 +162,7 @@ def test_interrupted_stage_leaves_no_incomplete_files(
     fsync = os.fsync
 
     def send_signal_and_fsync(file: int) -> None:
-        """Send the signal when the temporary file is complete but not renamed yet."""
+        """Send the signal when the temporary file is complete but has not been renamed yet."""
         monkeypatch.setattr(atomic.os, "fsync", fsync)
         os.kill(os.getpid(), number)
         fsync(file)
@@ -228,7 +228,7 @@ StartCommand = Callable[..., subprocess.Popen[str]]
 def start_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartCommand]:
     """Return a function that starts a command that runs an engine with one stage, and waits until the stage runs.
 
-    The current folder is changed to a new one. Processes that still run after the test are killed.
+    The current folder is changed to a new one. Processes that are still running after the test are killed.
     """
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
@@ -241,7 +241,7 @@ def start_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
                 # The tests may run with nohup or in the background.
                 lines.append(f"signal.signal({int(number)}, signal.{'SIG_IGN' if number == ignored else handler})")
             command = [sys.executable, "-c", "\n".join([*lines, _COMMAND])]
-            # In a process group of its own, which has its parent in another group. If the tests run with setsid,
+            # In its own process group, whose parent is in a different group. If the tests run with setsid,
             # SIGTSTP would otherwise be ignored.
             process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
             stack.enter_context(process)
@@ -297,7 +297,7 @@ def test_second_ctrl_c_ends_the_stage_of_an_engine_at_once(start_command: StartC
 
 @pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT])
 def test_ignored_signal_does_not_end_the_stage_of_an_engine(start_command: StartCommand, ignored: int) -> None:
-    """As with nohup, or for a background command of a script. The stage still receives other signals."""
+    """As with nohup, or for a background command in a script. The stage still receives other signals."""
     process = start_command(ignored)
     process.send_signal(ignored)
     time.sleep(0.3)

@@ -23,7 +23,7 @@ STATUS_FILE = Path(".rr/status/pretrain/shapes/conv4/relational/1.json")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder with only an empty params.yaml the current one."""
+    """Change to a folder that contains only an empty params.yaml, and return it."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").touch()
     return tmp_path
@@ -116,7 +116,7 @@ def test_failed_run_is_listed_with_its_error(error: BaseException, state: str, m
     ("change", "state"),
     [
         ({}, "running"),
-        ({"start_ticks": "1"}, "stopped"),  # another process has the same id now
+        ({"start_ticks": "1"}, "stopped"),  # another process now has the same id
         ({"pid": 2**22 + 1}, "stopped"),
         ({"host": "another"}, "elsewhere"),
     ],

@@ -1,4 +1,4 @@
-"""Tests of the random parameters of views: generator, independence of each view, and distributions of torchvision."""
+"""Tests of the random parameters of views: generator, independence of each view, and torchvision's distributions."""
 
 import dataclasses
 

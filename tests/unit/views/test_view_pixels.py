@@ -46,7 +46,7 @@ NUM_IMAGES, NUM_VIEWS = 8, 3
 
 @pytest.fixture(autouse=True)
 def single_torch_thread():
-    """Use one thread of torch, which is faster for small tensors."""
+    """Use one torch thread, which is faster for small tensors."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -127,7 +127,7 @@ def augment_with_torch_views(images, parameters, mean, std) -> torch.Tensor:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_views_equal_torchvision_on_float_tensors(policy, size, augment):
     images, parameters, mean_std, expected = make_case(policy, size, normalized=False)
-    # torchvision computes the positions of the resize in float32, with other rounding on each type of processor. At 96
+    # torchvision computes the positions of the resize in float32, with different rounding on each processor type. At 96
     # pixels, the values then differ by up to 2.5e-5 (an Intel Xeon), less than a hundredth of an 8-bit level.
     torch.testing.assert_close(augment(images, parameters, *mean_std), expected, rtol=0, atol=4e-5)
 

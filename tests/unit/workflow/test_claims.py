@@ -175,7 +175,7 @@ def test_suite_replaces_the_claims_of_the_former_suite(params_file: Path) -> Non
 
 
 def test_claims_of_the_paper_assume_its_results(params_file: Path) -> None:
-    """The assumed differences and standard deviations are those of the paper's tables, and the suites test them."""
+    """The assumed differences and standard deviations are those in the paper's tables, and the suites test them."""
     from rr.report.paper.published import load_published
 
     for name in ("cifar", "tiny-conv4", "tiny-resnet32", "slim", "stl10", "heads"):

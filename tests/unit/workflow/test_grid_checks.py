@@ -1,4 +1,4 @@
-"""Tests of the check of a grid before the first training."""
+"""Tests of the grid check before the first training run."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ def write_images(folder: Path, **classes: int) -> None:
 
 
 def use_own_images(params: dict) -> None:
-    """Pretrain and evaluate on the images in the folder `images`."""
+    """Pretrain and evaluate on the images in the `images` folder."""
     source = {"kind": "imagefolder", "path": "images", "test_fraction": 0.25, "on_unreadable": "raise"}
     params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": source, "image_size": 16}
     params["grid"].update(data=["mine"], dataset=["mine"], target=["mine"], method=["relational"], protocol=["knn"])
@@ -186,7 +186,7 @@ def test_unlabeled_target_is_refused_before_training(project: Path, rr: RunRr) -
     assert "the grid in params.yaml cannot be completed, so this stage was not started:\nmine cannot" in outcome.err
     assert problem in outcome.err
     assert not Path("data/beton").exists()
-    # With another grid, the same dataset can be converted. A run that is not in the grid is checked for itself only.
+    # With a different grid, the same dataset can be converted. A run that is not in the grid is checked on its own.
     write_params(project, lambda params: (use_own_images(params), params["grid"].update(target=[])))
     assert rr("convert", "--dataset", "mine").code == 0
     assert rr("pretrain", *arguments).code == 0
@@ -349,7 +349,7 @@ def test_finetuning_that_does_not_fit_in_memory_is_found(project: Path, monkeypa
     assert find_machine_problems(params, "cpu") == []
     monkeypatch.setattr(grid_checks, "_memory_bytes", lambda device: needed - 1)
     (problem,) = find_machine_problems(params, "cpu")
-    assert problem.startswith("a step of the protocol finetune on shapes with conv4 (64 views of 32 x 32 pixels) needs")
+    assert problem.startswith("a step of the finetune protocol on shapes with conv4 (64 views of 32 x 32 pixels) needs")
     assert "lower batch_size of protocols.finetune, or image_size of datasets.shapes" in problem
     # With 20 of the 200 labels, a mini-batch has only 20 images.
     few = load(project, lambda params: (change(params), params["protocols"]["finetune"].update(label_fraction=0.1)))
@@ -381,7 +381,7 @@ def test_grid_that_does_not_fit_on_the_disk_is_refused(project: Path, monkeypatc
     assert find_machine_problems(params, "cpu") == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
     (problem,) = find_machine_problems(params, "cpu")
-    assert "the betons, weights and features of the grid need 0.0 GB on the disk at " in problem
+    assert "the grid's betons, weights and features need 0.0 GB on the disk at " in problem
     run = make_convert_run(params, "shapes")
     run.folder.mkdir(parents=True)
     for parameters, expected in ((run.params, []), ({}, [problem])):  # with other parameters, it is converted again

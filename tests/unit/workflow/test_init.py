@@ -23,7 +23,7 @@ from rr.workflow.init import MAX_VIEWS, choose_image_size, choose_settings, choo
 
 
 def save_images(root: Path, counts: dict[str, int], size: tuple[int, int]) -> Path:
-    """Write random images of a size (width, height) into folders; return `root`."""
+    """Write random images of the given size (width, height) into folders, and return `root`."""
     rng = np.random.default_rng(0)
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def test_edits_while_the_images_are_read_are_kept(
     Path("birds").rename("wrens")
     outcome = rr("init", "wrens")
     assert outcome.code == 2
-    assert "the dataset wrens was added to params.yaml while the images were read: run the same" in outcome.err
+    assert "the dataset wrens was added to params.yaml while the images were being read: run the same" in outcome.err
     assert load_params(params_file).datasets["wrens"].image_size == 8
 
 
@@ -331,7 +331,7 @@ def test_dataset_with_keys_of_the_user_is_kept(params_file: Path, rr: RunRr) -> 
 
 def test_single_class_is_the_reason_for_no_evaluations(params_file: Path, rr: RunRr) -> None:
     save_tree(Path("mine"), {"robin": 10})
-    message = "; no evaluations: all test images belong to one class, and they are too few for an evaluation without"
+    message = "; no evaluations: all test images belong to one class, and there are too few for an evaluation without"
     assert message in rr("init", "mine").out
     assert load_params(params_file).grid[0].target == []
 
@@ -504,7 +504,7 @@ def test_labels_in_a_csv_file_are_not_ignored_silently(params_file: Path, rr: Ru
 
 
 def test_run_continues_after_an_earlier_init(params_file: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --run, images that are already in the grid are not an error, unless the options contradict their source."""
+    """With --run, images that are already in the grid cause no error, unless the options contradict their source."""
     save_tree(Path("birds.v2"), {"a": 20, "b": 20})
     monkeypatch.setattr(commands, "check_can_run", lambda params_file: None)
     monkeypatch.setattr(commands, "run_pipeline", lambda: "pipeline")

@@ -49,7 +49,7 @@ def rows_by_method(text: str) -> dict[str, list[str]]:
 
 
 def hours(value: float) -> str:
-    """Return a duration of some hours as the plan shows it."""
+    """Return a duration in hours as the plan shows it."""
     return f"{value:.1f} h" if value < 48 else f"{value / 24:.1f} d"
 
 

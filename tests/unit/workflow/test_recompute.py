@@ -1,4 +1,4 @@
-"""Tests of the last epoch of a run, repeated from the state that is saved before it."""
+"""Tests of rerunning the last epoch of a run from the state that is saved before it."""
 
 from dataclasses import replace
 from pathlib import Path

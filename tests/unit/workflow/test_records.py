@@ -24,7 +24,7 @@ RUN = StageRun("fetch", FOLDER, {"key": 1}, [], OUTPUTS)
 
 @pytest.fixture(autouse=True)
 def finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the current folder one in which RUN has finished."""
+    """Change to a folder in which RUN has finished."""
     monkeypatch.chdir(tmp_path)
     with record_run(RUN):
         write_outputs("old")

@@ -1,4 +1,4 @@
-"""Tests for the changes of Snakemake."""
+"""Tests for the patches to Snakemake."""
 
 import asyncio
 import hashlib

@@ -175,12 +175,12 @@ def test_suite_methods_has_every_kind_of_method(params_file: Path) -> None:
             "suite broken, methods.new.like: this key is now called 'base'",
         ),
         (f"{GRID}\nmethods: {{new: {{base: simclr, epoch: 3}}}}", "methods.new.epoch: unknown key"),
-        ("grid: {}\nthreads: 3", "a suite must have the section 'grid' and may have 'methods', but no other sections"),
+        ("grid: {}\nthreads: 3", "a suite must have a 'grid' section and may have 'methods', but no other sections"),
         ("grid: [", "broken.yaml is not valid YAML"),
-        ("- 1", "a suite must have the section 'grid'"),
+        ("- 1", "a suite must have a 'grid' section"),
         (f"{GRID}\nmethods: {{new: {{epochs: 3}}}}", "suite broken, methods.new.base: no method is specified; known: "),
-        ("grid: {}\nmethods: {new: 3}", "the section 'methods' must contain only mappings"),
-        ("grid: {seed: 1}", "the section 'grid' must contain only lists, such as seed: [1, 2]"),
+        ("grid: {}\nmethods: {new: 3}", "the 'methods' section must contain only mappings"),
+        ("grid: {seed: 1}", "the 'grid' section must contain only lists, such as seed: [1, 2]"),
         ("grid: {method: [random], seed: [1]}", "lacks data, dataset, backbone, target, protocol"),
     ],
 )
@@ -244,7 +244,7 @@ def test_merge_of_different_variants_of_one_name_raises(params_file: Path) -> No
 
 
 def test_suites_of_the_paper_have_its_settings(params_file: Path) -> None:
-    """Compare epochs, K, M, seeds and learning rates with those of the paper. STL-10 has 300 epochs, the others 200."""
+    """Compare epochs, K, M, seeds and learning rates with the paper's. STL-10 has 300 epochs, the others 200."""
     for name in ("cifar", "tiny-conv4", "tiny-resnet32", "slim", "stl10", "views", "labels", "heads"):
         before = params_file.read_bytes()
         suites.use_suite(name, params_file)

@@ -17,7 +17,7 @@ REGISTERED = ["data/raw/shapes"]
 
 @pytest.fixture
 def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Folders of runs, which are collected instead of registered. The project looks like one of DVC."""
+    """Folders of runs, which are collected instead of registered. The project looks like a DVC project."""
     write_params(project, lambda params: params["datasets"]["shapes"]["source"].update(train=20, test=10))
     (project / ".dvc").mkdir()
     shutil.copy(ROOT / "dvc.yaml", project)
@@ -84,7 +84,7 @@ def test_ctrl_c_during_the_registration_ends_the_command(
     monkeypatch.setattr(sync, "_register_with_dvc", interrupt)
     outcome = rr(*FETCH)
     assert (outcome.code, registered) == (130, [])
-    assert "would repeat it (interrupted): run rr sync later" in outcome.err
+    assert "would rerun it (interrupted): run rr sync later" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_failed_registration_is_reported_with_the_command_for_later(
     outcome = rr(*FETCH)
     assert outcome.code == 0
     assert outcome.err.splitlines()[-1] == (
-        f"rr: DVC could not register this run and would repeat it ({message}): run rr sync later"
+        f"rr: DVC could not register this run and would rerun it ({message}): run rr sync later"
     )
 
 
@@ -118,7 +118,7 @@ def test_missing_dvc_is_reported(registered: list[str], rr: RunRr, monkeypatch: 
     monkeypatch.setattr(sync, "find_spec", lambda name: None)
     outcome = rr(*FETCH)
     assert (outcome.code, registered) == (0, [])
-    assert "rr: DVC could not register this run and would repeat it (rr sync: dvc cannot be imported" in outcome.err
+    assert "rr: DVC could not register this run and would rerun it (rr sync: dvc cannot be imported" in outcome.err
 
 
 def test_sync_registers_only_the_runs_that_match_their_records(registered: list[str], rr: RunRr) -> None:
@@ -153,7 +153,7 @@ def test_stage_that_dvc_starts_reads_only_params_yaml(
     assert outcome.code == 2
     assert "DVC reads only params.yaml, but the environment variable RR_PARAMS is other.yaml: unset it" in outcome.err
     monkeypatch.delenv("RR_PARAMS")
-    assert rr(*FETCH, "--params", "other.yaml").code == 0  # a stage of the user's own may track this file
+    assert rr(*FETCH, "--params", "other.yaml").code == 0  # a user's own stage may track this file
 
 
 def test_sync_in_a_folder_with_other_code_than_the_running_rr_raises(registered: list[str], rr: RunRr) -> None:

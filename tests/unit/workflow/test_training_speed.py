@@ -29,7 +29,7 @@ def test_steps_shrink_in_images_then_views_then_pixels() -> None:
 def make_timer(
     project: Path, image_size: int, measure_step_duration: Callable[[_StepShape], float]
 ) -> tuple[StepTimer, list[_StepShape]]:
-    """Return a timer for steps whose duration is computed, and the list of the sizes that it will have timed."""
+    """Return a timer for steps whose duration is computed, and a list to which it appends each size that it times."""
     params = load_params(project / "params.yaml")
     dataset = params.datasets["shapes"].model_copy(update={"image_size": image_size})
     timer = StepTimer(backbones.build("conv4"), dataset, device="cpu", threads=1, precision="float32")

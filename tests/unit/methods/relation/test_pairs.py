@@ -1,4 +1,4 @@
-"""Tests of pairs of views and of partners: cases by hand, counts, and no row is its own negative."""
+"""Tests of pairs of views and of partners: hand-computed cases, counts, and no row is its own negative."""
 
 import math
 
@@ -69,7 +69,7 @@ def test_sampled_negative_rows_are_uniform_and_independent() -> None:
     counts = torch.stack([torch.bincount(negative_rows[:, m], minlength=M) for m in range(M)]).double()
     assert (counts.diagonal() == 0).all()
     expected = len(negative_rows) / (M - 1)
-    chi_square = ((counts - expected) ** 2 / expected).sum(1) - expected  # without the term of the diagonal
+    chi_square = ((counts - expected) ** 2 / expected).sum(1) - expected  # without the diagonal term
     assert (chi_square < 21).all()  # 3 degrees of freedom: p = 0.0001
     pair_codes = (
         negative_rows[:, 0] * M + negative_rows[:, 1]
@@ -120,7 +120,7 @@ def test_partners_by_class_of_positives_and_negatives(M: int, classes: int, seed
     assert (negatives != rows).all()
     same_class = known & (labels[negatives] == labels)
     others = (labels[:, None] != labels).any(1) | ~known
-    assert not same_class[:, others].any()  # same-class negatives remain only if all images are of one class
+    assert not same_class[:, others].any()  # same-class negatives remain only if all images belong to one class
     unchanged = ~(known & (labels[before] == labels))
     assert torch.equal(negatives[unchanged], before[unchanged])
 

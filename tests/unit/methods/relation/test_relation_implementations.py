@@ -156,7 +156,7 @@ def test_implementations_with_positives_of_other_rows_and_alpha(aggregation: Agg
 
 
 def test_fused_is_accurate_for_features_far_from_zero() -> None:
-    """The mean of the features is 1,000 times their spread. Centering before squares are summed keeps precision."""
+    """The mean of the features is 1,000 times their spread. Centering before squares are summed preserves precision."""
     torch.manual_seed(0)
     head, negative_rows = RelationHead(16, hidden_dim=32), roll_negative_rows(4, 32)
     features = (torch.randn(1, 32, 16) + 0.5 * torch.randn(4, 32, 16)) / 100 + 10
