@@ -33,7 +33,7 @@ COLUMNS, IMAGE_SIZE = 8, 64  # of the images that show views
 NOTE = "<!-- Written by docs/generate.py (make docs). Do not edit. -->\n"
 BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
 NO_LIMIT = 1_000_000  # bounds from here on serve only to catch typing errors
-# The keys whose entries may also be a user's own class, and where this is described.
+# The keys whose entries may also be a user-defined class, and where this is described.
 OWN_CLASSES = {
     "methods": "../guides/add-a-method.md",
     "protocols": "../guides/evaluation.md#add-a-protocol",

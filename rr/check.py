@@ -106,7 +106,7 @@ def check(
     names, lines_to_exclude, signatures, features = _read_images(raw_file, extractor, are_rows)
     is_test = raw_file.splits == "test"
     with Progress("check", note="comparing the images"):
-        findings, is_leaked = _find_all(raw_file, signatures, features)
+        findings, is_leaked = _collect_findings(raw_file, signatures, features)
     rows = sorted(
         {finding.image for finding in findings if finding.kind in EXCLUDED_KINDS and finding.image is not None}
     )
@@ -124,7 +124,7 @@ def check(
         f"{is_leaked.sum():,} of {format_count(int(is_test.sum()), 'test images')} have an identical or nearly "
         "identical image in the training split",
         *_describe_findings(findings, raw_file),
-        *_warn_of_false_findings(findings, len(names)),
+        *_warn_of_many_near_duplicates(findings, len(names)),
     ]
     if findings:
         sheet = f"; some of them are shown in {files.sheet}" if shown else ""
@@ -146,7 +146,7 @@ def check(
     return "\n".join(lines), facts
 
 
-def _find_all(
+def _collect_findings(
     raw_file: raw.RawFile, signatures: list[Signature], features: np.ndarray | None
 ) -> tuple[list[Finding], np.ndarray]:
     """Return all findings, sorted by kind.
@@ -306,7 +306,7 @@ def _describe_findings(findings: Sequence[Finding], raw_file: raw.RawFile) -> li
     return lines
 
 
-def _warn_of_false_findings(findings: Sequence[Finding], num_images: int) -> list[str]:
+def _warn_of_many_near_duplicates(findings: Sequence[Finding], num_images: int) -> list[str]:
     num_near = sum(finding.kind in ("near duplicate", "mirrored duplicate") for finding in findings)
     if num_near <= _MAX_USUAL_FRACTION * num_images:
         return []

@@ -146,7 +146,11 @@ def init(
     ] = None,
     no_labels: Annotated[
         bool,
-        typer.Option("--no-labels", help="Treat all images as unlabeled. By default, folders may be used as classes."),
+        typer.Option(
+            "--no-labels",
+            help="Treat all images as unlabeled. By default, labels are taken from folder names or from a column of a "
+            "Parquet file, where possible.",
+        ),
     ] = False,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read. By default, rr init stops.")
@@ -356,7 +360,7 @@ def plan(
         ),
     ] = None,
     gpus: Annotated[
-        int, typer.Option("--gpus", min=1, max=10**6, help="Number of GPUs to assume. Each trains one run at a time.")
+        int, typer.Option("--gpus", min=1, max=10**6, help="Number of GPUs to assume. Each trains one model at a time.")
     ] = 1,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
@@ -727,8 +731,8 @@ def run() -> None:
 def _ensure_utf8_file_names() -> None:
     """Restart Python in UTF-8 mode if the locale uses a different encoding.
 
-    Without this mode, class names and paths with characters that the locale lacks could not be read or written. In the
-    POSIX locale, the mode is the default, unless PYTHONUTF8=0 is set.
+    Without this mode, class names and paths with characters that the locale's encoding cannot represent could not be
+    read or written. In the POSIX locale, the mode is the default, unless PYTHONUTF8=0 is set.
     """
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
@@ -759,13 +763,13 @@ def _prepare_arguments(arguments: list[str]) -> list[str]:
     return prepared
 
 
-def _lookup_preprocessing(name: str | None, params: Path) -> "Preprocessing | None":
-    """Return the preprocessing of the dataset `name`, or None if `name` is None."""
-    if name is None:
+def _lookup_preprocessing(dataset: str | None, params: Path) -> "Preprocessing | None":
+    """Return the preprocessing of a dataset, or None if `dataset` is None."""
+    if dataset is None:
         return None  # do not import rr.params, so that rr retrieve starts quickly
     from rr import commands
 
-    return commands.lookup_preprocessing(name, params)
+    return commands.lookup_preprocessing(dataset, params)
 
 
 def _print_result(message: str, file: Path, as_json: bool) -> None:

@@ -247,7 +247,7 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     files = paths.DatasetPaths(dataset)
     run = stage_runs.make_fetch_run(params, dataset)
     if local_copy and not hasattr(config.source, "path"):
-        raise UserError(f"--from {local_copy}: the source of {dataset} cannot use a local copy: omit --from")
+        raise UserError(f"--from {local_copy}: the source of {dataset} does not support a local copy: omit --from")
     if reason := _find_reason_to_skip(run):
         return reason
     if not local_copy and (former := _former_local_copy(run)):
@@ -547,7 +547,7 @@ def run_plan(
     """Count the runs and views in a grid, estimate how long it takes, and check it.
 
     The grid comes from the suites or, if `suite_names` is empty, from `params_file`. If `views_per_second` is None, the
-    throughput of each run is measured on `device`. Each of the `gpus` GPUs trains one run at a time.
+    throughput of each run is measured on `device`. Each of the `gpus` GPUs trains one model at a time.
 
     Returns:
         The plan, and one line per problem with the grid. This machine's memory and disk are checked only if the
@@ -601,7 +601,7 @@ def _recompute_random_run(params: Params, device: str) -> str:
     ]
     if not complete:
         raise UserError(
-            "--recompute: for each trained run in the grid, an output or the images are missing (the state at the "
+            "--recompute: for each training run in the grid, an output or the images are missing (the state at the "
             "start of the last epoch, last_epoch.safetensors, is needed too): run `dvc checkout`, or copy these files"
         )
     run = random.choice(complete)
@@ -649,19 +649,19 @@ def run_sync(params_file: Path) -> str:
     return f"sync: {registered} of {total} runs were registered{left_out}"
 
 
-def lookup_preprocessing(name: str, params_file: Path) -> "Preprocessing":
+def lookup_preprocessing(dataset: str, params_file: Path) -> "Preprocessing":
     """Return the preprocessing of a dataset in the parameter file.
 
     Raises:
-        UserError: if `name` is unknown, or if mean and std are not in the file and have not been computed yet.
+        UserError: if `dataset` is unknown, or if mean and std are not in the file and have not been computed yet.
     """
     from rr.data.dataset_index import read_preprocessing
     from rr.data.preprocessing import Preprocessing
 
-    config = lookup(load_params(params_file).datasets, name, "--dataset")
+    config = lookup(load_params(params_file).datasets, dataset, "--dataset")
     if config.mean and config.std:
         return Preprocessing(config.image_size, config.mean, config.std, config.stored_size)
-    return read_preprocessing(paths.DatasetPaths(name).index)
+    return read_preprocessing(paths.DatasetPaths(dataset).index)
 
 
 def _make_job(
@@ -687,7 +687,7 @@ def _find_reason_to_skip(run: stage_runs.StageRun) -> str | None:
     """Return a message if a run matches its record and does not need to be rerun.
 
     Pretraining may take days, so a pretraining run that matches its record is never rerun. Other stages are rerun,
-    unless DVC starts them and there are extensions. For DVC, every run depends on the whole extensions folder, but a
+    unless DVC starts them and there are extensions. To DVC, every run depends on the whole extensions folder, but a
     change in that folder does not necessarily affect the run.
     """
     may_repeat = not was_started_by_dvc() or not any(paths.EXTENSIONS_DIR.rglob("*.py"))

@@ -62,7 +62,7 @@ def explain_os_error(error: OSError) -> UserError | None:
     """Return a UserError for an operating system error that the user can fix, or None for any other one."""
     where = " at /dev/shm" if _is_about_shared_memory(error) else f" at {error.filename}" if error.filename else ""
     denied = f"permission denied{where}: check the permissions of the file and its folder"
-    invalid = f"invalid path{where} ({error.strerror}): correct the path, or rename the file or folder that blocks it"
+    invalid = f"invalid path{where} ({error.strerror}): fix the path, or rename the file or folder that blocks it"
     messages = {
         errno.ENOSPC: f"no space left on the disk{where}: free some space, then run the same command again",
         errno.EDQUOT: f"disk quota exceeded{where}: delete some files, then run the same command again",

@@ -41,9 +41,9 @@ def extract(weights: Path, target: TargetDataset, output: Path, *, device: str, 
             features = extract_features(backbone, beton, target.preprocessing, device, None, progress.advance)
             if not features.isfinite().all():
                 raise UserError(
-                    f"{beton.path}: the backbone computes NaN or infinity for images in this split. If the backbone "
-                    "was trained, lower its method's learning_rate in params.yaml and run rr pretrain again. If it "
-                    "was imported, check its weights and the dataset's mean and std in params.yaml"
+                    f"{beton.path}: the backbone outputs NaN or infinite values for images in this split. If the "
+                    "backbone was trained, lower its method's learning_rate in params.yaml and run rr pretrain again. "
+                    "If it was imported, check its weights and the dataset's mean and std in params.yaml"
                 )
             splits[split] = SplitFeatures(features.cpu().numpy(), beton.labels, beton.index)
     write_features(output, splits)

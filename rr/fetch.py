@@ -47,7 +47,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
     else:
         remedy = "this copy of the dataset is damaged: delete it and download the dataset again"
         if isinstance(source, ExtensionSource):
-            remedy = f"repair {{them}}, or correct {source.kind}"
+            remedy = f"repair {{them}}, or fix {source.kind}"
         skipped = SkippedFiles("raise", remedy)
     dataset = sources.read_dataset(source, download_dir, local_copy, skipped)
     # Other sources encode or check the images themselves.
@@ -88,8 +88,8 @@ def _check_classes(counts: dict[str, Counter[int]], class_names: list[str], excl
     highest = max((label for by_label in counts.values() for label in by_label), default=raw.UNLABELED)
     if highest >= len(class_names):
         raise UserError(
-            f"the label {highest} has no class name (the number of class names is {len(class_names)}): correct the "
-            "source in params.yaml, or the code of your own source"
+            f"the label {highest} has no class name (the number of class names is {len(class_names)}): fix the "
+            "source in params.yaml or, if it is user-defined, its code"
         )
     missing = sorted(label for label in counts["test"].keys() - counts["train"].keys() if label != raw.UNLABELED)
     if missing:

@@ -12,7 +12,7 @@ REPORT_DIR = Path("report")
 REPORT_FILES = [REPORT_DIR / name for name in ("index.html", "report.md", "results.parquet", "tables.tex")]
 RECORD_NAME = "run.json"
 HISTORY_DIR = Path("runs/history")
-EXTENSIONS_DIR = Path("workflow/extensions")  # a user's own methods, backbones, sources and protocols
+EXTENSIONS_DIR = Path("workflow/extensions")  # user-defined methods, backbones, sources and protocols
 STATUS_DIR = Path(".rr/status")
 
 
@@ -25,7 +25,7 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{path}: unknown user in '~user': correct the path") from error
+        raise UserError(f"{path}: unknown user in '~user': fix the path") from error
 
 
 @dataclass(frozen=True)

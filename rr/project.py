@@ -117,6 +117,6 @@ def _check_folder(folder: Path) -> None:
     existing = [file for file in _files_to_copy() if (folder / file).exists() and file != Path(".gitignore")]
     if existing and not (folder / "rr").is_symlink():
         raise UserError(
-            f"{folder.resolve()} already contains {existing[0]}, which has the name of a project file: "
-            "use a different folder for the project"
+            f"{folder.resolve()} already contains {existing[0]}, which conflicts with the project file of the "
+            "same name: use a different folder for the project"
         )

@@ -1,4 +1,4 @@
-"""Check a user's own pretraining method, backbone, image source or protocol.
+"""Check a user-defined pretraining method, backbone, image source or protocol.
 
 Each function takes the name of an entry in the parameter file. The current folder must be the project folder.
 """

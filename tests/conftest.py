@@ -54,7 +54,7 @@ def params_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def extensions(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the folder for a user's own modules in the current folder. The modules are unloaded after the test."""
+    """Return the folder for user-defined modules in the current folder. The modules are unloaded after the test."""
     folder = project / "workflow/extensions"
     folder.mkdir(parents=True)
     monkeypatch.setattr(sys, "path", [*sys.path])

@@ -15,18 +15,18 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
     """Create a backbone with random weights, which depend on torch's global random state.
 
     Args:
-        name: a name that `rr.params.backbones.is_known_backbone` accepts, or the name of a user's own backbone.
+        name: a name that `rr.params.backbones.is_known_backbone` accepts, or the name of a user-defined backbone.
         image_size: side of the images in pixels. Backbones that are not in `rr.params.backbones.BUILTIN_BACKBONES` are
             built for a single size.
-        config: the params.yaml entry of a user's own backbone, or None.
+        config: the params.yaml entry of a user-defined backbone, or None.
 
     Raises:
         ValueError: if the name is unknown, or if the image size is missing.
         UserError: if timm has no model with that name, if the backbone does not accept images of that size, or if a
-            user's own backbone does not define `num_features` or has tensors with names that are already used.
+            user-defined backbone does not define `num_features` or has tensors with names that are already used.
     """
     match name:
-        case _ if config:  # a user's own backbone
+        case _ if config:  # a user-defined backbone
             from rr.params.extensions import load_class
 
             backbone: Backbone = load_class(config.kind)(config, image_size)
@@ -56,7 +56,7 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
 
 
 def check_output(backbone: Backbone, kind: str, image_size: int, device: str) -> None:
-    """Raise UserError if a user's own backbone, on `device`, does not return representations (B, num_features)."""
+    """Raise UserError if a user-defined backbone, on `device`, does not return representations (B, num_features)."""
     import torch
 
     was_training = backbone.training
@@ -72,7 +72,7 @@ def check_output(backbone: Backbone, kind: str, image_size: int, device: str) ->
 
 
 def _check_attributes(backbone: Backbone, kind: str) -> None:
-    """Raise UserError if a user's own backbone lacks `num_features`, or has tensors with names that rr uses."""
+    """Raise UserError if a user-defined backbone lacks `num_features`, or has tensors with names that rr uses."""
     from rr.backbones.weights import LAYER_PREFIXES
 
     for name in backbone.state_dict():

@@ -19,7 +19,7 @@ class Backbone(nn.Module):
         image_size: the side S of the images for which the network was built, or None if it accepts any size.
         local_channels: number of channels of the feature maps that `forward_with_local_maps` returns. Only the
             backbones in `rr.params.backbones.BUILTIN_BACKBONES` have such maps.
-        config: the params.yaml entry of a user's own backbone; None for all others.
+        config: the params.yaml entry of a user-defined backbone; None for all others.
     """
 
     name: str

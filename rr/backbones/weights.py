@@ -83,7 +83,7 @@ def load_backbone(path: Path) -> backbones.Backbone:
 
 
 def _load_config(path: Path, entry: dict[str, Any]) -> ExtensionBackboneConfig:
-    """Return the config of a user's own backbone, whose class is in this project's extensions folder."""
+    """Return the config of a user-defined backbone, whose class is in this project's extensions folder."""
     from rr.params import ExtensionBackboneConfig
     from rr.params.extensions import load_config_class
 
@@ -169,7 +169,7 @@ def _explain_errors(path: Path) -> Iterator[None]:
         ) from error
     except KeyError as error:
         raise UserError(
-            f"{path} was not written by rr (its metadata has no entry {error}): convert it with rr import"
+            f"{path} was not written by rr (its metadata has no {error} entry): convert it with rr import"
         ) from error
     except (ValueError, TypeError, RuntimeError) as error:
         problem = str(error).partition("\n")[0].rstrip(":")

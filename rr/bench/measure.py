@@ -1,4 +1,4 @@
-"""Time several implementations of the same work in alternation, and summarize the times.
+"""Time several implementations of the same work alternately, and summarize the times.
 
 Other processes on the machine disturb the measurements. The implementations therefore alternate (A B A B …), and the
 ratio of their times is computed for each repeat, because a disturbance affects both times in a repeat similarly.
@@ -117,7 +117,7 @@ def time_once(function: Callable[[], object]) -> Timing:
 
 
 def time_interleaved(candidates: Sequence[Candidate], repeats: int, warmup: int = 1) -> list[list[Timing]]:
-    """Call the candidates in alternation and return their times as one list per candidate.
+    """Call the candidates alternately and return their times as one list per candidate.
 
     Each candidate is called `warmup` times without timing, and then `repeats` times with timing.
     """
@@ -167,7 +167,7 @@ def summarize(
 def compare_candidates(
     case: str, unit: str, threads: int, candidates: Sequence[Candidate], repeats: int, warmup: int = 1
 ) -> CaseResult:
-    """Time the candidates in alternation with `threads` threads and summarize the times."""
+    """Time the candidates alternately, using `threads` threads, and summarize the times."""
     from rr.compute.torch_threads import configure_torch
 
     configure_torch(threads)

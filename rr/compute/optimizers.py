@@ -93,7 +93,7 @@ def scheduled_learning_rate(schedule: ScheduleConfig, base: float, epoch: float,
 
 
 def milestone_epochs(fractions: Sequence[float], num_epochs: int) -> list[int]:
-    """Return the epochs, counted from 0, before which the learning rate decays.
+    """Return the (0-based) epochs at whose start the learning rate decays.
 
     As in the paper's code, a fraction of the number of epochs is rounded down, and milestones in the same epoch count
     only once. Unlike in that code, the first epoch is never a milestone.

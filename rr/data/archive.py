@@ -53,7 +53,7 @@ def open_tree(path: Path, extract_dir: Path, limits: ArchiveLimits) -> FileTree:
         extract_tar(path, extract_dir, limits)
         path = extract_dir
     if not path.is_dir():
-        raise UserError(f"{path} does not exist: correct --from, or the source's 'path' in params.yaml")
+        raise UserError(f"{path} does not exist: fix --from, or the source's 'path' in params.yaml")
     suffixes = image_suffixes()
     listing = list_folder(path, FileKind(suffixes, lambda path, suffix: None))
     damaged = [f for f in listing.damaged if f.reason == UNREADABLE_FOLDER or file_suffix(f.name) in suffixes]
@@ -138,9 +138,9 @@ def _check_member(path: Path, name: str, size: int, count: int, limits: ArchiveL
     if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
         raise _rejection_error(path, f"member {name} lies outside the folder of the archive")
     if size > limits.max_bytes:
-        raise _rejection_error(path, f"it expands to more than {limits.max_bytes:,} bytes, at member {name}")
+        raise _rejection_error(path, f"it expands to more than {limits.max_bytes:,} bytes; limit reached at {name}")
     if count > limits.max_members:
-        raise _rejection_error(path, f"it has more than {limits.max_members:,} members, at member {name}")
+        raise _rejection_error(path, f"it has more than {limits.max_members:,} members; limit reached at {name}")
 
 
 def _rejection_error(path: Path, reason: str) -> UserError:

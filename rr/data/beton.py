@@ -116,7 +116,10 @@ def wrap_raw_pixels(pixels: np.ndarray) -> StoredImage:
 
 
 def encode_photograph(pixels: np.ndarray, quality: int | Literal["raw"]) -> StoredImage:
-    """Return an image, uint8 (H, W, 3), as JPEG with the given quality, or as raw pixels if they are not larger."""
+    """Encode an image, uint8 (H, W, 3), as JPEG with the given quality, or keep the raw pixels if JPEG is no smaller.
+
+    With the quality "raw", the pixels are always kept.
+    """
     image = wrap_raw_pixels(pixels)
     if quality == "raw":
         return image
@@ -326,7 +329,7 @@ def _read_pixels(path: Path, offsets: np.ndarray, image_size: int) -> np.ndarray
 
 
 class Beton:
-    """A beton, which holds one split of a dataset, open for reading.
+    """An open beton, which contains one split of a dataset.
 
     If the pixels take up at most `max_resident_bytes`, they are read into an array in memory. Otherwise, FFCV streams
     them from the file. The batches are the same in both cases.

@@ -30,7 +30,7 @@ def read_excluded_names(path: Path) -> list[str]:
         return [name for line in lines if (name := line.removeprefix("./"))]
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
         raise UserError(
-            f"exclude: {display_name(path)} cannot be read ({error}): correct `exclude` in this dataset's source "
+            f"exclude: {display_name(path)} cannot be read ({error}): fix `exclude` in this dataset's source "
             "in params.yaml, or remove it"
         ) from error
 

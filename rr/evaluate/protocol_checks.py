@@ -37,7 +37,7 @@ def find_target_problem(
         reason = f"{' and '.join(unlabeled)} are unlabeled: label them, or use only the embedding protocol, or {remove}"
     elif (highest := max(labels.max() for labels in splits.values())) >= len(class_names):
         reason = (
-            f"the label {highest} has no class name (the number of class names is {len(class_names)}): correct the "
+            f"the label {highest} has no class name (the number of class names is {len(class_names)}): fix the "
             "source and run rr fetch again"
         )
     elif len(classes := np.unique(test_labels)) < 2:
@@ -66,7 +66,7 @@ def find_protocol_problem(
 ) -> str | None:
     """Explain why a protocol cannot be used on a dataset and how to fix it, or return None if it can.
 
-    All built-in protocols except `embedding` need labels (see `find_target_problem`). A user's own protocol specifies
+    All built-in protocols except `embedding` need labels (see `find_target_problem`). A user-defined protocol specifies
     whether it needs them.
 
     Args:
@@ -129,7 +129,7 @@ def find_protocol_problem(
                 f"images: needs at least {_MIN_EMBEDDING_IMAGES} test images, but {target} has {len(test_labels):,}: "
                 f"add images, or remove {name} from grid.protocol"
             )
-        case _:  # a user's own protocol
+        case _:  # a user-defined protocol
             return None
     return f"protocols.{name}.{problem}"
 

@@ -34,7 +34,7 @@ class ProtocolResult:
 
 
 def check_result(kind: str, result: Any, num_images: int, num_classes: int) -> ProtocolResult:
-    """Return the result of a user's own protocol, with its metrics as Python numbers and its columns as arrays.
+    """Return the result of a user-defined protocol, with its metrics as Python numbers and its columns as arrays.
 
     Args:
         kind: the protocol's `kind` in params.yaml.
@@ -54,12 +54,14 @@ def check_result(kind: str, result: Any, num_images: int, num_classes: int) -> P
             raise UserError(f"{kind}: {field} must be a dict, got {type(values).__name__}")
         if used := [name for name in values if name in reserved]:
             raise UserError(f"{kind}: {field} must not contain the name {used[0]}, which rr uses: rename it")
-    metrics = {name: _to_number(value) for name, value in result.metrics.items()}
-    if not metrics:
+    if not result.metrics:
         raise UserError(f"{kind}: there are no metrics: return at least one")
-    for name, number in metrics.items():
+    metrics = {}
+    for name, value in result.metrics.items():
+        number = _to_number(value)
         if number is None or not np.isfinite(number):
-            raise UserError(f"{kind}: the metric {name} must be a finite number, got {result.metrics[name]!r:.100}")
+            raise UserError(f"{kind}: the metric {name} must be a finite number, got {value!r:.100}")
+        metrics[name] = number
     rows = _to_integers(f"{kind}: rows", result.rows, num_images)
     predictions = None
     if result.predictions is not None:
@@ -78,7 +80,7 @@ def check_result(kind: str, result: Any, num_images: int, num_classes: int) -> P
     return replace(result, metrics=metrics, rows=rows, columns=columns, predictions=predictions, examples=examples)
 
 
-def _to_number(value: Any) -> Any:
+def _to_number(value: Any) -> int | float | None:
     """Convert a number, which may be a NumPy or torch scalar, to a Python number. Return None for any other value."""
     if getattr(value, "ndim", None) == 0:
         value = value.item()

@@ -84,7 +84,7 @@ def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResul
             from rr.evaluate import embedding
 
             return embedding.evaluate
-        case _:  # a user's own protocol
+        case _:  # a user-defined protocol
             from rr.params.extensions import load_class
 
             def evaluate_own(inputs: EvaluationInputs, config: Any) -> ProtocolResult:

@@ -110,7 +110,7 @@ class _Crate:
         return self.add(identifier, "File", name=first, **alternate, sha256=sha256, encodingFormat=media_type)
 
     def add_run(self, stage: str, folder: Path, record: dict[str, Any]) -> None:
-        """Add a stage's run with its command, inputs, outputs and record."""
+        """Add one run of a stage, together with its command, inputs, outputs and record."""
         version = record["machine"]["versions"]["relational-reasoning"]
         command = self.add(
             f"#rr-{stage}-{version}", "SoftwareApplication", name=f"rr {stage}", softwareVersion=version, url=_PAPER

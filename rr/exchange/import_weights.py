@@ -127,8 +127,8 @@ def import_backbone(
     if not state_dicts:
         raise UserError(
             f"{file} does not contain a state dict (searched: lists, tuples, and dicts whose keys are text, up to "
-            f"{_MAX_DEPTH} levels deep): use a file with a dict of tensors (not NumPy arrays) by name, at the top "
-            "level or under a key such as 'state_dict', 'model' or 'backbone'"
+            f"{_MAX_DEPTH} levels deep): use a file with a dict that maps names to tensors (not NumPy arrays), at "
+            "the top level or under a key such as 'state_dict', 'model' or 'backbone'"
         )
     weights = _choose_candidate(file, backbone_name, image_size, state_dicts, key)
     backbone = backbones.build(backbone_name, image_size)
@@ -464,7 +464,9 @@ def _describe_mismatch(
     if exact:
         return f"{problem}; use --backbone {' or '.join(exact)}"
     if closest:
-        return f"{problem}; all other tensors match {closest}: correct these tensors, or use the original checkpoint"
+        return (
+            f"{problem}; all other tensors match {closest}: fix the tensors that differ, or use the original checkpoint"
+        )
     present = _abbreviate_names([f"{path}.{name}".lstrip(".") for path, names in state_dicts.items() for name in names])
     return (
         f"{problem}; pass the architecture of these weights with --backbone (conv4, a ResNet such as resnet18, or a "

@@ -150,7 +150,7 @@ def _method_settings(record: dict[str, Any]) -> dict[str, Any]:
 def _is_self_supervised(settings: dict[str, Any]) -> bool:
     """Return whether a method is known to use no labels, or only some.
 
-    The settings of a user's own method do not contain this.
+    The settings of a user-defined method do not contain this.
     """
     role = find_role(settings)
     return role in (Role.SELF_SUPERVISED, Role.SEMI_SUPERVISED) and not is_extension_kind(settings["kind"])
@@ -189,7 +189,7 @@ def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[tuple[str, .
         target, protocol = file.parts[-3:-1]
         for name in _METRICS:
             if name in metrics:
-                is_proportion = name in _ACCURACIES and 0 <= metrics[name] <= 1  # a user's own protocol may differ
+                is_proportion = name in _ACCURACIES and 0 <= metrics[name] <= 1  # a user-defined protocol may differ
                 interval = _accuracy_interval(metrics[name], metrics["test_images"]) if is_proportion else _NO_INTERVAL
                 yield target, protocol, name.replace("_", " "), f"{metrics[name]:.4f}", interval
 

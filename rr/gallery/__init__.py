@@ -7,6 +7,7 @@
     embed              `rr embed`: write the vectors of the images in a folder
     retrieve           `rr retrieve`: search a folder and keep its index up to date
     search_results     the results of a search
+    random_pairs       percentiles of scores among those of random pairs
     pair_scorer        the relation head, with the calibration of its logits
     compare            `rr compare`: the probability that two images are views of the same image
     search_page        an HTML page of search results

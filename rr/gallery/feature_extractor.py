@@ -177,7 +177,7 @@ class FeatureExtractor:
         return features_BD
 
     def _prepare_load(self, image: ImageLike) -> Callable[[], np.ndarray]:
-        """Return a function that loads an image, for another thread.
+        """Return a function that loads an image and can be called from another thread.
 
         Images that Pillow reads from a file are loaded now, because they are not thread-safe, and because an iterator
         over frames yields the same object every time.
@@ -216,8 +216,8 @@ class FeatureExtractor:
         lowest, highest = images_B3SS.aminmax()
         if not (lowest >= 0 and highest <= 1):
             raise ValueError(
-                f"float images must have values in [0, 1], got {lowest:.3g} to {highest:.3g}; for images that are "
-                "already normalized, call the attribute `backbone`"
+                f"float images must have values in [0, 1], got {lowest:.3g} to {highest:.3g}: if the images are "
+                "already normalized, call `.backbone` directly"
             )
         scale, offset = (
             torch.from_numpy(values).to(self.device).view(3, 1, 1)

@@ -25,7 +25,7 @@ from rr.report.plots.image_map import (
     content_security_policy_hash,
     image_map_script,
     make_sprite,
-    read_template,
+    read_asset,
 )
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 
@@ -83,7 +83,7 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
         note=f"t-SNE map of the features of {len(rows):,} images{selection}. It shows which images are neighbors; the "
         "sizes of groups and the distances between them have no meaning.",
         map=image_map,
-        style=read_template("colors.css") + read_template("image_map.css"),
+        style=read_asset("colors.css") + read_asset("image_map.css"),
         script=script,
         content_security_policy_hash=content_security_policy_hash(script),
     )

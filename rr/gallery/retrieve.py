@@ -24,7 +24,8 @@ from rr.gallery.images import ImageFile, change_time, list_images, read_images
 from rr.gallery.index_file import ImageVectors
 from rr.gallery.index_update import check_index_path, make_skipped_files, update_index
 from rr.gallery.pair_scorer import PairScorer, load_pair_scorer
-from rr.gallery.search_results import MIN_RANDOM_PAIRS, Hit, QueryResult, percentiles, sample_pairs
+from rr.gallery.random_pairs import MIN_RANDOM_PAIRS, percentiles, sample_pairs
+from rr.gallery.search_results import Hit, QueryResult
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count, format_names
 from rr.runtime.output_path import check_output_path
@@ -154,7 +155,7 @@ def _search(
 
 
 def _find_own_rows(queries: Sequence[Path], images: Sequence[ImageFile]) -> list[list[int]]:
-    """Return, for each query, the rows of the gallery images that are the same file."""
+    """Return, for each query, the rows of the gallery images that are the query file itself."""
     rows_by_time = defaultdict(list)
     for row, image in enumerate(images):
         rows_by_time[image.size, image.modified].append(row)

@@ -1,15 +1,10 @@
-"""The result of a search in a gallery of images, and a comparison of its scores with those of random pairs."""
+"""The results of a search in a gallery of images."""
 
 import math
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from rr.gallery.images import ImageFile
-
-MAX_RANDOM_PAIRS = 10_000
-MIN_RANDOM_PAIRS = 10  # with fewer pairs, a percentile has no meaning
 
 
 class Hit(NamedTuple):
@@ -47,26 +42,3 @@ class QueryResult(NamedTuple):
 
     query: Path
     hits: list[Hit]
-
-
-def sample_pairs(num_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of random pairs of different gallery images, int64 (P,) each. The sample is deterministic.
-
-    For a small gallery, all pairs are returned; for a large one, 10,000.
-    """
-    if num_images * (num_images - 1) // 2 <= MAX_RANDOM_PAIRS:
-        first, second = np.triu_indices(num_images, 1)
-        return first, second
-    rng = np.random.Generator(np.random.Philox(key=0))
-    first = rng.integers(num_images, size=MAX_RANDOM_PAIRS)
-    return first, (first + rng.integers(1, num_images, size=MAX_RANDOM_PAIRS)) % num_images
-
-
-def percentiles(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return the percentage of the scores in `reference` that are less than each score.
-
-    If there are fewer than `MIN_RANDOM_PAIRS` scores in `reference`, return NaN.
-    """
-    if len(reference) < MIN_RANDOM_PAIRS:
-        return np.full(len(scores), np.nan)
-    return np.asarray(100 * np.searchsorted(np.sort(reference), scores) / len(reference))

@@ -68,7 +68,7 @@ def build(config: MethodConfig, backbone: Backbone, num_classes: int) -> Method:
 
             load_initial_weights(config, backbone)
             return Method(backbone)
-        case kind:  # a user's own method
+        case kind:  # a user-defined method
             from rr.params.extensions import load_class
 
             return load_class(kind)(config, backbone)

@@ -1,4 +1,4 @@
-"""The projector: a small network on top of the backbone that most methods train and discard afterward."""
+"""The projector: a small network on top of the backbone that some methods train and discard after pretraining."""
 
 from torch import nn
 

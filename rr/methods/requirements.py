@@ -99,7 +99,7 @@ def find_weights_problem(config: WeightsFile, backbone: str, image_size: int | N
     except UserError as error:
         return str(error)
     if not path.is_file():
-        return f"{path}: no such file: create it with rr import, or correct this path in params.yaml"
+        return f"{path}: no such file: create it with rr import, or fix this path in params.yaml"
     sha256 = file_sha256(path)
     if sha256 != config.sha256:
         return (
@@ -139,7 +139,7 @@ def _find_label_problem(config: MethodConfig, labels: np.ndarray, num_classes: i
         )
     if labels.max() >= num_classes:
         return (
-            f"the label {labels.max()} has no class name (the number of class names is {num_classes}): correct the "
+            f"the label {labels.max()} has no class name (the number of class names is {num_classes}): fix the "
             "source and run rr fetch again"
         )
     num_trained = len(np.unique(labels))

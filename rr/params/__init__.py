@@ -1,7 +1,7 @@
 """Strict, typed models of `params.yaml`: an unknown key or a wrong type raises an error that contains its path.
 
 Nothing here imports torch, so the command line and the Snakefile can check parameters within milliseconds. The
-exception is an entry with a class from a user's own module: checking it imports the module, which usually imports
+exception is an entry with a user-defined class: checking it imports the module of the class, which usually imports
 torch.
 """
 

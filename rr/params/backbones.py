@@ -1,4 +1,4 @@
-"""The backbone names, and the `backbones` section: networks from a user's own modules."""
+"""The backbone names, and the `backbones` section: user-defined networks."""
 
 import json
 import re
@@ -36,7 +36,7 @@ TIMM_PREFIX = "timm-"
 
 
 class ExtensionBackboneConfig(StrictModel):
-    """Keys of a backbone from a user's own module; the backbone's `Config` class is a subclass of this class."""
+    """Keys of a user-defined backbone; the backbone's `Config` class subclasses this one."""
 
     kind: str
     required_class: ClassVar[str] = "rr.backbones.base.Backbone"
@@ -50,7 +50,7 @@ def _validate_backbone_entry(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError("must be a mapping with the `kind` key")
     if not is_extension_kind(kind := value.get("kind")):
-        raise ValueError(f"kind: must name the class of your own network, such as tiny:TinyNet, got {kind!r}")
+        raise ValueError(f"kind: must name the class of a user-defined network, such as tiny:TinyNet, got {kind!r}")
     return load_config_class(kind, ExtensionBackboneConfig).model_validate_json(json.dumps(value))
 
 
@@ -67,7 +67,7 @@ def check_backbone_name(name: str, own_names: Collection[str] = (), prefix: str 
 
     Args:
         name: the name.
-        own_names: names of the backbones from the user's own modules.
+        own_names: names of the user-defined backbones.
         prefix: start of the error message.
 
     Raises:

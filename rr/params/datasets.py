@@ -150,7 +150,7 @@ class ParquetSource(OwnImagesSource):
 
 
 class ExtensionSource(StrictModel):
-    """Keys of a source from a user's own module; the source's `Config` class is a subclass of this class.
+    """Keys of a user-defined source; the source's `Config` class subclasses this one.
 
     If it has a key `path: str | None = None`, `rr fetch --from` can be used to specify a local copy.
     """

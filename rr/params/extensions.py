@@ -1,4 +1,4 @@
-"""Load a user's own class, named by a `kind` in params.yaml such as `simsiam:SimSiam`.
+"""Load a user-defined class, named by a `kind` in params.yaml such as `simsiam:SimSiam`.
 
 The `simsiam` module is a file or a package in the project's `workflow/extensions` folder. Loading the class imports the
 module, which usually imports torch.
@@ -25,12 +25,12 @@ _KIND = re.compile(r"([A-Za-z_]\w*)((?:\.\w+)*):([A-Za-z_]\w*)")
 
 
 def is_extension_kind(kind: object) -> TypeGuard[str]:
-    """Return whether a `kind` names a user's own class."""
+    """Return whether a `kind` names a user-defined class."""
     return isinstance(kind, str) and ":" in kind
 
 
 def extension_module_files(kind: str) -> list[Path]:
-    """Return the files of the module or package that a `kind` names, relative to the project.
+    """Return the files of the module or package named by `kind`, as paths relative to the project root.
 
     Raises:
         ValueError: if `kind` does not have the form `module:Class`, or if there is no such module.
@@ -42,7 +42,7 @@ def extension_module_files(kind: str) -> list[Path]:
     if path.is_dir():
         return sorted(path.rglob("*.py"))
     if not path.with_suffix(".py").is_file():
-        raise ValueError(f"{path}.py does not exist: create it, or correct the name of the module")
+        raise ValueError(f"{path}.py does not exist: create it, or fix the name of the module")
     return [path.with_suffix(".py")]
 
 
@@ -65,16 +65,16 @@ def load_class(kind: str) -> Any:
     try:
         module = import_module(module_name)
     except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise ValueError(f"{module_name} cannot be imported ({type(error).__name__}: {error}): correct it") from error
+        raise ValueError(f"{module_name} cannot be imported ({type(error).__name__}: {error}): fix it") from error
     if not (module.__file__ and Path(module.__file__).is_relative_to(folder)):
         raise ValueError(f"another module named {module_name} is installed: rename the one in {EXTENSIONS_DIR}")
     if not hasattr(module, class_name):
-        raise ValueError(f"{files[0]} does not define {class_name}: correct the name of the class")
+        raise ValueError(f"{files[0]} does not define {class_name}: fix the name of the class")
     return getattr(module, class_name)
 
 
 def load_config_class(kind: str, base: type[Config]) -> type[Config]:
-    """Return the `Config` class of a user's own class. It checks the class's entry in params.yaml.
+    """Return the `Config` class of a user-defined class. It checks the class's entry in params.yaml.
 
     Raises:
         ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, if it has no
@@ -98,7 +98,7 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
 
 
 def accept_extensions(builtin: Any, base: type[StrictModel]) -> WrapValidator:
-    """Return a validator for a params.yaml entry whose type is built in (`builtin`) or a user's own class."""
+    """Return a validator for a params.yaml entry whose type is built in (`builtin`) or a user-defined class."""
     adapter = TypeAdapter[Any](builtin)
 
     def validate_entry(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:

@@ -27,8 +27,9 @@ class TrainableConfig(StrictModel):
     """Keys of every method that trains. The defaults are the paper's settings for its self-supervised methods.
 
     Attributes:
-        augmentation: the random changes that turn an image into its views. A strength, such as `brightness`, requires
-            the key of its operation, such as `jitter`, which may be 0. An operation that is on must have an effect.
+        augmentation: the random transformations that turn an image into its views. A strength, such as `brightness`,
+            requires the key of its operation, such as `jitter`, which may be 0. An operation that is on must have an
+            effect.
         second_augmentation: augmentation of every second view. By default, all views use `augmentation`.
         views: K, the number of views of each image in a mini-batch.
         batch_size: M, the number of images in a mini-batch.
@@ -224,7 +225,7 @@ class BarlowTwinsConfig(ProjectorConfig):
 
 
 class ExtensionConfig(TrainableConfig):
-    """Hyperparameters of a method from a user's own module; the method's `Config` class is a subclass of this class.
+    """Hyperparameters of a user-defined method; the method's `Config` class subclasses this one.
 
     The last three class variables are the method's `Requirements` (see `rr.methods.requirements`).
     """

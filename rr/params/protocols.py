@@ -131,7 +131,7 @@ class EmbeddingConfig(StrictModel):
 
 
 class ExtensionProtocolConfig(StrictModel):
-    """Settings of a protocol from a user's own module; the protocol's `Config` class is a subclass of this class.
+    """Settings of a user-defined protocol; the protocol's `Config` class subclasses this one.
 
     If `needs_labels` is true, the protocol is rejected for a target with unlabeled images.
     """

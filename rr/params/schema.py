@@ -71,7 +71,7 @@ class Params(StrictModel):
         precision: floating-point precision of pretraining. `bfloat16` means mixed precision.
         dynamics: measurements between pretraining epochs.
         datasets: the datasets, by name.
-        backbones: networks from your own modules, by name. Other networks have no settings.
+        backbones: user-defined networks, by name. Other networks have no settings.
         methods: the pretraining methods, by name.
         protocols: the evaluation protocols, by name.
     """

@@ -19,7 +19,7 @@ class Job:
         precision: `float32` or `bfloat16`.
         dynamics: what to measure during training.
         fingerprint: hash of everything that must be unchanged for the run to continue from a checkpoint.
-        backbone_config: the params.yaml entry of a user's own backbone; None for all others.
+        backbone_config: the params.yaml entry of a user-defined backbone; None for all others.
     """
 
     preprocessing: Preprocessing

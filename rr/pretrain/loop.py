@@ -98,7 +98,7 @@ def pretrain(
 
     Raises:
         UserError: if the method cannot be trained on this data or with this number of processes, if its initial weights
-            cannot be loaded, if training diverges, or if a user's own method or backbone is invalid or returns an
+            cannot be loaded, if training diverges, or if a user-defined method or backbone is invalid or returns an
             invalid result.
     """
     group = group or ProcessGroup()
@@ -436,7 +436,7 @@ def save_method(method: Method, job: Job, path: Path) -> None:
 def format_history(history: list[dict[str, float]]) -> str:
     """Return the history as CSV, one row per epoch. Floats keep all digits, so identical runs give identical files."""
     text = io.StringIO()
-    # A user's own method may return different metrics in later epochs.
+    # A user-defined method may return different metrics in later epochs.
     columns = list(dict.fromkeys(name for row in history for name in row)) or ["epoch", "loss", "accuracy"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

@@ -12,7 +12,7 @@ from jinja2 import Environment
 from rr import paths
 from rr.report.inputs.collect import GridResults
 from rr.report.jinja import make_jinja_environment
-from rr.report.plots.image_map import TEMPLATES, content_security_policy_hash, image_map_script, read_template
+from rr.report.plots.image_map import TEMPLATES, content_security_policy_hash, image_map_script, read_asset
 from rr.report.sections.accuracies import build_accuracies
 from rr.report.sections.claims import build_claims
 from rr.report.sections.classes import build_classes
@@ -64,10 +64,10 @@ def build_sections(results: GridResults) -> dict[str, Any]:
 
 def render_html(sections: dict[str, Any]) -> str:
     """Return the page as HTML. It needs no other files, except those that it links to."""
-    style = read_template("colors.css") + read_template("page.css")
-    scripts = [read_template("sort.js") + read_template("page.js")]
+    style = read_asset("colors.css") + read_asset("page.css")
+    scripts = [read_asset("sort.js") + read_asset("page.js")]
     if sections["embedding"]:
-        style += read_template("image_map.css")
+        style += read_asset("image_map.css")
         scripts.append(image_map_script())
     # The page's Content-Security-Policy permits only these scripts.
     script_sources = " ".join(map(content_security_policy_hash, scripts))

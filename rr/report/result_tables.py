@@ -151,22 +151,22 @@ class ResultTable:
             rows.append([Cell(row.method, note=row.role, color=row.color), *texts])
         return make_table(["Method", *numeric_columns(self.titles)], rows)
 
-    def best_row(self, title: str) -> ResultRow | None:
+    def best_row(self, column: str) -> ResultRow | None:
         """Return the row of the best self-supervised method in a column, or the first such row in case of a tie."""
-        return next((row for row in self.rows if title in row.cells and row.cells[title].is_best), None)
+        return next((row for row in self.rows if column in row.cells and row.cells[column].is_best), None)
 
-    def main_row(self, title: str) -> ResultRow | None:
+    def main_row(self, column: str) -> ResultRow | None:
         """Return the row of the best self-supervised method in a column, or else of the best other method.
 
         A bound is never returned.
         """
-        others = [row for row in self.rows if title in row.cells and row.role not in _BOUNDS]
-        best_other = max(others, key=lambda row: row.cells[title].value.mean, default=None)
-        return self.best_row(title) or best_other
+        others = [row for row in self.rows if column in row.cells and row.role not in _BOUNDS]
+        best_other = max(others, key=lambda row: row.cells[column].value.mean, default=None)
+        return self.best_row(column) or best_other
 
-    def bound_row(self, role: Role, title: str) -> ResultRow | None:
+    def bound_row(self, role: Role, column: str) -> ResultRow | None:
         """Return the first row with this role that has a result in a column."""
-        return next((row for row in self.rows if row.role == role and title in row.cells), None)
+        return next((row for row in self.rows if row.role == role and column in row.cells), None)
 
 
 def split_by_target(evaluations: Sequence[EvaluationResult]) -> list[list[EvaluationResult]]:

@@ -28,7 +28,7 @@ def ensure_local_copy(path: Path, expected_sha256: str) -> Path:
     folder = Path(scratch)
     if not folder.is_dir():
         raise UserError(
-            f"RR_SCRATCH={scratch} is not a folder on this machine: create the folder, correct RR_SCRATCH, or unset it"
+            f"RR_SCRATCH={scratch} is not a folder on this machine: create the folder, fix RR_SCRATCH, or unset it"
         )
     copy = folder / f"{expected_sha256}{path.suffix}"
     lock_path = copy.with_suffix(".lock")

@@ -15,7 +15,7 @@ f32 = np.float32
 
 @njit(inline="always")
 def triangle_taps(in_size, out_size, first, starts, counts, weights):
-    """Compute the source pixels and weights of the outputs first to first + S - 1 along one axis.
+    """Compute the source pixels and weights along one axis, for the outputs `first` to `first + S - 1`.
 
     Both are the same as in torch: output i has the center (i + 0.5) * in_size / out_size, and its weights add up to 1.
 

@@ -23,7 +23,7 @@ _LABEL_BYTES = 8  # size of one DeepCluster cluster label
 
 @dataclass(frozen=True)
 class MakespanBounds:
-    """How long a set of runs takes on several GPUs that each train one run at a time, in the unit of the durations.
+    """How long a set of runs takes on several GPUs that each train one model at a time, in the unit of the durations.
 
     Attributes:
         longest_first: time if the longest runs start first.
@@ -69,7 +69,7 @@ def estimate_io(
     image_bytes = num_images * estimate_image_bytes(dataset)
     is_read_once = dataset.stored_size is None and image_bytes <= MAX_RESIDENT_BYTES
     backbone_config = params.backbones.get(run.backbone)
-    # Users' own classes may read tensor values when they are built, and tensors on the `meta` device have no values.
+    # User-defined classes may read tensor values when they are built, and tensors on the `meta` device have no values.
     is_own = is_extension_kind(config.kind) or isinstance(backbone_config, ExtensionBackboneConfig)
     with torch.device("cpu" if is_own else "meta"):
         backbone = backbones.build(run.backbone, dataset.image_size, backbone_config)

@@ -114,7 +114,7 @@ def _find_source_problem(params: Params, name: str) -> str | None:
     if paths.expand_user(source.path).exists():
         return None
     return (
-        f"{name} cannot be fetched, because {printable(source.path)} does not exist: correct "
+        f"{name} cannot be fetched, because {printable(source.path)} does not exist: fix "
         f"datasets.{name}.source.path in params.yaml"
     )
 
@@ -126,7 +126,7 @@ def _find_test_copies_problem(params: Params, name: str) -> str | None:
         return None
     return (
         f"{name} cannot be a target, because every test image has a copy in the training split, so the results would "
-        f"be meaningless: correct the splits, or remove {name} from grid.target in params.yaml"
+        f"be meaningless: fix the splits, or remove {name} from grid.target in params.yaml"
     )
 
 
@@ -250,7 +250,7 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
     for run in different.values():
         try:
             estimate_pretrain_output_bytes(params, run)
-        except UserError as error:  # the user's own backbone is faulty
+        except UserError as error:  # the user-defined backbone is faulty
             problems.append(str(error))
     evaluations = {  # ignores seeds and methods
         (run.pretraining.backbone, run.target, run.protocol): run

@@ -1,4 +1,4 @@
-"""`rr init`: add your own images to `params.yaml`, with a grid and settings that suit their number and size."""
+"""`rr init`: add your own images to `params.yaml`, with a grid and settings that suit the images' number and size."""
 
 import re
 import unicodedata
@@ -63,9 +63,10 @@ def choose_stored_size(median_side: int, num_images: int) -> int | None:
 def choose_settings(num_images: int) -> PretrainingSettings:
     """Return settings that limit training to a million views, but allow at least one epoch with two views per image.
 
-    The number of views per image is 8, or 4 or 2 if an epoch with more views would exceed a million. The number of
-    epochs is at most 200. A mini-batch has 64 images or, if there are fewer than 256 images, a quarter of them, but at
-    least two. With two views, it has fewer if the last mini-batch would otherwise have a single image.
+    The number of views per image is 8; it is reduced to 4 or 2 if an epoch would otherwise have more than a million
+    views. The number of epochs is at most 200. A mini-batch has 64 images or, if there are fewer than 256 images, a
+    quarter of them, but at least two. With two views, it has fewer if the last mini-batch would otherwise have a single
+    image.
     """
     views = next((views for views in (8, 4) if views * num_images <= MAX_VIEWS), 2)
     epochs = min(_MAX_EPOCHS, max(1, MAX_VIEWS // (views * num_images)))
@@ -88,8 +89,8 @@ def choose_name(path: Path, name: str | None, params: Params, params_file: Path)
     """
     if not (name := name or _default_name(path)):
         raise UserError(
-            f"the name of {display_name(path)} cannot be the name of a dataset, which may contain the letters A to Z, "
-            "digits, - and _: choose a name with --name"
+            f"cannot derive a dataset name from {display_name(path)}, because dataset names may contain only "
+            "letters (A to Z), digits, - and _: choose a name with --name"
         )
     if not re.fullmatch(NAME, name):
         raise UserError(

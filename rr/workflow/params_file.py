@@ -45,7 +45,9 @@ def set_axis(grid: Any, axis: str, values: list[Any]) -> None:
 def require_single_grid(text: str, path: Path) -> None:
     """Raise UserError if `grid` is a list, as in the files that Snakemake writes for several suites."""
     if isinstance(parse_yaml(text, path)["grid"], list):
-        raise UserError(f"{path}: grid is a list of grids; only Snakemake can use it: keep one of them, as a mapping")
+        raise UserError(
+            f"{path}: grid is a list of grids, which only Snakemake supports: keep only one of them, as a mapping"
+        )
 
 
 def write_params(path: Path, text: str) -> None:

@@ -57,8 +57,8 @@ def code_hashes(stage: str) -> dict[str, str]:
         hashes[str(path)] = code_sha256(PACKAGE.parent / path)
         if Path("dvc.yaml").is_file() and (not path.is_file() or code_sha256(path) != hashes[str(path)]):
             raise UserError(
-                f"the running rr is installed from {PACKAGE.parent}, but this folder has different code ({path} "
-                f"differs or is missing): {_REMEDY}"
+                f"rr is running from {PACKAGE.parent}, but the code in this folder is different ({path} differs or is "
+                f"missing): {_REMEDY}"
             )
     return hashes
 
@@ -140,7 +140,7 @@ def _start_recorder(run: StageRun) -> RunRecorder:
 
 
 def extension_hashes(run: StageRun) -> dict[str, str]:
-    """Return the hash of each file of a user's own modules that the run uses."""
+    """Return the hash of each file with user-defined classes that the run uses."""
     return {str(path): code_sha256(path) for path in run.extension_module_files}
 
 

@@ -18,7 +18,7 @@ from rr.params.extensions import extension_module_files, is_extension_kind
 from rr.workflow.grid import dataset_names, evaluations, extractions, pretrainings
 
 # Dotted paths into params.yaml. A name in braces stands for the value of that option on the stage's command line. The
-# `backbones` section has entries only for networks from the user's own modules.
+# `backbones` section has entries only for user-defined networks.
 STAGE_PARAMETERS = {
     "fetch": ("datasets.{dataset}.source",),
     "convert": ("datasets.{dataset}",),
@@ -32,7 +32,7 @@ STAGE_PARAMETERS = {
 class StageRun(NamedTuple):
     """A run of one stage: its folder, the parameters and inputs that determine its result, and its output files.
 
-    `extension_module_files` are the files that define the user's own classes, if the run uses any. `names` are the
+    `extension_module_files` are the files with the user-defined classes, if the run uses any. `names` are the
     names in the dotted paths of the parameters, such as {"dataset": "cifar10"}.
     """
 
@@ -66,7 +66,7 @@ def stage_params(params: Params, stage: str, **names: str) -> dict[str, Any]:
 
 
 def stage_extension_module_files(params: Params, stage: str, **names: str) -> list[Path]:
-    """Return the files with the user's own classes that a run uses, as paths relative to the project.
+    """Return the files with the user-defined classes that a run uses, as paths relative to the project.
 
     Args:
         params: all parameters.

@@ -361,7 +361,7 @@ def test_both_engines_show_the_message_of_a_failed_stage(snakemake_project: Path
 
     try:
         write_params(snakemake_project, change)
-        expected = "rr: nowhere is not a folder: correct the source's path in params.yaml"
+        expected = "rr: nowhere is not a folder: fix the source's path in params.yaml"
         assert expected in call(snakemake_project, "snakemake", "--cores", "1", code=1)
         assert expected in call(snakemake_project, "dvc", "repro", "fetch@mine", code=255)
     finally:

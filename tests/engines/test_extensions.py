@@ -1,4 +1,4 @@
-"""Test, with both engines, which runs become out of date when a class in a user's own module is edited."""
+"""Test, with both engines, which runs become out of date when a user-defined class is edited."""
 
 import os
 from collections.abc import Iterator

@@ -120,7 +120,7 @@ def encode(image: Image.Image, image_format: str = "PNG") -> bytes:
 
 
 def make_valid_files(kind: str, folder: Path) -> list[bytes]:
-    """Return the contents of valid files of one kind."""
+    """Return the contents of several valid files of the given kind."""
     path = folder / "valid"
     names = ["cat", "dog"]
     labels = np.arange(20) % 2

@@ -29,7 +29,7 @@ def test_recompute_without_the_start_of_the_last_epoch_raises(project_copy: Path
     Path(RUN, "last_epoch.safetensors").unlink()
     outcome = rr("verify", "--recompute", "--allow-missing")
     assert outcome.code == 2
-    assert "--recompute: for each trained run in the grid, an output or the images are missing" in outcome.err
+    assert "--recompute: for each training run in the grid, an output or the images are missing" in outcome.err
 
 
 def test_result_must_be_exact_on_the_same_device_and_machine(

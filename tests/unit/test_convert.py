@@ -226,7 +226,7 @@ def test_each_photograph_is_stored_as_jpeg_only_if_that_is_smaller() -> None:
 
 
 def test_large_jpeg_is_decoded_at_a_reduced_size() -> None:
-    """The result hardly differs from that of decoding at full size."""
+    """The result is nearly identical to that of decoding at full size."""
     pixels = smooth(1, (1600, 1200))
     decoded = decode_photograph(encode(pixels, "JPEG"), 64)
     expected = np.asarray(Image.fromarray(pixels).resize((85, 64), Image.Resampling.BICUBIC))

@@ -258,7 +258,7 @@ def test_faulty_sources_fail(own_classes: Path, code: str, change: str, message:
         (
             "encode_png(pixels)",
             'b"nothing"',
-            r"train/0.png: not a readable image [^$]*repair them, or correct medmnist",
+            r"train/0.png: not a readable image [^$]*repair them, or fix medmnist",
         ),
         (
             "source.classes, iter",

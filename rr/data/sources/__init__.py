@@ -48,7 +48,7 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
             return imagefolder.read_dataset(source, local_copy, skipped)
         case "parquet":
             return parquet.read_dataset(source, local_copy, skipped)
-        case kind:  # a user's own source
+        case kind:  # a user-defined source
             from rr.params.extensions import load_class
 
             dataset = load_class(kind).read_dataset(source, download_dir, local_copy)
@@ -59,14 +59,14 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
 
 
 def _check_class_names(kind: str, names: object) -> None:
-    """Raise UserError unless the class names of a user's own source are distinct strings."""
+    """Raise UserError unless the class names of a user-defined source are distinct strings."""
     is_valid = isinstance(names, list) and all(_is_text(name) and name for name in names)
     if not is_valid or len(set(names)) < len(names):  # type: ignore[call-overload, arg-type]
         raise UserError(f"{kind}: class_names must be a list of distinct, non-empty strings, got {names!r:.200}")
 
 
 def _iter_checked(kind: str, images: Iterable[EncodedImage]) -> Iterator[EncodedImage]:
-    """Yield the images of a user's own source.
+    """Yield the images of a user-defined source.
 
     Raises:
         UserError: if one of them is not an `EncodedImage` with values of the right types.
@@ -97,5 +97,5 @@ def _is_text(value: object) -> bool:
 
 def _expand_user(path: str | Path) -> Path:
     if not _is_text(str(path)):
-        raise UserError(f"{display_name(path)} is not valid UTF-8: correct the source's path in params.yaml")
+        raise UserError(f"{display_name(path)} is not valid UTF-8: fix the source's path in params.yaml")
     return expand_user(path)

@@ -96,7 +96,7 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
         if not any(classes.values()):
             raise UserError(
                 f"{tree.path(folders[split])} has no images{tree.describe_skipped(folders[split])}: add some (.jpg, "
-                ".png, …), or correct `path` or `splits` in this dataset's source in params.yaml"
+                ".png, …), or fix `path` or `splits` in this dataset's source in params.yaml"
             )
     if "test" in files:
         _check_same_classes(tree, folders, files)
@@ -190,7 +190,7 @@ def _folders_from_names(tree: _Tree, splits: SplitNames) -> dict[str, str]:
         if text not in by_text:
             known = [printable(folder) for folder in by_text if "/" not in folder or len(by_text) <= 10]
             raise UserError(
-                f"splits.{split}: {tree.path('')} has no folder {printable(name)}. Correct the name in this "
+                f"splits.{split}: {tree.path('')} has no folder {printable(name)}. Fix the name in this "
                 f"dataset's source in params.yaml; {format_alternatives(name, known)}"
             )
         folders[split] = by_text[text]
@@ -200,7 +200,7 @@ def _folders_from_names(tree: _Tree, splits: SplitNames) -> dict[str, str]:
     if is_below(f"{train}/", test) or is_below(f"{test}/", train):
         raise UserError(
             f"splits: train ({display_name(train)}) and test ({display_name(test)}) must be different folders, "
-            "and neither may contain the other: correct them in this dataset's source in params.yaml"
+            "and neither may contain the other: fix them in this dataset's source in params.yaml"
         )
     return folders
 
@@ -219,7 +219,7 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
     tests = [by_role[role] for role in TEST_ROLES if by_role[role]]
     where = tree.path(folder)
     if train and tests:
-        test, test_choice = _choose_test_folder(tree, train[0], tests) if is_labeled else (tests[0], "")
+        test, test_choice = _choose_test_folders(tree, train[0], tests) if is_labeled else (tests[0], "")
         for candidates, split in ((train, "training"), (test, "test")):
             if len(candidates) > 1 and (is_labeled or split == "test"):
                 raise _ambiguity_error(
@@ -257,17 +257,17 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
     return {"all": folder if is_labeled else ""}, ""
 
 
-def _choose_test_folder(tree: _Tree, train: str, tests: list[list[str]]) -> tuple[list[str], str]:
+def _choose_test_folders(tree: _Tree, train: str, candidates: list[list[str]]) -> tuple[list[str], str]:
     """Return the folders of the test split, and the reason for the choice (empty for the default).
 
-    The default is the first test split. If it has no class folders, but `train` does, the next split that has class
-    folders is used.
+    The default is the first of the candidates, each of which is a list of folders. If it has no class folders, but
+    `train` does, the next candidate that has class folders is used.
     """
-    first, *rest = tests
+    first, *rest = candidates
     if tree.children(train) and not any(tree.children(folder) for folder in first):
-        for candidates in rest:
-            if any(tree.children(folder) for folder in candidates):
-                return candidates, f"{display_name(first[0])} has no class folders"
+        for folders in rest:
+            if any(tree.children(folder) for folder in folders):
+                return folders, f"{display_name(first[0])} has no class folders"
     return first, ""
 
 

@@ -54,7 +54,7 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     root = local_copy or Path(source.path)
     if not root.is_dir():
         raise UserError(
-            f"{display_name(root)} is not a folder{describe_non_folder(root)}: correct the source's path in "
+            f"{display_name(root)} is not a folder{describe_non_folder(root)}: fix the source's path in "
             "params.yaml, or specify a path with --from"
         )
     listing = list_folder(root, image_kind())

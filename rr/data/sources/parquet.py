@@ -141,7 +141,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
 def _find_layout(
     path: Path, source: ParquetSource, skipped: SkippedFiles, get_file: Callable[[str], _File]
 ) -> parquet_layout.ParquetLayout:
-    """Return which files belong to which split. There is at least one file of training images.
+    """Return which files belong to which split. The result contains at least one training file.
 
     Raises:
         UserError: if there are no images, or if the file names are ambiguous.
@@ -170,7 +170,7 @@ def _find_layout(
         choose_columns(first.path, first.schema, source)  # raises an error that lists the columns
     found = "; ".join(format_skipped(skipped.counts))
     raise UserError(
-        f"{display_name(path)}: no Parquet file with images found{found and f' ({found})'}; correct the source's path "
+        f"{display_name(path)}: no Parquet file with images found{found and f' ({found})'}; fix the source's path "
         "in params.yaml, or specify a path with --from"
     )
 
@@ -183,7 +183,7 @@ def _list_parquet_files(root: Path, skipped: SkippedFiles) -> list[str]:
     """
     if not root.is_dir():
         raise UserError(
-            f"{display_name(root)} is neither a file nor a folder: correct the source's path in params.yaml, or "
+            f"{display_name(root)} is neither a file nor a folder: fix the source's path in params.yaml, or "
             "specify a path with --from"
         )
     kind = FileKind(frozenset({".parquet"}), _reason_not_parquet)
@@ -304,7 +304,7 @@ def _read_labels(
             first, second, column = (f"'{printable(name)}'" for name in (*similar, columns.label))
             raise UserError(
                 f"{display_name(files[0].path)}: the labels {first} and {second} in column {column} "
-                "seem to be the same class: write them in the same way or, if they are different classes, specify "
+                "seem to be the same class: spell them the same way or, if they are different classes, specify "
                 "`splits` in this dataset's source in params.yaml"
             )
         ids = {name: label for label, name in enumerate(class_names)} | {None: raw.UNLABELED}

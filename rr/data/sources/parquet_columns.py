@@ -208,7 +208,7 @@ def _choose_image_column(path: Path, schema: pa.Schema, key: str | None, feature
     if key is not None:
         if schema.names.count(key) != 1 or not is_image_type(schema.field(key).type):
             raise _column_error(
-                path, schema, f"has no column '{printable(key)}' of images; correct the `image` key {_KEY_HINT}"
+                path, schema, f"has no column '{printable(key)}' of images; fix the `image` key {_KEY_HINT}"
             )
         return key
     candidates = [field.name for field in schema if is_image_type(field.type) and schema.names.count(field.name) == 1]
@@ -235,7 +235,7 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
             raise _column_error(
                 path,
                 schema,
-                f"has no column '{printable(key)}' of integers or text; correct the `label` key {_KEY_HINT}",
+                f"has no column '{printable(key)}' of integers or text; fix the `label` key {_KEY_HINT}",
             )
         return key
     if named := [name for expected in _LABEL_NAMES for name in _match_ignoring_case(schema.names, expected)]:

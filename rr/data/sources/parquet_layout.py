@@ -226,7 +226,7 @@ def _layout_from_patterns(root: Path, files: Sequence[_File], splits: SplitNames
         if not matching:
             raise UserError(
                 f"splits.{split}: no Parquet file in {display_name(root)} matches {printable(pattern)}; it contains "
-                f"{_list_names(files)}. Correct the pattern in this dataset's source in params.yaml"
+                f"{_list_names(files)}. Fix the pattern in this dataset's source in params.yaml"
             )
         if len(matching) > 1:
             for group, members in _group_by_name(matching).items():
@@ -234,7 +234,7 @@ def _layout_from_patterns(root: Path, files: Sequence[_File], splits: SplitNames
         chosen[split] = [file.name for file in matching]
     if both := [name for name in chosen["train"] if name in chosen.get("test", [])]:
         raise UserError(
-            f"splits: {display_name(both[0])} matches the patterns of both train and test; correct them in this "
+            f"splits: {display_name(both[0])} matches the patterns of both train and test; fix them in this "
             "dataset's source in params.yaml"
         )
     used = {name for matching in chosen.values() for name in matching}

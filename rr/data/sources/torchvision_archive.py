@@ -57,7 +57,7 @@ def _find_local_copy(local_copy: Path, dataset: type[TorchvisionDataset]) -> Pat
     """Return the path of the extracted folder or of the archive, which may be `local_copy` or inside it."""
     if not local_copy.exists():
         raise UserError(
-            f"{local_copy} does not exist: correct --from, or the source's 'path' in params.yaml, so that it points to "
+            f"{local_copy} does not exist: fix --from, or the source's 'path' in params.yaml, so that it points to "
             f"{dataset.filename} or to the folder extracted from it"
         )
     if local_copy.is_file() or local_copy.name == dataset.base_folder:
@@ -66,7 +66,7 @@ def _find_local_copy(local_copy: Path, dataset: type[TorchvisionDataset]) -> Pat
         if path.exists():
             return path
     raise UserError(
-        f"{local_copy} contains neither {dataset.filename} nor {dataset.base_folder}: correct --from, or the source's "
+        f"{local_copy} contains neither {dataset.filename} nor {dataset.base_folder}: fix --from, or the source's "
         "'path' in params.yaml"
     )
 

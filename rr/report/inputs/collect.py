@@ -171,7 +171,7 @@ def collect_results(params: Params) -> GridResults:
 def _collect_pretraining(run: PretrainPaths, config: MethodConfig, color: int) -> PretrainResult:
     section = f"methods.{run.method}"
     record = read_typed_record(run.folder, section)
-    # The code of a user's own method defines the fraction of labels, so the record does not contain it.
+    # The code of a user-defined method defines the fraction of labels, so the record does not contain it.
     role = find_role(record.params[section], getattr(config, "label_fraction", 0.0))
     return PretrainResult(run, record, read_history(run.history), read_png(run.views), color, role)
 

@@ -101,7 +101,9 @@ def read_embedding_map(path: Path) -> EmbeddingMap:
 
 
 def _read_table(path: Path, columns: dict[str, pa.DataType]) -> tuple[pa.Table, list[str]]:
-    """Read the table and its class names. The table must have these columns (types by name), without missing values.
+    """Read the table and its class names.
+
+    The table must have the given `columns` (a mapping from name to type), with no missing values.
 
     Raises:
         UserError: if the file is missing or damaged.

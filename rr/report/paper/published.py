@@ -4,7 +4,7 @@ The last rows are lightly's results for methods that are not in the paper or tha
 
 The tables contain the values from version 1 on arXiv. "Heads" is the head ablation in the final version. "Appendix B"
 lists results that are believed to be in the appendix but whose values could not be recovered. The paper's comparisons
-of aggregation functions and losses have no rows, because even the backbones and datasets are unknown.
+of aggregation functions and losses have no rows, because not even the backbones and datasets are known.
 """
 
 import csv

@@ -87,7 +87,7 @@ def plot_calibration(
         for method, bins in points.items()
     }
     described = "; ".join(f"{method}: {text}" for method, text in values.items())
-    alt_text = f"Accuracy of {title} in percent at its mean confidence. {described}."
+    alt_text = f"Calibration of {title}: accuracy (%) at the mean confidence (%) of each bin. {described}."
     csv = format_csv(
         ("method", "confidence (%)", "accuracy (%)"),
         [

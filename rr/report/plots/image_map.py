@@ -66,7 +66,7 @@ class ImageMap:
     prediction_note: str = ""
 
     @property
-    def data(self) -> str:
+    def json(self) -> str:
         """The map as JSON that can be inserted in a script element."""
         layers = [
             {
@@ -109,7 +109,7 @@ class Sprite:
     webp: bytes
 
     @property
-    def data(self) -> str:
+    def json(self) -> str:
         """The sprite as JSON that can be inserted in a script element."""
         return _script_json({"tile": self.tile, "columns": self.columns, "uri": data_uri("webp", self.webp)})
 
@@ -132,14 +132,14 @@ def make_sprite(thumbnails: Sequence[np.ndarray]) -> Sprite:
     return Sprite(f"sprite-{hashlib.sha256(webp).hexdigest()[:12]}", tile, columns, webp)
 
 
-def read_template(name: str) -> str:
+def read_asset(name: str) -> str:
     """Return the text of a style sheet or script from the templates folder."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def image_map_script() -> str:
     """Return the script that draws all maps of a page, with d3 and its license."""
-    return read_template("d3.js") + read_template("image_map.js")
+    return read_asset("d3.js") + read_asset("image_map.js")
 
 
 def content_security_policy_hash(script: str) -> str:

@@ -125,7 +125,7 @@ def _mean_accuracy(runs: Sequence[EvaluationResult]) -> MeanStd:
 def _describe_when_stated(
     claim: ClaimConfig, ours: Sequence[EvaluationResult], theirs: Sequence[EvaluationResult]
 ) -> str:
-    """Return whether the claim was stated before the runs were trained, or why it is untested."""
+    """Return whether the claim was stated before the runs started, or why it is untested."""
     if not (ours and theirs):
         return "no such runs"
     runs = [*ours, *theirs]

@@ -81,7 +81,7 @@ def _make_curves(runs: Sequence[PretrainResult], columns: dict[str, str], positi
 
 
 def _plot_knn_against_task_metrics(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
-    """Plot kNN accuracy against the accuracy and the information of the relational task, one point per epoch."""
+    """Plot kNN accuracy against the accuracy of the relational task and the information between views, by epoch."""
     if runs[0].settings["kind"] != "relational":
         return []
     panels = []

@@ -98,8 +98,8 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
         }
         examples = [panels[run.paths] for run in first_seeds]
         sprite = None if key in shown else sprites[key]
-        size = len(sprite.data) if sprite else 0
-        if map_budget.take(size + sum(len(image_map.data) for image_map in maps)):
+        size = len(sprite.json) if sprite else 0
+        if map_budget.take(size + sum(len(image_map.json) for image_map in maps)):
             shown.add(key)
         else:
             maps, sprite = [], None

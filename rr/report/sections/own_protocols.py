@@ -1,4 +1,4 @@
-"""The `own_protocols` section: the metrics of protocols from the user's own modules."""
+"""The `own_protocols` section: the metrics of user-defined protocols."""
 
 from rr.params.extensions import is_extension_kind
 from rr.report.formatting import format_three_decimals

@@ -1,4 +1,4 @@
-"""The `retrieval` section: how often the training images nearest to a test image have its class, with examples."""
+"""The `retrieval` section: how often the training images nearest to a test image share its class, with examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -44,8 +44,8 @@ UNSAFE_MEMBERS = [
     ((("../out", b"x"),), "../out lies outside"),
     ((("a/../../out", b"x"),), "a/../../out lies outside"),
     ((("/tmp/out", b"x"),), "/tmp/out lies outside"),
-    ((("ok", b"x"), ("zeros", bytes(20_000))), "it expands to more than 20,000 bytes, at member zeros"),
-    (tuple((f"{i}", b"") for i in range(6)), "it has more than 5 members, at member 5"),
+    ((("ok", b"x"), ("zeros", bytes(20_000))), "it expands to more than 20,000 bytes; limit reached at zeros"),
+    (tuple((f"{i}", b"") for i in range(6)), "it has more than 5 members; limit reached at 5"),
 ]
 
 
@@ -159,7 +159,7 @@ def test_data_after_the_last_member_counts_towards_the_limit(tmp_path: Path) -> 
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(100_000)))
     error_of(
         lambda: extract_tar(path, tmp_path / "extracted", LIMITS),
-        "it expands to more than 20,000 bytes, at member data after the last member",
+        "it expands to more than 20,000 bytes; limit reached at data after the last member",
     )
     assert not (tmp_path / "extracted").exists()
 

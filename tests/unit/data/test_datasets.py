@@ -548,7 +548,7 @@ def test_local_copy_of_generated_images_raises(project: Path, rr: RunRr) -> None
     outcome = rr("fetch", "--dataset", "shapes", "--from", ".")
     assert (outcome.code, outcome.err) == (
         2,
-        "rr: --from .: the source of shapes cannot use a local copy: omit --from\n",
+        "rr: --from .: the source of shapes does not support a local copy: omit --from\n",
     )
 
 

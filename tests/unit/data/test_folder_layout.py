@@ -227,7 +227,7 @@ def test_stated_splits_are_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("splits", "expected"),
     [
-        ({"train": "trian"}, "splits.train: {root} has no folder trian. Correct the name .*; did you mean 'train'"),
+        ({"train": "trian"}, "splits.train: {root} has no folder trian. Fix the name .*; did you mean 'train'"),
         ({"train": "train", "test": ".."}, r"splits.test: {root} has no folder \.\."),
         (
             {"train": "train", "test": "train/cat"},

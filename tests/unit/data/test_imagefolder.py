@@ -101,7 +101,7 @@ def test_file_in_place_of_a_folder_is_named(project: Path, rr: RunRr, name: str,
     add_dataset(project, {"kind": "imagefolder", "path": name})
     outcome = rr("fetch", "--dataset", "mine")
     assert outcome.code == 2
-    assert re.search(rf"{name} is not a folder \({expected}\): correct the source's path", outcome.err)
+    assert re.search(rf"{name} is not a folder \({expected}\): fix the source's path", outcome.err)
 
 
 @pytest.mark.parametrize("kind", ["imagefolder", "parquet", "cifar10", "slimagenet64"])
@@ -116,7 +116,7 @@ def test_url_in_place_of_a_path_is_named(project: Path, rr: RunRr, kind: str) ->
 @pytest.mark.parametrize(
     ("prepare", "expected"),
     [
-        (lambda folder: None, "images is not a folder: correct the source's path"),
+        (lambda folder: None, "images is not a folder: fix the source's path"),
         (lambda folder: folder.mkdir(), "images has no images"),
         (lambda folder: (save_image(folder / "cat/1.png"), (folder / "dog").mkdir()), "dog has no images"),
         (

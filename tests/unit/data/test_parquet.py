@@ -193,7 +193,7 @@ def test_images_in_other_columns_are_reported(tmp_path: Path) -> None:
 
 def test_folder_without_parquet_files_raises_with_what_it_contains(tmp_path: Path) -> None:
     save_file(tmp_path / "set/train.pq", b"")
-    check_raises(tmp_path / "set", "images found (skipped 1 file: without the suffix .parquet (.pq 1)); correct")
+    check_raises(tmp_path / "set", "images found (skipped 1 file: without the suffix .parquet (.pq 1)); fix")
 
 
 def test_damaged_files_raise(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tests of betons of photographs: crops and evaluation images against torchvision, determinism, and the view loader."""
+"""Tests for photograph betons: crops and evaluation images against torchvision, determinism, and the view loader."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +125,7 @@ def test_jpeg_is_decoded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("on_device", [False, True])
 def test_loader_augments_the_crops(photographs: PhotographBeton, on_device: bool) -> None:
-    """A view is the crop with the color changes that a square image with this index would have."""
+    """A view is the crop with the same color augmentation and flip that a square image with this index would get."""
     loader = ViewLoader(
         photographs, DATASET, PAPER, num_views=3, batch_size=3, seed=SEED, device="cpu", augment_on_device=on_device
     )

@@ -335,7 +335,7 @@ def test_non_finite_features_raise_and_keep_the_former_ones(
     )
     outcome = rr(*EXTRACT)
     assert outcome.code == 2
-    assert "the backbone computes NaN or infinity for images in this split" in outcome.err
+    assert "the backbone outputs NaN or infinite values for images in this split" in outcome.err
     assert {path.name: path.read_bytes() for path in (pretrained / FEATURES).iterdir()} == before
 
 

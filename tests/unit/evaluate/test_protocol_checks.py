@@ -47,7 +47,7 @@ def test_test_images_of_one_class_are_refused(train: list[int], test: list[int])
 
 def test_label_without_class_name_is_refused() -> None:
     problem = target_problem([0, 1, 2], [0, 3])
-    assert "the label 3 has no class name (the number of class names is 3): correct the source" in problem
+    assert "the label 3 has no class name (the number of class names is 3): fix the source" in problem
     assert "the label 4 has no class name" in target_problem([0, 4], [0, 1])
 
 

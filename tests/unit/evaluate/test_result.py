@@ -1,4 +1,4 @@
-"""Tests of the checks on the results of a user's own protocol."""
+"""Tests of the checks on the results of a user-defined protocol."""
 
 from collections.abc import Callable
 

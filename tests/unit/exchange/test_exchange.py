@@ -182,7 +182,8 @@ RUNNING_MEANS = "bn1.running_mean, layer1.0.bn1.running_mean, layer1.0.bn2.runni
             lambda key: "" if key.endswith("running_mean") else key,
             "resnet50",
             f"do not match resnet50 or another backbone; the closest one is resnet18: 20 tensors are missing: "
-            f"{RUNNING_MEANS}; all other tensors match resnet18: correct these tensors, or use the original checkpoint",
+            f"{RUNNING_MEANS}; all other tensors match resnet18: fix the tensors that differ, or use the original "
+            "checkpoint",
         ),
         (
             lambda key: key.replace("conv1.", "stem.") if key.startswith("conv1") else key,
@@ -222,7 +223,7 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
         (
             convert_to_integers,
             r"do not match resnet8: 1 tensor is of a different shape or type: conv1.weight \(.* int64 instead of .*\); "
-            "all other tensors match resnet8: correct these tensors, or use the original checkpoint",
+            "all other tensors match resnet8: fix the tensors that differ, or use the original checkpoint",
         ),
         (lambda state: {"backbone": 3}, "does not contain a state dict"),
         (lambda state: [*state.values()], "does not contain a state dict"),
@@ -238,7 +239,7 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
         (lambda state: {}, "does not contain a state dict"),
         (
             lambda state: {"model": {key: value.numpy() for key, value in state.items()}},
-            r"use a file with a dict of tensors \(not NumPy arrays\) by name",
+            r"use a file with a dict that maps names to tensors \(not NumPy arrays\)",
         ),
     ],
 )

@@ -37,13 +37,11 @@ from rr.data.printable_names import display_name
 from rr.data.skipped_files import SkippedFiles
 from rr.evaluate.feature_extraction import extract_features
 from rr.evaluate.relation_head import load_relation_head
-from rr.evaluate.similarity import cosine_similarities
 from rr.gallery import feature_extractor, index_file, map_page
 from rr.gallery import images as gallery_images
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
 from rr.gallery.images import ImageFile
 from rr.gallery.pair_scorer import load_pair_scorer
-from rr.gallery.search_results import MAX_RANDOM_PAIRS, percentiles, sample_pairs
 from rr.methods.relation import RelationHead
 from rr.params import DatasetConfig, ShapesSource
 from rr.runtime.hashing import code_sha256, file_sha256
@@ -616,21 +614,6 @@ def test_folder_with_only_the_query_is_reported(folder: Path, rr: RunRr) -> None
     assert "<li>The folder contains no other images.</li>" in Path("page.html").read_text()
 
 
-def test_percentiles_of_scores_by_hand() -> None:
-    first, second = sample_pairs(3)
-    assert [*zip(first, second, strict=True)] == [(0, 1), (0, 2), (1, 2)]
-    vectors = np.array([[1, 0], [3, 4], [0, 0]], np.float32)
-    reference = cosine_similarities(vectors[first], vectors[second])
-    assert reference.tolist() == pytest.approx([0.6, 0, 0])
-    scores = np.array([-1, 0, 0.5, 0.7])
-    assert np.isnan(percentiles(scores, np.tile(reference, 3))).all()
-    assert percentiles(scores, np.tile(reference, 4)).tolist() == pytest.approx([0, 0, 200 / 3, 100])
-    first, second = sample_pairs(1000)
-    assert len(first) == MAX_RANDOM_PAIRS
-    assert (first != second).all()
-    assert np.bincount(second, minlength=1000).std() == pytest.approx(10**0.5, rel=0.2)  # uniform
-
-
 def save_head(path: Path) -> None:
     """Save weights with a relation head, and an evaluation that calibrates it, in the current folder."""
     torch.manual_seed(0)
@@ -794,7 +777,7 @@ def test_weights_are_downloaded_from_the_hugging_face_hub(folder: Path) -> None:
 
 
 def test_calibration_that_reverses_the_scores_is_not_used(folder: Path, rr: RunRr) -> None:
-    """Another evaluation of the same weights may have a usable one."""
+    """Another evaluation of the same weights may have a usable calibration."""
     save_head(Path("h"))
     good = paths.EvaluationPaths(paths.PretrainPaths("shapes", "conv4", "relational", 1), "shapes", "embedding")
     bad = replace(good, protocol="a")

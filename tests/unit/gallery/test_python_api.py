@@ -84,7 +84,7 @@ def test_arrays_and_tensors_give_the_features_of_the_network(backbone: FeatureEx
 
 
 def test_features_do_not_depend_on_the_mode_of_the_network(backbone: FeatureExtractor) -> None:
-    """While a backbone is finetuned, it is in train mode and may run under autocast."""
+    """During finetuning, the backbone is in train mode and may run under autocast."""
     expected, state = backbone(PIXELS), backbone.backbone.state_dict()
     before = {name: value.clone() for name, value in state.items()}
     network = backbone.backbone.train()

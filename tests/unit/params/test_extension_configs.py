@@ -1,4 +1,4 @@
-"""Test methods from a user's own module: the method from the guide, its parameters, and mistakes."""
+"""Test user-defined methods: the method from the guide, its parameters, and mistakes."""
 
 import re
 from contextlib import nullcontext
@@ -169,7 +169,7 @@ def test_mistakes_in_an_entry_have_the_path_of_the_key(extensions: Path, changes
     [
         ("broken", "def", "broken cannot be imported (SyntaxError: "),
         ("broken", "raise SystemExit", "broken cannot be imported (SystemExit: "),
-        ("broken", "1 / 0", "broken cannot be imported (ZeroDivisionError: division by zero): correct it"),
+        ("broken", "1 / 0", "broken cannot be imported (ZeroDivisionError: division by zero): fix it"),
         ("broken", "import nothing_of_that_name", "broken cannot be imported (ModuleNotFoundError: "),
         ("broken", "import simsiam", "broken imports simsiam from workflow/extensions"),
         ("broken", "from simsiam import SimSiam", "broken imports simsiam from workflow/extensions"),
@@ -197,7 +197,7 @@ def test_mistakes_in_a_module_are_user_errors(
     [
         ("backbones.separable.wdith", 1, "backbones.separable.wdith: unknown key; did you mean 'width'?"),
         ("backbones.separable.width", "8", 'backbones.separable.width: input should be a valid integer (given: "8")'),
-        ("backbones.separable.kind", "conv4", "backbones.separable: kind: must name the class of your own network"),
+        ("backbones.separable.kind", "conv4", "backbones.separable: kind: must name the class of a user-defined"),
         ("backbones.separable.kind", "separable:nn", "backbones.separable: separable:nn has no class Config that is a"),
         ("backbones.separable", "conv4", "backbones.separable: must be a mapping with the `kind` key"),
         ("backbones.resnet18", {"kind": "separable:Separable", "width": 8, "blocks": 2}, "backbones.resnet18: this is"),
@@ -308,7 +308,7 @@ def test_local_copy_of_a_source_without_a_path_is_an_error(extensions: Path, rr:
     write_params(Path(), change)
     outcome = rr("fetch", "--dataset", "own", "--from", "workflow/images.npz")
     assert outcome.code == 2
-    assert "the source of own cannot use a local copy: omit --from" in outcome.err
+    assert "the source of own does not support a local copy: omit --from" in outcome.err
     outcome = rr("fetch", "--dataset", "own")
     assert outcome.code == 2
     assert "rr: None: no such file: download it" in outcome.err

@@ -1,4 +1,4 @@
-"""Tests of what the loop does with a user's own method or backbone, even if it returns something unusual."""
+"""Tests of what the loop does with a user-defined method or backbone, even if it returns something unusual."""
 
 import dataclasses
 import signal

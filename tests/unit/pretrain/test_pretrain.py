@@ -209,7 +209,7 @@ def test_step_seeds_differ_between_seeds_epochs_steps_and_processes() -> None:
 
 
 def test_each_process_draws_its_own_dropout_masks(tmp_path: Path) -> None:
-    """The seed of torch, which dropout uses, differs between the processes; the inputs of the loss do not."""
+    """torch's random seed, which dropout uses, differs between processes; the random inputs to the loss do not."""
     job = Job(golden.PARAMS.datasets["shapes"], "conv4", golden.small_config("infomax"), 10, 1, "float32",
               golden.NO_DYNAMICS, "test")  # fmt: skip
     beton = open_split(golden.write_images(tmp_path / "train.beton", 80), job.preprocessing, threads=1)
@@ -231,7 +231,7 @@ def test_each_process_draws_its_own_dropout_masks(tmp_path: Path) -> None:
     assert first == again
     assert first[0] != second[0]
     assert first[1] == second[1] != []
-    # In a single process, a different seed is used for the inputs of the loss.
+    # In a single process, a different seed is used for the random inputs to the loss.
     assert loop._step_seed(1, 0, 0) not in (first[0], second[0])
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rr.report.plots import image_map
 from rr.report.plots.image import MAX_WEBP_SIDE
-from rr.report.plots.image_map import MAX_IMAGES, ImageMap, MapLayer, make_sprite, read_template
+from rr.report.plots.image_map import MAX_IMAGES, ImageMap, MapLayer, make_sprite, read_asset
 
 
 def decode(text: str, dtype: str = "<u2") -> list[int]:
@@ -31,7 +31,7 @@ def make_map(**changes: object) -> ImageMap:
 
 
 def test_data_of_a_map() -> None:
-    text = make_map().data
+    text = make_map().json
     assert "<" not in text
     data = json.loads(text)
     (layer,) = data["layers"]
@@ -47,15 +47,15 @@ def test_neighbors_in_a_map_of_many_images() -> None:
     for count, dtype in ((65_536, "<u2"), (65_537, "<u4")):
         neighbors = np.arange(count)[::-1, None]
         layer = MapLayer("one", np.zeros((count, 2)), neighbors)
-        (data,) = json.loads(make_map(names=[""] * count, layers=[layer]).data)["layers"]
+        (data,) = json.loads(make_map(names=[""] * count, layers=[layer]).json)["layers"]
         assert decode(data["neighbors"], dtype) == neighbors[:, 0].tolist()
     # The script reads the same type for the same number of images.
-    assert "decode(layer.neighbors, count > 65536 ? Uint32Array : Uint16Array)" in read_template("image_map.js")
+    assert "decode(layer.neighbors, count > 65536 ? Uint32Array : Uint16Array)" in read_asset("image_map.js")
 
 
 def test_identical_points_and_missing_predictions() -> None:
     layer = MapLayer("one", np.ones((3, 2)), np.zeros((3, 1), np.int64))
-    (data,) = json.loads(make_map(layers=[layer]).data)["layers"]
+    (data,) = json.loads(make_map(layers=[layer]).json)["layers"]
     assert set(decode(data["points"])) == {32768}
     assert data["predictions"] == ""
 
@@ -63,7 +63,7 @@ def test_identical_points_and_missing_predictions() -> None:
 def test_sprite_contains_every_image_in_its_tile() -> None:
     shades = [0, 60, 120, 180, 240]
     sprite = make_sprite([np.full((16, 16, 3), shade, np.uint8) for shade in shades])
-    data = json.loads(sprite.data)
+    data = json.loads(sprite.json)
     assert (data["tile"], data["columns"]) == (16, 3)
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["uri"].partition(",")[2]))).convert("L"))
     assert pixels.shape == (32, 48)

@@ -124,7 +124,7 @@ def test_hash_depends_on_the_settings_of_the_protocol(project: Path) -> None:
 
 
 def test_record_of_a_training_has_the_claims_of_its_start(project_copy: Path, rr: RunRr) -> None:
-    """A later claim does not make the run out of date, but it is not in its record."""
+    """Adding a claim later does not make the run out of date, but the claim is not in the run's record."""
     write_params(Path(), add_claims(CLAIM))
     hashes = grid_claim_hashes(params.load_params(Path("params.yaml")))
     run = paths.PretrainPaths("shapes", "conv4", "random", 1)

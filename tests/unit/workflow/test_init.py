@@ -351,7 +351,7 @@ def test_default_name_is_that_of_the_folder_without_accents(
         assert load_params(params_file).grid[0].dataset == [name]
     else:
         assert (outcome.code, params_file.read_text()) == (2, before)
-        assert outcome.err.startswith(f"rr: the name of {folder} cannot be the name of a dataset, which may contain")
+        assert outcome.err.startswith(f"rr: cannot derive a dataset name from {folder}, because dataset names may")
         assert rr("init", folder, "--name", "mine").code == 0
 
 

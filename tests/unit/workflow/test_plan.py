@@ -298,7 +298,7 @@ def test_size_of_a_custom_dataset_is_unknown_before_fetch(project: Path, rr: Run
     write_params(project, change)
     outcome = rr("plan", "--views-per-second", "1000")
     assert outcome.code == 2
-    assert "mine cannot be fetched, because nowhere does not exist: correct datasets.mine.source.path" in outcome.err
+    assert "mine cannot be fetched, because nowhere does not exist: fix datasets.mine.source.path" in outcome.err
     Path("nowhere").mkdir()
     outcome = rr("plan", "--views-per-second", "1000")
     assert outcome.code == 0

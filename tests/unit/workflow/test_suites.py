@@ -86,7 +86,7 @@ def test_file_with_several_grids_is_refused(params_file: Path, rr: RunRr) -> Non
     for command in (("suite", "use", "views"), ("init", "images")):
         outcome = rr(*command, "--params", merged)
         assert outcome.code == 2
-        assert "grid is a list of grids; only Snakemake can use it: keep one of them, as a mapping" in outcome.err
+        assert "grid is a list of grids, which only Snakemake supports: keep only one of them, as a" in outcome.err
 
 
 @pytest.mark.parametrize("command", [("suite", "use", "quick"), ("init", "images"), ("init",)])

@@ -153,7 +153,7 @@ def test_stage_that_dvc_starts_reads_only_params_yaml(
     assert outcome.code == 2
     assert "DVC reads only params.yaml, but the environment variable RR_PARAMS is other.yaml: unset it" in outcome.err
     monkeypatch.delenv("RR_PARAMS")
-    assert rr(*FETCH, "--params", "other.yaml").code == 0  # a user's own stage may track this file
+    assert rr(*FETCH, "--params", "other.yaml").code == 0  # a user-defined stage may track this file
 
 
 def test_sync_in_a_folder_with_other_code_than_the_running_rr_raises(registered: list[str], rr: RunRr) -> None:
@@ -163,5 +163,5 @@ def test_sync_in_a_folder_with_other_code_than_the_running_rr_raises(registered:
         module.write("CONSTANT = 1\n")
     outcome = rr("sync")
     assert outcome.code == 2
-    assert "this folder has different code (rr/fetch.py differs or is missing)" in outcome.err
+    assert "the code in this folder is different (rr/fetch.py differs or is missing)" in outcome.err
     assert registered == []
