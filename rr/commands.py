@@ -118,6 +118,7 @@ def run_init_images(
         # Images may have been added or removed.
         return f"{run_fetch(known, None, params_file)}\nthe grid in {params_file} already trains on {known}"
     name = init.choose_name(path, name, params, params_file)
+    init.check_base_method(params, params_file)
     if is_new := name not in params.datasets:
         params = parse_params(init.add_dataset(text, name, source, init.IMAGE_SIZES[0]), params_file)
     defined = params.datasets[name].source.model_dump()
@@ -168,6 +169,7 @@ def _add_images(name: str, source: dict[str, str], facts: dict[str, Any], params
             f"the dataset {name} was {change} {params_file} while the images were being read: run the same command "
             "again"
         )
+    init.check_base_method(former, params_file)
     median_side, num_images = facts["sizes"]["median_shorter_side"], len(raw_file.labels)
     is_test = raw_file.splits == "test"
     image_size, stored_size = init.choose_image_size(median_side), init.choose_stored_size(median_side, num_images)
@@ -595,7 +597,10 @@ def _recompute_random_run(params: Params, device: str) -> str:
     """
     runs = [run for run in grid.pretrainings(params) if isinstance(params.methods[run.method], TrainableConfig)]
     if not runs:
-        raise UserError("--recompute: no method in the grid is trained, so there is no epoch to rerun")
+        raise UserError(
+            "--recompute: no method in the grid is trained, so there is no epoch to rerun: add a trained method to "
+            "grid.method, or omit --recompute"
+        )
     complete = [
         run for run in runs if all(path.is_file() for path in _list_files(stage_runs.make_pretrain_run(params, run)))
     ]
@@ -627,7 +632,10 @@ def _recompute_random_run(params: Params, device: str) -> str:
     title = f"epoch {epoch.recorded['epoch']} of {run.folder}"
     # On a GPU, the order of some sums is not deterministic.
     if problem := find_difference(epoch, exact=same_device and same_machine and device == "cpu"):
-        raise UserError(f"{title} gives a different result when it is rerun: {problem}")
+        raise UserError(
+            f"{title} gives a different result when it is rerun: {problem}. To train this run again, delete "
+            f"{run.folder} and run dvc repro"
+        )
     if epoch.is_identical:
         return f"verify: {title} was rerun, and the loss, accuracy and weights are the same, bit for bit"
     return (

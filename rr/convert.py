@@ -121,15 +121,16 @@ def _convert_image(image: tuple[str, bytes], raw_path: Path, dataset: DatasetCon
         size, where = f"{pixels.shape[1]} × {pixels.shape[0]} pixels", f"{raw_path}: {display_name(name)}"
         if max(pixels.shape) > _MAX_SIDE:
             raise UserError(
-                f"{where} would have {size}, but the maximum is {_MAX_SIDE} per side: crop the image, or lower the "
-                "dataset's stored_size in params.yaml"
+                f"{where} would be stored with {size}, but the maximum is {_MAX_SIDE} per side: crop the original "
+                "image and run rr fetch again, or lower the dataset's stored_size in params.yaml"
             )
         stored = beton.encode_photograph(pixels, dataset.quality)
         limit = beton.max_photograph_bytes(dataset.stored_size)
         if len(stored.data) > limit:
             raise UserError(
                 f"{where} would take up {len(stored.data):,} bytes ({size}), but the maximum is {limit:,}: crop the "
-                "image or, for this dataset in params.yaml, reduce stored_size or set quality to 90 or less"
+                "original image and run rr fetch again or, for this dataset in params.yaml, lower stored_size or set "
+                "quality to 90 or less"
             )
     histogram = np.array(Image.fromarray(pixels).histogram(), np.int64).reshape(3, 256)
     return ConvertedImage(stored, hashlib.sha256(pixels.tobytes()).hexdigest(), histogram)

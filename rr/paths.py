@@ -20,12 +20,14 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
     """Return the path with a leading `~` or `~user` replaced by the user's home folder.
 
     Raises:
-        UserError: if the user does not exist.
+        UserError: if the home folder cannot be found, for example because the user does not exist.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{path}: unknown user in '~user': fix the path") from error
+        raise UserError(
+            f"{path}: the home folder {Path(path).parts[0]} cannot be found: fix the user name, or write the full path"
+        ) from error
 
 
 @dataclass(frozen=True)

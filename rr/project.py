@@ -107,7 +107,7 @@ def _check_folder(folder: Path) -> None:
     if not _is_project(folder):
         for parent in filter(_is_project, folder.resolve().parents):
             raise UserError(
-                f"{folder.resolve()} is inside the project {parent}: run rr init there, or in a folder outside it"
+                f"{folder.resolve()} is inside the project {parent}: run rr init in {parent}, or in a folder outside it"
             )
     for name in _LINKS:
         if (folder / name).exists() and not (folder / name).is_symlink():

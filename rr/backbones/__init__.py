@@ -78,8 +78,8 @@ def _check_attributes(backbone: Backbone, kind: str) -> None:
     for name in backbone.state_dict():
         if name.startswith(LAYER_PREFIXES):
             raise UserError(
-                f"{kind} has the attribute {name.partition('.')[0]}, whose name is used for a layer that is saved with "
-                "the backbone: rename the attribute"
+                f"{kind}: the attribute name {name.partition('.')[0]} is reserved for a layer that rr saves with the "
+                "backbone: rename the attribute"
             )
     value = getattr(backbone, "num_features", None)
     if not isinstance(value, int):

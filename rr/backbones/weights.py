@@ -133,7 +133,7 @@ def load_classifier(path: Path) -> nn.Linear | None:
         state = {name.removeprefix(CLASSIFIER_PREFIX): file.get_tensor(name) for name in names}
         classifier = nn.Linear(num_features, len(state["weight"]))
         classifier.load_state_dict(state)
-        _check_finite(classifier)
+        _check_finite(classifier, CLASSIFIER_PREFIX)
     return classifier.requires_grad_(False).eval()
 
 
@@ -147,9 +147,10 @@ def find_non_finite(module: nn.Module) -> str | None:
     return next((name for name, value in module.state_dict().items() if not value.isfinite().all()), None)
 
 
-def _check_finite(module: nn.Module) -> None:
-    if find_non_finite(module):
-        raise ValueError("a weight is NaN or infinite")
+def _check_finite(module: nn.Module, prefix: str = "") -> None:
+    """Raise ValueError if a weight is NaN or infinite. `prefix` is the beginning of the names in the file."""
+    if name := find_non_finite(module):
+        raise ValueError(f"{prefix}{name} contains NaN or infinity")
 
 
 @contextmanager

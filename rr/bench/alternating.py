@@ -80,7 +80,10 @@ class WorkerProcess:
                 self._send_signal(signal.SIGSTOP)
                 return Timing(*json.loads(line.removeprefix(_PREFIX)))
         code = self._process.wait()
-        raise RuntimeError(f"the benchmark program {' '.join(self._command)} ended early with exit code {code}")
+        raise RuntimeError(
+            f"the benchmark program {' '.join(self._command)} ended with exit code {code} before it completed a turn: "
+            "fix the error that it printed above or, if it printed none, check whether the machine has enough memory"
+        )
 
     def kill(self) -> None:
         """Kill the program's process group."""

@@ -162,7 +162,7 @@ def _decode_or_explain(data: bytes | Image.Image, draft_size: int | None = None)
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
             raise UnreadableImageError(f"more than {limit:,} pixels; save it at a smaller size, or split it") from error
         if isinstance(error, UnidentifiedImageError):
-            raise UnreadableImageError("not an image format that Pillow can read") from error
+            raise UnreadableImageError("Pillow does not recognize its format") from error
         raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 

@@ -75,9 +75,9 @@ class SkippedFiles:
         digest = self._excluded[text]
         if data is not None and not hashlib.sha256(data).hexdigest().startswith(digest):
             raise UserError(
-                f"exclude: {text} is not the image with the SHA-256 {digest}… that the list contains, because the file "
-                "has changed since the list was written. Remove `exclude` from this dataset's source in params.yaml, "
-                "run rr fetch and rr check, and use the new list"
+                f"exclude: {text} has changed since the exclude list was written (its SHA-256 no longer starts with "
+                f"{digest}): remove `exclude` from this dataset's source in params.yaml, run rr fetch and rr check, "
+                "and set `exclude` to the list that rr check writes"
             )
         if text in self.unknown_excluded:
             self.unknown_excluded.remove(text)

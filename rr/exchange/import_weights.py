@@ -295,9 +295,10 @@ def _choose_candidate(
         selected = [match for match in matches if match.key == key]
         selected = selected or [match for match in matches if match.key.endswith(f".{key}")]
         if not selected:
+            remedy = "pass one of these keys" if len(matches) > 1 else "omit --key"
             raise UserError(
                 f"--key {key}: {file} has no weights of {backbone_name} under this key, only under "
-                f"{_list_keys(matches)}"
+                f"{_list_keys(matches)}: {remedy}"
             )
         matches = selected
     if not all(_are_equal(match.state, matches[0].state) for match in matches[1:]):

@@ -189,11 +189,14 @@ def cosine_similarity(
     if backbone is not None:
         _check_backbone(backbone)
     left, right = (
-        _require_one(_as_features(image) if backbone is None else backbone(image), name)
+        _require_one(_as_features(image, name) if backbone is None else backbone(image), name)
         for name, image in (("first", first), ("second", second))
     )
     if left.shape != right.shape:
-        raise ValueError(f"the features have different sizes, {left.shape[1]} and {right.shape[1]}")
+        raise ValueError(
+            f"first and second have features of different sizes, {left.shape[1]} and {right.shape[1]}: compute both "
+            "with the same backbone"
+        )
     left, right = (_scale_to_one(features.astype(np.float64)) for features in (left, right))
     return float(cosine_similarities(left, right)[0])
 
@@ -209,15 +212,21 @@ def _check_backbone(backbone: FeatureExtractor) -> None:
         raise ValueError(f"backbone must be the return value of rr.load_backbone, got {backbone!r}")
 
 
-def _as_features(features: ImageLike | np.ndarray) -> np.ndarray:
-    """Return the features of one image as float64 (1, D)."""
+def _as_features(features: ImageLike | np.ndarray, name: str) -> np.ndarray:
+    """Return the features of one image as float64 (1, D). `name` is the argument's name."""
+    what = type(features).__name__
+    if isinstance(features, (np.ndarray, torch.Tensor)):
+        what = f"shape {tuple(features.shape)}"
     if not isinstance(features, (np.ndarray, torch.Tensor)) or features.ndim not in (1, 2):
-        raise ValueError("without a backbone, pass the features of an image, (D,) or (1, D)")
+        raise ValueError(
+            f"{name} must be the features of one image, of shape (D,) or (1, D), because no backbone is given, got "
+            f"{what}: pass features, or pass the backbone too"
+        )
     if isinstance(features, torch.Tensor):
         features = features.detach().cpu()
         features = (features if features.is_complex() else features.double()).numpy()
     if np.iscomplexobj(features) or not np.isfinite(features).all():
-        raise ValueError("the features must be real and finite")
+        raise ValueError(f"the features in {name} must be real and finite: check how they were computed")
     return np.atleast_2d(features.astype(np.float64))
 
 

@@ -81,7 +81,10 @@ def parse_yaml(content: str, path: Path) -> Any:
             raise UserError(f"{path} is too large: it has more than {MAX_VALUES:,} values (an alias counts as a copy)")
         unsupported = next(_find_unserializable_values(raw, ""), None)
     except RecursionError as error:
-        raise UserError(f"{path}: the values are nested too deeply, or an alias contains itself") from error
+        raise UserError(
+            f"{path}: the values are nested too deeply, or an alias (*name) is inside the value that it refers to: "
+            "remove the alias, or nest the values less deeply"
+        ) from error
     except (YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not valid YAML: {_describe_yaml_error(error)}") from error
     if unsupported:

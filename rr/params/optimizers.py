@@ -84,7 +84,10 @@ ScheduleConfig = Annotated[SmoothScheduleConfig | StepsScheduleConfig, Field(dis
 def check_warmup(schedule: ScheduleConfig, epochs: int) -> None:
     """Raise ValueError if the warm-up takes all epochs, because the learning rate would always be too low."""
     if schedule.warmup_epochs >= epochs:
-        raise ValueError(f"schedule.warmup_epochs must be less than epochs, got {schedule.warmup_epochs} of {epochs}")
+        raise ValueError(
+            f"schedule.warmup_epochs must be less than epochs ({epochs}), got {schedule.warmup_epochs}: lower "
+            "warmup_epochs, or raise epochs"
+        )
 
 
 ADAM = AdamConfig(kind="adam", weight_decay=0.0)

@@ -342,8 +342,8 @@ class Trainer:
             # The sum of finite losses can also be infinite.
             raise self.loss_error(row["loss"], min(num_finite + 1, state.step))
         # This check ensures that everything computed between two epochs uses only finite weights.
-        if find_non_finite(self.method):
-            raise self.divergence_error(f"a weight is NaN or infinite after epoch {state.epoch + 1}")
+        if tensor_name := find_non_finite(self.method):
+            raise self.divergence_error(f"{tensor_name} contains NaN or infinity after epoch {state.epoch + 1}")
         state.history.append(row)
         state.epoch_seconds.append(seconds)
         state.epoch, state.step, state.seconds, state.labels, state.metric_sums = state.epoch + 1, 0, 0.0, None, {}

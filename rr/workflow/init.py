@@ -106,6 +106,15 @@ def choose_name(path: Path, name: str | None, params: Params, params_file: Path)
     return name
 
 
+def check_base_method(params: Params, params_file: Path) -> None:
+    """Raise UserError if `params`, the contents of `params_file`, lack the method that `rr init` copies."""
+    if _BASE not in params.methods:
+        raise UserError(
+            f"{params_file} does not define the method {_BASE}, which rr init needs: copy it from the params.yaml of a "
+            "new project (rr init in an empty folder creates one)"
+        )
+
+
 def find_in_grid(path: Path, name: str | None, source: dict[str, str], params: Params) -> str | None:
     """Return the name of the dataset with the images at `path` if an earlier `rr init` has added it, or None.
 
@@ -258,14 +267,14 @@ def set_grid_for_dataset(
     and the protocols that the labels and the number of images allow. Without labels, the protocol is `embedding`.
 
     Args:
-        text: the text of the parameter file, which defines the dataset.
+        text: the text of the parameter file, which defines the dataset and the method `relational`.
         name: name of the dataset.
         class_names: class names by label; empty if the dataset has no labels.
         train_labels: label of each training image, int64 (N,); -1 if unlabeled.
         test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
 
     Raises:
-        UserError: if the file does not define the `relational` method, or if there are fewer than two training images.
+        UserError: if there are fewer than two training images.
     """
     if len(train_labels) < 2:
         raise UserError(

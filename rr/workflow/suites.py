@@ -98,11 +98,13 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     Raises:
         UserError: if a suite is not valid, if two suites define a method differently, or if the result is not valid.
     """
-    if not isinstance(suites, dict) or not all(isinstance(name, str) for name in suites):
+    if not isinstance(suites, dict):
         raise UserError(
-            f"suites must be a mapping whose keys are names, got {suites!r:.100}: use --configfile "
-            "workflow/suites/NAME.yaml, and put a name that is a number in quotes"
+            f"suites must be a mapping, got {suites!r:.100}: name suites with --configfile {SUITES}/NAME.yaml"
         )
+    for name in suites:
+        if not isinstance(name, str):
+            raise UserError(f"suites: the name {name!r} is not text: put it in quotes in the suite file")
     load_params(params_file)
     params = YAML(typ="safe", pure=True).load(params_file)
     params["grid"] = []
@@ -140,26 +142,49 @@ def load_suite(name: str) -> dict[str, Any]:
     _require_suite(name)
     path = SUITES / f"{name}.yaml"
     content = parse_yaml(_read_text(name), path)
-    suites = content.get("suites") if isinstance(content, dict) and set(content) == {"suites"} else None
+    if not isinstance(content, dict) or set(content) != {"suites"}:
+        raise UserError(
+            f"{path}: the file must contain only the key 'suites', got {_describe(content)}: put the suite under this "
+            "key, and remove other keys"
+        )
+    suites = content["suites"]
     if not isinstance(suites, dict) or set(suites) != {name}:
-        raise UserError(f"{path}: the file must contain only the key 'suites', and under it only the key '{name}'")
+        raise UserError(
+            f"{path}, suites: must contain only the key '{name}', the name of the file, got {_describe(suites)}: "
+            "rename the suite or the file, and remove other keys"
+        )
     _validate_suite(suites[name], str(path))
     return {"methods": {}} | suites[name]
 
 
+def _describe(value: Any) -> str:
+    """Return the keys of a mapping, or a different value, for a message."""
+    return ", ".join(map(str, value)) if isinstance(value, dict) and value else f"{value!r:.100}"
+
+
 def _validate_suite(suite: Any, where: str) -> None:
     if not isinstance(suite, dict) or not set(suite) <= _SECTIONS or "grid" not in suite:
-        raise UserError(f"{where}: a suite must have a 'grid' section and may have 'methods', but no other sections")
-    grid, methods = suite["grid"], suite.get("methods", {})
-    if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
-        raise UserError(f"{where}: the 'grid' section must contain only lists, such as seed: [1, 2]")
-    if not isinstance(methods, dict) or not all(
-        isinstance(changes, dict) and isinstance(changes.get("base", ""), str) for changes in methods.values()
-    ):
         raise UserError(
-            f"{where}: the 'methods' section must contain only mappings whose 'base' is the name of a method, such as "
-            "wide: {base: relational, views: 8}"
+            f"{where}: a suite must have a 'grid' section and may have 'methods', but no other sections, got "
+            f"{_describe(suite)}: add 'grid' if it is missing, and remove other sections"
         )
+    grid, methods = suite["grid"], suite.get("methods", {})
+    if not isinstance(grid, dict):
+        raise UserError(f"{where}, grid: must be a mapping from axes to lists, such as seed: [1, 2], got {grid!r:.100}")
+    for axis, values in grid.items():
+        if not isinstance(values, list):
+            raise UserError(f"{where}, grid.{axis}: must be a list, such as seed: [1, 2], got {values!r:.100}")
+    if not isinstance(methods, dict):
+        raise UserError(
+            f"{where}, methods: must be a mapping from names to methods, such as wide: {{base: relational, views: 8}}, "
+            f"got {methods!r:.100}"
+        )
+    for variant, changes in methods.items():
+        if not isinstance(changes, dict) or not isinstance(changes.get("base", ""), str):
+            raise UserError(
+                f"{where}, methods.{variant}: must be a mapping whose 'base' is the name of a method, such as {{base: "
+                f"relational, views: 8}}, got {changes!r:.100}"
+            )
     axes = [name for name, field in GridConfig.model_fields.items() if field.is_required()]
     if missing := [axis for axis in axes if axis not in grid]:
         raise UserError(
@@ -187,7 +212,10 @@ def add_methods(methods: Any, variants: dict[str, Any], suite: str) -> list[str]
         base = values.pop("base", "")
         if base not in methods:
             problem = f"unknown method '{base}'" if base else "no method is specified"
-            raise UserError(f"suite {suite}, methods.{variant}.base: {problem}; {format_alternatives(base, methods)}")
+            raise UserError(
+                f"suite {suite}, methods.{variant}.base: {problem}: set base to a method in params.yaml; "
+                f"{format_alternatives(base, methods)}"
+            )
         # Make a full copy, so that all values of this method can be read in one place.
         method = {**copy.deepcopy(dict(methods[base])), **values}
         if variant in methods and methods[variant] != method:

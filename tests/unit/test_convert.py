@@ -290,7 +290,8 @@ def test_photograph_with_too_long_a_side_raises(tmp_path: Path, quality: int | s
     panorama = encode(np.zeros((1, 66_000, 3), np.uint8))
     images = [raw.EncodedImage(split, f"{split}.png", panorama, -1) for split in raw.SPLITS]
     raw.write(tmp_path / "images.parquet", raw.RawDataset([], images))
-    with pytest.raises(UserError, match=r"train\.png would have 66000 × 1 pixels, but the maximum is 65500 per side"):
+    message = r"train\.png would be stored with 66000 × 1 pixels, but the maximum is 65500 per side: crop the original"
+    with pytest.raises(UserError, match=message):
         run(tmp_path / "images.parquet", tmp_path / "x", stored_size=40, quality=quality)
 
 

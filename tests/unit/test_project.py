@@ -112,7 +112,8 @@ def test_project_inside_another_project_is_refused(tmp_path: Path) -> None:
     create_project(tmp_path)
     inner = tmp_path / "photos/new"
     inner.mkdir(parents=True)
-    with pytest.raises(UserError, match=f"{inner} is inside the project {tmp_path}: run rr init there, or in a folder"):
+    message = f"{inner} is inside the project {tmp_path}: run rr init in {tmp_path}, or in a folder outside it"
+    with pytest.raises(UserError, match=message):
         create_project(inner)
     assert list_tree(inner) == set()
 

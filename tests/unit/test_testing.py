@@ -227,7 +227,8 @@ def test_faulty_backbones_fail(own_classes: Path, code: str, change: str, messag
         ("self.num_features = float(config.width); _", "separable:Separable defines num_features as 8.0: set it to"),
         (
             "self.relation_head = nn.Linear(1, 1); self.num_features",
-            "has the attribute relation_head, whose name is used for a layer that is saved with",
+            "separable:Separable: the attribute name relation_head is reserved for a layer that rr saves with the "
+            "backbone: rename the attribute$",
         ),
     ],
 )

@@ -18,7 +18,7 @@ from rr.params import FolderSource, SplitNames
 from rr.runtime.formatting import format_count, format_names
 
 _HOW_TO_STATE = (
-    "Specify the layout in this dataset's source in params.yaml: `splits: {train: FOLDER, test: FOLDER}` (without "
+    "the layout in this dataset's source in params.yaml: `splits: {train: FOLDER, test: FOLDER}` (without "
     "test, test_fraction of train is held out), `splits: none` if each folder is a class, or `labels: none` to use the "
     "images of all folders without labels"
 )
@@ -276,9 +276,9 @@ def _reject_wrapper(tree: _Tree, folder: str) -> None:
     subfolders = tree.children(folder)
     if subfolders and not tree.num_direct_images[folder]:
         raise _ambiguity_error(
-            f"{tree.path(folder)} would be the only class, but contains folders of images: "
-            f"{tree.describe(subfolders)}. If they are the classes, use {tree.path(folder)} as the path of the "
-            f"source, or {display_name(folder)} in splits"
+            f"{tree.path(folder)} would be the only class, but contains folders of images: {tree.describe(subfolders)}",
+            f"If they are the classes, use {tree.path(folder)} as the path of the source, or {display_name(folder)} in "
+            "splits",
         )
 
 
@@ -293,8 +293,8 @@ def _reject_repeated_subfolders(tree: _Tree, folder: str) -> None:
         parents = {parent for parents in repeated.values() for parent in parents}
         raise _ambiguity_error(
             f"{tree.path(folder)} has folders that contain the same subfolders "
-            f"({format_names([display_name(name) for name in sorted(repeated)])}): {tree.describe(parents)}. If the "
-            "subfolders are the classes, move them into a folder of training images and a folder of test images"
+            f"({format_names([display_name(name) for name in sorted(repeated)])}): {tree.describe(parents)}",
+            "If the subfolders are the classes, move them into a folder of training images and a folder of test images",
         )
 
 
@@ -306,8 +306,8 @@ def _reject_annotations(tree: _Tree, folder: str) -> None:
     if images and annotations:
         raise _ambiguity_error(
             f"{tree.path(folder)} seems to have a folder of images and folders of their annotations instead of "
-            f"classes: {tree.describe([*images, *annotations])}. To use only the images, set "
-            f"the source's path to {tree.path(images[0])}"
+            f"classes: {tree.describe([*images, *annotations])}",
+            f"To use only the images, set the source's path to {tree.path(images[0])}",
         )
 
 
@@ -337,15 +337,17 @@ def _reject_similar_names(tree: _Tree, folder: str, classes: Mapping[str, str]) 
     """
     if similar := find_variants(classes):
         first, second = (f"'{display_name(basename(classes[name]))}'" for name in similar)
-        raise _ambiguity_error(
-            f"{tree.path(folder)} has folders named {first} and {second}, which seem to be the same class: merge or "
-            "rename them"
+        raise UserError(
+            f"{tree.path(folder)} has folders named {first} and {second}, which seem to be the same class: merge them "
+            "or, if they are different classes, rename one of them or specify `splits` in this dataset's source in "
+            "params.yaml"
         )
     unlabeled = [child for name, child in classes.items() if means_unlabeled(name)]
     if unlabeled and len(classes) > 1:
         raise _ambiguity_error(
             f"{tree.path(folder)} has class folders and a folder that seems to contain unlabeled images: "
-            f"{tree.describe(unlabeled)}. Move it elsewhere, and use it as a second dataset"
+            f"{tree.describe(unlabeled)}",
+            "If its images are unlabeled, move it elsewhere, and use it as a second dataset",
         )
 
 
@@ -384,8 +386,8 @@ def _reject_splits_in_classes(tree: _Tree, folder: str) -> None:
         if TRAIN in by_role and len(by_role) > 1:
             names = tree.describe(itertools.chain(*by_role.values()))
             raise _ambiguity_error(
-                f"{tree.path(folder)} has folders whose names contain the names of splits: {names}. Move them into a "
-                "folder of training images and a folder of test images"
+                f"{tree.path(folder)} has folders whose names contain the names of splits: {names}",
+                "If they belong to splits, move them into a folder of training images and a folder of test images",
             )
 
 
@@ -482,5 +484,7 @@ def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, d
     )
 
 
-def _ambiguity_error(seen: str) -> UserError:
-    return UserError(f"ambiguous layout: {seen}. {_HOW_TO_STATE}")
+def _ambiguity_error(seen: str, remedy: str = "") -> UserError:
+    """Return the error for an ambiguous layout. `remedy` is what to do in the most likely case."""
+    start = f"{remedy}. Otherwise, specify" if remedy else "Specify"
+    return UserError(f"ambiguous layout: {seen}. {start} {_HOW_TO_STATE}")

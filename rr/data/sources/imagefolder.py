@@ -170,16 +170,18 @@ def _hold_out(root: Path, files: list[_LabeledFile], fraction: float, skipped: S
     for distinct in digests.values():
         if distinct <= test:  # some were chosen for other classes
             test.remove(max(distinct))
+    if not test:
+        # The only distinct image of a class must stay in the training split.
+        kept = set().union(*(distinct for distinct in digests.values() if len(distinct) == 1))
+        test = set(sorted(set().union(*digests.values()) - kept)[:1])
     if readable and not test:
-        num_distinct = len({file.digest for file in readable})
-        reason = (
-            "all images are identical" if num_distinct == 1 else "every distinct image is the only one of its class"
-        )
-        if len(readable) == 1:
-            reason = "there is only one image"
+        reason = "every distinct image is the only one in some class"
+        if len({file.digest for file in readable}) == 1:
+            reason = "there is only one image" if len(readable) == 1 else "all images are identical"
+        at_least = "" if digests.keys() == {raw.UNLABELED} else ", so that at least one class has two"
         raise UserError(
-            f"{display_name(root)}: no test image can be held out, because {reason}: add images, or a folder of "
-            "test images"
+            f"{display_name(root)}: no test image can be held out, because {reason}: add different images{at_least}, "
+            "or add a folder of test images"
         )
     chosen = [file._replace(split="test" if file.digest in test else "train") for file in readable]
     return sorted(chosen, key=lambda file: file.split == "test")

@@ -97,7 +97,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     columns = choose_columns(train[0].path, train[0].schema, source)
     test_name, test_choice = _choose_test(layout, train, columns, get_file)
     if source.splits == "auto" and test_name:
-        parquet_layout.check_shards(root, layout.tests[test_name])
+        parquet_layout.check_shards(root, layout.tests[test_name], test_name)
     test = [get_file(name) for name in layout.tests.get(test_name, [])]
     for file in [*train, *test]:
         check_columns(file.path, file.schema, columns, train[0].schema, train[0].path)
@@ -457,13 +457,14 @@ def _hold_out(
         kept = set().union(*(distinct for distinct in by_label.values() if len(distinct) == 1))
         test = set(sorted(all_digests - kept)[:1])
     if all_digests and not test:
-        is_single = len(all_digests) == 1
-        reason = "all images are identical" if is_single else "every distinct image is the only one of its class"
-        if sum(map(len, digests.values())) == 1:
-            reason = "there is only one image"
+        reason = "every distinct image is the only one in some class"
+        if len(all_digests) == 1:
+            is_single = sum(map(len, digests.values())) == 1
+            reason = "there is only one image" if is_single else "all images are identical"
+        at_least = "" if by_label.keys() == {raw.UNLABELED} else ", so that at least one class has two"
         raise UserError(
-            f"{display_name(files[0].path)}: no test image can be held out, because {reason}: add images, or files of "
-            "test images"
+            f"{display_name(files[0].path)}: no test image can be held out, because {reason}: add different images"
+            f"{at_least}, or add files of test images"
         )
     return {
         name: {row: "test" if digest in test else "train" for row, digest in rows.items()}

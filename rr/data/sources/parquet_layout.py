@@ -20,7 +20,7 @@ _SPARK_PART = re.compile(r"(?P<base>part)-(?P<index>\d+)-[0-9a-f-]{36}.*")
 _DATED = re.compile(r"(?:.*[^0-9])?(?:19|20)\d\d(?:(?:[-_.]\d\d){0,2}|(?:\d\d){1,2})")
 _NUMBERED = re.compile(r"(?P<base>.*?)(?P<separator>[-_.]?)(?P<index>\d+)")
 _HOW_TO_STATE = (
-    "Specify the files in this dataset's source in params.yaml: `splits: {train: 'PATTERN', test: 'PATTERN'}` with "
+    "the files in this dataset's source in params.yaml: `splits: {train: 'PATTERN', test: 'PATTERN'}` with "
     "names, folders or patterns such as 'train-*.parquet' (without test, test_fraction of train is held out), or "
     "`splits: none` to use all files without splits"
 )
@@ -83,7 +83,8 @@ def find_layout(
         raise UserError(
             f"{display_name(root)} contains only the first part of a split ({_list_names(partial)}), because the "
             "Hugging Face Hub does not convert more of a large dataset. Download the original files of the dataset or, "
-            "to use this part, specify the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
+            "to use this part, specify the files in this dataset's source in params.yaml: `splits: {train: 'PATTERN', "
+            "test: 'PATTERN'}`"
         )
     if isinstance(splits, SplitNames):
         return _layout_from_patterns(root, files, splits)
@@ -108,16 +109,21 @@ def find_layout(
         places = format_names([display_name(root / config) for config in configs])
         raise UserError(
             f"{display_name(root)} has several configurations of the dataset: {places}. Use one of them as the path "
-            "of the source, or specify the files with `splits: {train: 'PATTERN', test: 'PATTERN'}`"
+            "of this dataset's source in params.yaml, or specify the files there: `splits: {train: 'PATTERN', test: "
+            "'PATTERN'}`"
         )
     by_role: dict[str, list[_File]] = defaultdict(list)
     for file in known:
         if len(file.roles) > 1:
-            raise _ambiguity_error(f"the path {display_name(root / file.name)} contains the names of two splits")
+            raise _ambiguity_error(
+                f"the path {display_name(root / file.name)} contains the names of several splits "
+                f"({', '.join(sorted(file.roles))})",
+                "Rename the file or its folder",
+            )
         by_role[next(iter(file.roles))].append(file)
     if TRAIN not in by_role:
         raise _ambiguity_error(f"{display_name(root)} has no files of training images, only {_list_names(known)}")
-    check_shards(root, [file.name for file in by_role[TRAIN]])
+    check_shards(root, [file.name for file in by_role[TRAIN]], TRAIN)
     tests = {role: [file.name for file in by_role[role]] for role in TEST_ROLES if role in by_role}
     return ParquetLayout([file.name for file in by_role[TRAIN]], tests, [], without_images)
 
@@ -127,11 +133,16 @@ def find_number_of_shards(name: str) -> int:
     return _parse_file_name(name).total or 1
 
 
-def check_shards(root: Path, names: Sequence[str]) -> None:
-    """Raise UserError unless the files of a split are a single file or one complete set of numbered files."""
+def check_shards(root: Path, names: Sequence[str], split: str) -> None:
+    """Raise UserError unless the files of a split are a single file or one complete set of numbered files.
+
+    `split` is the name of the split.
+    """
     files = [_parse_file_name(name) for name in names]
     if len(_group_by_name(files)) > 1:
-        raise _ambiguity_error(f"{display_name(root)} has several sets of files for one split: {_list_names(files)}")
+        raise _ambiguity_error(
+            f"{display_name(root)} has several sets of files for the {split} split: {_list_names(files)}"
+        )
     _check_shard_numbers(root, files)
 
 
@@ -196,9 +207,10 @@ def _check_shard_numbers(root: Path, files: Sequence[_File], existing: Sequence[
         first = 1 if total in counts and 0 not in counts else 0
         last = total - 1 + first
     if max(counts) > last:
+        highest = max(existing or files, key=lambda file: file.number or 0)
         raise UserError(
-            f"{where}: the file number in the name of {_list_names([max(files, key=lambda f: f.number or 0)])} exceeds "
-            "the total: download the files again"
+            f"{where}: the file number in the name of {_list_names([highest])} exceeds {last}, the last number of the "
+            "set: remove the file if it does not belong to the dataset, or download the files again"
         )
     missing = [str(number) for number in range(first, min(last, 10**5) + 1) if number not in counts]
     if missing:
@@ -252,8 +264,10 @@ def _matches_pattern(name: Sequence[str], pattern: Sequence[str]) -> bool:
     return bool(name) and fnmatchcase(name[0], first) and _matches_pattern(name[1:], rest)
 
 
-def _ambiguity_error(seen: str) -> UserError:
-    return UserError(f"ambiguous files: {seen}. {_HOW_TO_STATE}")
+def _ambiguity_error(seen: str, remedy: str = "") -> UserError:
+    """Return the error for ambiguous files. `remedy` is an alternative to specifying them in params.yaml."""
+    start = f"{remedy}, or specify" if remedy else "Specify"
+    return UserError(f"ambiguous files: {seen}. {start} {_HOW_TO_STATE}")
 
 
 def _list_names(files: Sequence[_File]) -> str:

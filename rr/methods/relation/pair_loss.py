@@ -34,11 +34,11 @@ class PairLossConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(PairLossKind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(PairLossKind))}, got {self.kind!r}")
+            raise ValueError(f"PairLossConfig: kind must be {' or '.join(get_args(PairLossKind))}, got {self.kind!r}")
         if not 0 <= self.gamma < inf:
-            raise ValueError(f"gamma must be finite and not negative, got {self.gamma}")
+            raise ValueError(f"PairLossConfig: gamma must be finite and not negative, got {self.gamma}")
         if not 0 < self.alpha < 1:
-            raise ValueError(f"alpha must be between 0 and 1, got {self.alpha}")
+            raise ValueError(f"PairLossConfig: alpha must be greater than 0 and less than 1, got {self.alpha}")
 
 
 PAPER_PAIR_LOSS = PairLossConfig()

@@ -137,8 +137,9 @@ def read_history(path: Path) -> dict[str, list[float]]:
         if not {"epoch", "loss"} <= set(header) or any(len(row) != len(header) for row in rows):
             raise ValueError("not a CSV table with the columns epoch and loss")
         columns = {name: [float(row[index] or "nan") for row in rows] for index, name in enumerate(header)}
-        if not all(map(math.isfinite, columns["epoch"] + columns["loss"])):
-            raise ValueError("an epoch or a loss is not a finite number")
+        for number, values in enumerate(zip(columns["epoch"], columns["loss"], strict=True), 1):
+            if not all(map(math.isfinite, values)):
+                raise ValueError(f"row {number}: the epoch or the loss is not a finite number")
     except (ValueError, csv.Error) as error:
         raise damaged_file_error(path, str(error)) from error
     return columns if rows else {}

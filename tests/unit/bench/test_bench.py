@@ -229,7 +229,7 @@ def test_table_explains_ratios_of_any_first_candidate() -> None:
 
 def test_program_that_ends_early_raises() -> None:
     endless = "from rr.bench.alternating import StepGate\ngate = StepGate()\nwhile True: gate.step_done()"
-    with pytest.raises(RuntimeError, match="ended early with exit code 3"):
+    with pytest.raises(RuntimeError, match="ended with exit code 3 before it completed a turn: fix the"):
         alternating.time_programs(
             [[sys.executable, "-c", endless], [sys.executable, "-c", "raise SystemExit(3)"]], 2, 1
         )

@@ -1,5 +1,6 @@
 """Tests of the layout of image folders: splits, classes, and layouts that are refused."""
 
+import hashlib
 import os
 import shutil
 import struct
@@ -107,15 +108,9 @@ def test_validation_is_used_if_only_test_has_no_class_folders(tmp_path: Path) ->
         ({"train/rgb": 2, "train/depth": 2, "test/rgb": 2, "test/depth": 2}, "of their annotations instead of classes"),
         ({"labeled/cat": 2, "labeled/dog": 2, "unlabeled": 2}, "images, unlabeled (2 images), and folders that con"),
         ({"train cat": 2, "val cat": 2}, "names contain the names of splits: train cat (2 images), val cat (2 images)"),
-        ({"Cat": 2, "cat": 2}, "images has folders named 'Cat' and 'cat', which seem to be the same class: merge or"),
-        ({"cat": 2, "cat ": 2, "dog": 1}, "has folders named 'cat' and 'cat ', which seem to be the same class"),
-        ({"train/cat": 2, "train/cat (1)": 2, "test/cat": 1}, "images/train has folders named 'cat' and 'cat (1)'"),
-        ({"BÄR": 2, "ba\u0308r": 2}, "has folders named 'BÄR' and 'ba\u0308r', which seem to be the same class"),
-        ({"cat": 2, "cat - Copy (2)": 2}, "has folders named 'cat' and 'cat - Copy (2)', which seem"),
-        ({"cat": 2, "cat copy": 2}, "has folders named 'cat' and 'cat copy', which seem"),
-        ({"Cat": 2, "cat (another copy)": 2}, "has folders named 'Cat' and 'cat (another copy)', which seem"),
         ({"cat": 2, "dog": 2, "unlabelled": 3, "unlabeled": 1}, "images: unlabelled (3 images), unlabeled (1 image)"),
         ({"train/cat": 2, "train/-1": 2, "test/cat": 1}, "a folder that seems to contain unlabeled images: train/-1"),
+        (CLASSES | {"unlabeled": 1}, "it elsewhere, and use it as a second dataset. Otherwise, specify the layout in"),
     ],
 )  # fmt: skip
 def test_ambiguous_layout_raises(tmp_path: Path, counts: dict[str, int], seen: str) -> None:
@@ -126,6 +121,29 @@ def test_ambiguous_layout_raises(tmp_path: Path, counts: dict[str, int], seen: s
     assert seen in str(caught.value)
     assert "`splits: {train: FOLDER, test: FOLDER}`" in str(caught.value)
     assert "`splits: none` if each folder is a class" in str(caught.value)
+    assert not raw_file(root).exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "seen"),
+    [
+        ({"Cat": 2, "cat": 2}, "images has folders named 'Cat' and 'cat'"),
+        ({"cat": 2, "cat ": 2, "dog": 1}, "images has folders named 'cat' and 'cat '"),
+        ({"train/cat": 2, "train/cat (1)": 2, "test/cat": 1}, "images/train has folders named 'cat' and 'cat (1)'"),
+        ({"BÄR": 2, "ba\u0308r": 2}, "images has folders named 'BÄR' and 'ba\u0308r'"),
+        ({"cat": 2, "cat - Copy (2)": 2}, "images has folders named 'cat' and 'cat - Copy (2)'"),
+        ({"cat": 2, "cat copy": 2}, "images has folders named 'cat' and 'cat copy'"),
+        ({"Cat": 2, "cat (another copy)": 2}, "images has folders named 'Cat' and 'cat (another copy)'"),
+    ],
+)
+def test_similar_class_names_raise(tmp_path: Path, counts: dict[str, int], seen: str) -> None:
+    root = save_tree(tmp_path / "images", counts)
+    with pytest.raises(UserError) as caught:
+        fetch_folder(root)
+    assert str(caught.value) == (
+        f"{tmp_path}/{seen}, which seem to be the same class: merge them or, if they are different classes, rename one "
+        "of them or specify `splits` in this dataset's source in params.yaml"
+    )
     assert not raw_file(root).exists()
 
 
@@ -323,11 +341,21 @@ def test_class_with_a_single_distinct_image_stays_in_training(tmp_path: Path) ->
     facts = fetch_folder(root, test_fraction=0.9)
     assert facts["images_per_class"] == {"train": {"cat": 1, "dog": 1, "owl": 3}, "test": {"dog": 4}}
     shutil.rmtree(root / "dog")
-    with pytest.raises(
-        UserError, match="no test image can be held out, because every distinct image is the only one of"
-    ):
+    with pytest.raises(UserError) as caught:
         fetch_folder(root)
+    assert (
+        "no test image can be held out, because every distinct image is the only one in some class: add different "
+        "images, so that at least one class has two, or add a folder of test images"
+    ) in str(caught.value)
     assert not raw_file(root).with_suffix(".tmp.parquet").exists()
+
+
+def test_image_that_is_not_the_only_one_in_any_class_is_held_out(tmp_path: Path) -> None:
+    """By its SHA-256, the image that is in both classes would be chosen from `dog`, but it is the only one in `cat`."""
+    root = save_tree(tmp_path / "images", {"cat": 0, "dog": 2})
+    first, _ = sorted(root.glob("dog/*"), key=lambda file: hashlib.sha256(file.read_bytes()).digest())
+    shutil.copy(first, root / "cat" / "copy.png")
+    assert fetch_folder(root)["images_per_class"] == {"train": {"cat": 1, "dog": 1}, "test": {"dog": 1}}
 
 
 def test_copies_in_other_classes_are_in_the_same_split(tmp_path: Path) -> None:

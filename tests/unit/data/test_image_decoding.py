@@ -150,7 +150,7 @@ def test_every_exif_orientation_is_applied(image_format: str, orientation: int) 
         (b"%PDF-1.7", "a PDF document"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC or AVIF image, which Pillow cannot read; convert it"),
         (b"\0\0\0\x18ftypisom\0\0\0\0", "a video, which Pillow cannot read"),
-        (b"something else", "not an image format that Pillow can read"),
+        (b"something else", "Pillow does not recognize its format"),
     ],
 )
 def test_message_names_what_unreadable_data_contain(data: bytes, message: str) -> None:

@@ -124,17 +124,18 @@ def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
             ["train-00000-of-00001.parquet", "train-00000-of-00001-abcdef0123.parquet"],
             "several files with the number 0: train-00000-of-00001-abcdef0123.parquet, train-00000-of-00001.parquet",
         ),
-        (["train-0-of-2.parquet", "train-1-of-2.parquet", "train-5-of-2.parquet"], "5-of-2.parquet exceeds the total"),
+        (["train-0-of-2.parquet", "train-1-of-2.parquet", "train-5-of-2.parquet"], "5-of-2.parquet exceeds 1, the"),
         (["a/train.parquet", "b/train.parquet"], "several configurations of the dataset: {root}/a, {root}/b. Use one"),
         (["train.parquet", "data/train.parquet"], "several configurations of the dataset: {root}, {root}/data"),
         (["train.parquet", "train_old.parquet"], "{root} has train.parquet and other files with images: train_old"),
-        (["train/0000.parquet", "train/old.parquet"], "several sets of files for one split: train/0000.parquet"),
-        (["train.parquet", "training.parquet"], "several sets of files for one split"),
-        (["train.parquet", "test.parquet", "test-0.parquet"], "several sets of files for one split: test-0.parquet"),
+        (["train/0000.parquet", "train/old.parquet"], "several sets of files for the train split: train/0000"),
+        (["train.parquet", "training.parquet"], "several sets of files for the train split: train.parquet"),
+        (["train.parquet", "test.parquet", "test-0.parquet"], "several sets of files for the test split: test-0"),
+        (["train.parquet", "val.parquet", "val-0.parquet"], "several sets of files for the val split: val-0.parquet"),
         (["a.parquet", "b.parquet"], "{root} has several files without a split in their names: a.parquet, b.parquet"),
         (["test.parquet", "val.parquet"], "{root} has no files of training images, only test.parquet, val.parquet"),
         (["default/partial-train/0000.parquet"], "the first part of a split (default/partial-train/0000.parquet), bec"),
-        (["train/test.parquet"], "train/test.parquet contains the names of two splits"),
+        (["train/test.parquet"], "/train/test.parquet contains the names of several splits (test, train). Rename the"),
         ([], "no Parquet file with images found"),
     ],
 )  # fmt: skip
@@ -484,7 +485,7 @@ def test_rows_without_embedded_images_raise_in_one_error(tmp_path: Path) -> None
         "images",
         "  train.parquet, row 1: the image is missing",
         "  train.parquet, row 2: the image is missing",
-        "  train.parquet, row 3: not a readable image (not an image format that Pillow can read)",
+        "  train.parquet, row 3: not a readable image (Pillow does not recognize its format)",
     ]
     facts = fetch_parquet(root, on_unreadable="skip")
     assert sum(facts["images"].values()) == 8
@@ -516,11 +517,13 @@ def test_split_depends_only_on_the_image_but_keeps_each_class_in_training(tmp_pa
         assert facts["images_per_class"]["train"].keys() == {"0", "1", "2"}
         assert facts["images"]["test"] == (1 if fraction < 0.5 else 6)
     root = save_tables(tmp_path / "one/set", {"all.parquet": pa.table({"image": rows[:3], "label": labels[:3]})})
-    check_raises(root, "no test image can be held out, because every distinct image is the only one of")
+    check_raises(root, "no test image can be held out, because every distinct image is the only one in some class")
     for count, reason in ((1, "there is only one image"), (3, "all images are identical")):
         table = pa.table({"image": rows[:1] * count, "label": labels[:count]})
         root = save_tables(tmp_path / f"same-{count}/set", {"all.parquet": table})
-        check_raises(root, f"no test image can be held out, because {reason}")
+        message = f"no test image can be held out, because {reason}: add different images"
+        check_raises(root, f"{message}, so that at least one class has two, or add files of test images")
+        check_raises(root, f"{message}, or add files of test images", labels="none")
 
 
 def test_file_that_is_replaced_while_it_is_read_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_backbone_file_is_imported_unchanged(tmp_path: Path) -> None:
     backbone.get_parameter("blocks.0.0.weight").data[0] = torch.nan
     save_backbone(backbone, tmp_path / "nan.safetensors")
     before = (tmp_path / "b.safetensors").read_bytes()
-    with pytest.raises(UserError, match=r"nan\.safetensors"):
+    with pytest.raises(UserError, match=r"nan\.safetensors is damaged \(blocks\.0\.0\.weight contains NaN or infinity"):
         import_backbone(tmp_path / "nan.safetensors", "conv4", tmp_path / "b.safetensors")
     assert (tmp_path / "b.safetensors").read_bytes() == before
 
@@ -475,7 +475,9 @@ def test_several_backbones_require_a_key(tmp_path: Path, rr: RunRr, keys: tuple[
     outcome = rr(*command)
     assert outcome.code == 2
     assert f"several resnet8 backbones, under '{keys[0]}' and '{keys[1]}': choose" in outcome.err
-    assert "--key teacher.head: " in rr(*command, "--key", "teacher.head").err
+    outcome = rr(*command, "--key", "teacher.head")
+    assert f"--key teacher.head: {tmp_path}/c.pt has no weights of resnet8 under this key, only under " in outcome.err
+    assert f"'{keys[0]}' and '{keys[1]}': pass one of these keys\n" in outcome.err
     assert not (tmp_path / "b.safetensors").exists()
     assert rr(*command, "--key", key).code == 0
     assert has_same_features(load_backbone(tmp_path / "b.safetensors"), second)
@@ -488,6 +490,9 @@ def test_position_in_a_list_is_a_key(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"under 'models\.0' and 'models\.1': choose one of them with --key"):
         import_backbone(tmp_path / "c.pt", "conv4")
     import_backbone(tmp_path / "c.pt", "conv4", tmp_path / "b.safetensors", "models.1")
+    torch.save({"models": [first]}, tmp_path / "single.pt")
+    with pytest.raises(UserError, match=r"--key 1: .* under this key, only under 'models\.0': omit --key$"):
+        import_backbone(tmp_path / "single.pt", "conv4", key="1")
     imported = load_backbone(tmp_path / "b.safetensors").state_dict()
     assert torch.equal(imported["blocks.0.0.weight"], second["blocks.0.0.weight"])
 

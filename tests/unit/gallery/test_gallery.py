@@ -176,7 +176,7 @@ def test_unreadable_images_raise_in_one_error_or_are_skipped(folder: Path, rr: R
     outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w")
     assert outcome.code == 2
     assert outcome.err.startswith(
-        "rr: g/deep/bad.jpg: not a readable image (not an image format that Pillow can read): "
+        "rr: g/deep/bad.jpg: not a readable image (Pillow does not recognize its format): "
         "repair or remove it, or add --on-unreadable skip"
     )
     for number in range(12):
@@ -881,7 +881,7 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         (replace_arguments(ASK, gallery="empty"), "empty contains no images: add some"),
         (replace_arguments(EMBED, gallery="p"), r"p contains no images \(skipped 1 file: not an image \(.yaml 1\)\)"),
         (replace_arguments(EMBED, weights="g"), "g is a folder: use the backbone.safetensors from a run"),
-        (replace_arguments(EMBED, weights="~nobody-here/w"), "~nobody-here/w: unknown user in '~user'"),
+        (replace_arguments(EMBED, weights="~nobody-here/w"), "~nobody-here/w: the home folder ~nobody-here cannot"),
         (replace_arguments(ASK, weights="none"), "none does not exist"),
         (replace_arguments(ASK, weights="text.png"), "text.png is damaged or not a safetensors file"),
         (

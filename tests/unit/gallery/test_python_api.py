@@ -278,8 +278,12 @@ def test_cosine_similarity_matches_values_computed_by_hand(backbone: FeatureExtr
     assert rr.cosine_similarity(np.zeros(2), np.ones(2)) == 0
     first, second = backbone(PIXELS[:2])
     assert rr.cosine_similarity(PIXELS[0], PIXELS[1], backbone) == pytest.approx(rr.cosine_similarity(first, second))
-    with pytest.raises(ValueError, match=r"without a backbone, pass the features of an image, \(D,\) or \(1, D\)"):
-        rr.cosine_similarity("a.png", "b.png")
+    for arguments, got in (
+        (("a.png", first), r"first must be .*, of shape \(D,\) or \(1, D\), because no backbone is given, got str: pa"),
+        ((first, PIXELS[0]), r"second must be .* because no backbone is given, got shape \(16, 16, 3\): pass features"),
+    ):
+        with pytest.raises(ValueError, match=got):
+            rr.cosine_similarity(*arguments)
     for arguments in ((PIXELS[:2], PIXELS[0], backbone), (backbone(PIXELS[:2]), first)):
         with pytest.raises(ValueError, match="first must be one image, got 2"):
             rr.cosine_similarity(*arguments)
@@ -398,8 +402,8 @@ def test_cosine_similarity_of_large_and_small_features() -> None:
     for zero in (0 * first, np.zeros(64, np.float32), torch.zeros(64)):
         assert rr.cosine_similarity(zero, second) == 0
     assert rr.cosine_similarity(torch.from_numpy(1e200 * first), second) == pytest.approx(expected, rel=1e-12)
-    with pytest.raises(ValueError, match="the features have different sizes, 63 and 64"):
+    with pytest.raises(ValueError, match="first and second have features of different sizes, 63 and 64: compute"):
         rr.cosine_similarity(first[1:], second)
     for bad in (first * np.nan, first * 1j, torch.from_numpy(first * 1j)):
-        with pytest.raises(ValueError, match="the features must be real and finite"):
+        with pytest.raises(ValueError, match="the features in first must be real and finite"):
             rr.cosine_similarity(bad, second)

@@ -131,23 +131,25 @@ def test_files_of_other_methods_contain_only_the_backbone(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("weight", "bias"),
+    ("weight", "bias", "problem"),
     [
-        (torch.zeros(10, 63), torch.zeros(10)),
-        (torch.zeros(10, 64), torch.zeros(9)),
-        (torch.zeros(10, 64), None),
-        (torch.tensor(0.0), torch.zeros(10)),
-        (torch.full((10, 64), torch.nan), torch.zeros(10)),
+        (torch.zeros(10, 63), torch.zeros(10), "Error"),
+        (torch.zeros(10, 64), torch.zeros(9), "Error"),
+        (torch.zeros(10, 64), None, "Error"),
+        (torch.tensor(0.0), torch.zeros(10), "len"),
+        (torch.full((10, 64), torch.nan), torch.zeros(10), r"trained_classifier\.weight contains NaN or infinity"),
     ],
 )
-def test_damaged_classifier_raises(weight: torch.Tensor, bias: torch.Tensor | None, tmp_path: Path) -> None:
+def test_damaged_classifier_raises(
+    weight: torch.Tensor, bias: torch.Tensor | None, problem: str, tmp_path: Path
+) -> None:
     path = tmp_path / "backbone.safetensors"
     save_backbone(backbones.build("conv4"), path)
     state = load_file(path) | {"trained_classifier.weight": weight}
     if bias is not None:
         state["trained_classifier.bias"] = bias
     save_file(state, path, {"rr": json.dumps({"backbone": "conv4", "features": 64})})
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match=rf"is damaged \({problem}"):
         load_classifier(path)
 
 

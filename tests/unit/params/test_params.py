@@ -68,7 +68,10 @@ def set_value(params: dict, path: str, value: object) -> None:
         ("methods.relational.optimizer", {"kind": "sdg"}, "{path}.kind: unknown 'sdg'; did you mean 'sgd'?"),
         ("methods.supervised.optimizer.nesterov", True, "{path}: unknown key; known: kind, momentum, weight_decay"),
         ("methods.supervised.schedule.warmup", 1, "{path}: unknown key; did you mean 'warmup_epochs'?"),
-        ("methods.supervised.schedule.warmup_epochs", 20, "methods.supervised: schedule.warmup_epochs must be less"),
+        (
+            "methods.supervised.schedule.warmup_epochs", 20,
+            "methods.supervised: schedule.warmup_epochs must be less than epochs (2), got 20: lower warmup_epochs, or ",
+        ),
         ("protocols.finetune.schedule.warmup_epochs", 200, "protocols.finetune: schedule.warmup_epochs must be less"),
         ("methods.supervised.second_augmentation", {"flip": 0.5}, "methods.supervised: second_augmentation needs at"),
         ("grid.seed", 1, "{path}: must be a list, such as [1]"),

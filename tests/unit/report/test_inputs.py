@@ -65,11 +65,19 @@ def test_damaged_metrics_raise(params: Params, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "epoch,accuracy\n1,0.5\n", "epoch,loss\n1,high\n", "epoch,loss\n1\n", "epoch,loss\n1,nan\n"]
+    ("content", "reason"),
+    [
+        ("", "not a CSV table with the columns epoch and loss"),
+        ("epoch,accuracy\n1,0.5\n", "not a CSV table with the columns epoch and loss"),
+        ("epoch,loss\n1,high\n", "could not convert string to float: 'high'"),
+        ("epoch,loss\n1\n", "not a CSV table with the columns epoch and loss"),
+        ("epoch,loss\n1,0.5\n2,nan\n", "row 2: the epoch or the loss is not a finite number"),
+        ("epoch,loss\n,0.5\n", "row 1: the epoch or the loss is not a finite number"),
+    ],
 )
-def test_damaged_history_raises(params: Params, content: str) -> None:
+def test_damaged_history_raises(params: Params, content: str, reason: str) -> None:
     RELATIONAL.history.write_text(content)
-    with pytest.raises(UserError, match=re.escape(str(RELATIONAL.history))):
+    with pytest.raises(UserError, match=re.escape(f"{RELATIONAL.history} is damaged ({reason}): delete")):
         write_report(params)
 
 

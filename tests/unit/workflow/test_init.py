@@ -20,6 +20,7 @@ from rr.runtime.lock import exclusive_lock
 from rr.workflow import stage_runs
 from rr.workflow.grid_checks import find_grid_problems
 from rr.workflow.init import MAX_VIEWS, choose_image_size, choose_settings, choose_stored_size
+from rr.workflow.params_file import dump_yaml, make_yaml
 
 
 def save_images(root: Path, counts: dict[str, int], size: tuple[int, int]) -> Path:
@@ -376,9 +377,26 @@ def test_path_without_images_raises(params_file: Path, rr: RunRr, path: str, wha
     )
 
 
+def test_missing_base_method_is_reported_before_images_are_read(params_file: Path, rr: RunRr) -> None:
+    yaml = make_yaml()
+    content = yaml.load(params_file.read_text())
+    content["methods"] = {"simclr": content["methods"]["simclr"]}
+    content["grid"] |= {"method": ["simclr"], "claims": []}
+    other = params_file.rename("other.yaml")
+    other.write_text(dump_yaml(yaml, content))
+    before = other.read_bytes()
+    outcome = rr("init", save_tree(Path("birds"), {"wren": 10}), "--params", other)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "other.yaml does not define the method relational, which rr init needs: copy it from the" in outcome.err
+    assert (other.read_bytes(), Path("data").exists()) == (before, False)
+
+
 @pytest.mark.parametrize(
     ("count", "message"),
-    [(1, "because there is only one image: add images"), (2, "mine: a training split of 1 image is too small")],
+    [
+        (1, "because there is only one image: add different images, or add a folder of test images"),
+        (2, "mine: a training split of 1 image is too small"),
+    ],
 )
 def test_too_few_images_leave_the_file_unchanged(params_file: Path, rr: RunRr, count: int, message: str) -> None:
     before = params_file.read_bytes()
@@ -399,7 +417,8 @@ def test_path_that_is_not_utf8_raises(params_file: Path, rr: RunRr) -> None:
 def test_path_of_an_unknown_user_raises(params_file: Path, rr: RunRr) -> None:
     outcome = rr("init", "~nobody-here/birds")
     assert (outcome.code, outcome.out) == (2, "")
-    assert "~nobody-here/birds: unknown user in '~user'" in outcome.err
+    message = "the home folder ~nobody-here cannot be found: fix the user name, or write the full path"
+    assert outcome.err == f"rr: ~nobody-here/birds: {message}\n"
 
 
 def test_current_folder_among_the_images_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:

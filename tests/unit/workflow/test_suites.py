@@ -114,9 +114,16 @@ def test_command_waits_until_another_process_has_edited_the_file(
     assert params.load_params(params_file).threads == 3
 
 
-@pytest.mark.parametrize("value", ["cifar", ["cifar"], {7: {}}])
-def test_merge_of_a_name_in_place_of_a_suite_raises(params_file: Path, value: object) -> None:
-    with pytest.raises(UserError, match="suites must be a mapping whose keys are names, got"):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("cifar", "suites must be a mapping, got 'cifar': name suites with --configfile workflow/suites/NAME.yaml"),
+        (["cifar"], r"suites must be a mapping, got \['cifar'\]: name suites with --configfile"),
+        ({7: {}}, "suites: the name 7 is not text: put it in quotes in the suite file"),
+    ],
+)
+def test_merge_of_a_name_in_place_of_a_suite_raises(params_file: Path, value: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         suites.merge_suites(value, params_file)  # type: ignore[arg-type]
 
 
@@ -169,18 +176,30 @@ def test_suite_methods_has_every_kind_of_method(params_file: Path) -> None:
     [
         (GRID.replace("seed: [1]", "seed: [1, 1]"), "params.yaml: grid.seed: duplicate value 1; remove one"),
         (GRID.replace("method: [random]", "method: [nothing]"), "grid.method: unknown 'nothing'"),
-        (f"{GRID}\nmethods: {{new: {{base: nothing}}}}", "suite broken, methods.new.base: unknown method 'nothing'"),
+        (
+            f"{GRID}\nmethods: {{new: {{base: nothing}}}}",
+            "suite broken, methods.new.base: unknown method 'nothing': set base to a method in params.yaml; known: ",
+        ),
         (
             f"{GRID}\nmethods: {{new: {{like: simclr}}}}",
             "suite broken, methods.new.like: this key is now called 'base'",
         ),
         (f"{GRID}\nmethods: {{new: {{base: simclr, epoch: 3}}}}", "methods.new.epoch: unknown key"),
-        ("grid: {}\nthreads: 3", "a suite must have a 'grid' section and may have 'methods', but no other sections"),
+        (
+            "grid: {}\nthreads: 3",
+            "have a 'grid' section and may have 'methods', but no other sections, got grid, threads: ",
+        ),
         ("grid: [", "broken.yaml is not valid YAML"),
-        ("- 1", "a suite must have a 'grid' section"),
-        (f"{GRID}\nmethods: {{new: {{epochs: 3}}}}", "suite broken, methods.new.base: no method is specified; known: "),
-        ("grid: {}\nmethods: {new: 3}", "the 'methods' section must contain only mappings"),
-        ("grid: {seed: 1}", "the 'grid' section must contain only lists, such as seed: [1, 2]"),
+        ("- 1", "a suite must have a 'grid' section and may have 'methods', but no other sections, got [1]: add"),
+        (
+            f"{GRID}\nmethods: {{new: {{epochs: 3}}}}",
+            "suite broken, methods.new.base: no method is specified: set base to a method in params.yaml; known: ",
+        ),
+        ("grid: {}\nmethods: [3]", "broken.yaml, methods: must be a mapping from names to methods, such as wide: {"),
+        ("grid: {}\nmethods: {new: 3}", "broken.yaml, methods.new: must be a mapping whose 'base' is the name of a me"),
+        ("grid: {}\nmethods: {new: {base: 3}}", "such as {base: relational, views: 8}, got {'base': 3}"),
+        ("grid: [1]", "broken.yaml, grid: must be a mapping from axes to lists, such as seed: [1, 2], got [1]"),
+        ("grid: {data: [a], seed: 1}", "broken.yaml, grid.seed: must be a list, such as seed: [1, 2], got 1"),
         ("grid: {method: [random], seed: [1]}", "lacks data, dataset, backbone, target, protocol"),
     ],
 )
@@ -194,12 +213,28 @@ def test_invalid_suite_leaves_the_file_unchanged(content: str, message: str, par
     assert params_file.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["suites: {other: {grid: {}}}", "grid: {}", "suites: {broken: {}}\nmore: 1", "[]"])
-def test_file_that_is_not_a_suite_raises(content: str, params_file: Path, rr: RunRr) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "suites: {other: {grid: {}}}",
+            ", suites: must contain only the key 'broken', the name of the file, got other: ",
+        ),
+        (
+            "suites: {a: {}, broken: {}}",
+            ", suites: must contain only the key 'broken', the name of the file, got a, bro",
+        ),
+        ("suites:", ", suites: must contain only the key 'broken', the name of the file, got None: rename the suite"),
+        ("grid: {}", ": the file must contain only the key 'suites', got grid: put the suite under this key, and"),
+        ("suites: {broken: {}}\nmore: 1", ": the file must contain only the key 'suites', got suites, more: put"),
+        ("[]", ": the file must contain only the key 'suites', got []: put"),
+    ],
+)
+def test_file_that_is_not_a_suite_raises(content: str, message: str, params_file: Path, rr: RunRr) -> None:
     (params_file.parent / "workflow/suites/broken.yaml").write_text(content)
     outcome = rr("suite", "use", "broken")
     assert outcome.code == 2
-    assert "the file must contain only the key 'suites', and under it only the key 'broken'" in outcome.err
+    assert f"workflow/suites/broken.yaml{message}" in outcome.err
 
 
 def test_unknown_suite_raises_with_a_suggestion(params_file: Path, rr: RunRr) -> None:

@@ -143,13 +143,14 @@ def test_invalid_values_raise() -> None:
         RelationHead(8, "concat")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 1"):
         RelationHead(0)
-    with pytest.raises(ValueError, match="kind must be one of focal, bce, got 'hinge'"):
+    with pytest.raises(ValueError, match="PairLossConfig: kind must be focal or bce, got 'hinge'"):
         PairLossConfig("hinge")  # type: ignore[arg-type]
     for gamma in (-1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"gamma must be finite and not negative, got {gamma}"):
+        with pytest.raises(ValueError, match=f"PairLossConfig: gamma must be finite and not negative, got {gamma}"):
             PairLossConfig(gamma=gamma)
     for alpha in (0, 1):
-        with pytest.raises(ValueError, match=f"alpha must be between 0 and 1, got {alpha}"):
+        message = f"PairLossConfig: alpha must be greater than 0 and less than 1, got {alpha}"
+        with pytest.raises(ValueError, match=message):
             PairLossConfig(alpha=alpha)
 
 
