@@ -42,7 +42,7 @@ def test_guide_leads_to_a_report_and_an_index(tmp_path: Path) -> None:
             params = project / "params.yaml"
             params.write_text(re.sub("epochs: 200", "epochs: 2", params.read_text()))
     page = (project / "report/index.html").read_text()
-    assert "“Embedding” shows which images the network considers similar." in page
+    assert "“Embedding” section shows which images the network considers similar." in page
     assert "relational-birds" in page
     assert "random" in page
     assert pq.read_table(project / "birds.parquet").num_rows == 30

@@ -146,5 +146,5 @@ def test_run_continues_only_if_the_project_has_the_code_of_the_running_rr() -> N
     edit_copy_of_rr("# a comment\n")
     assert code_hashes("fetch") == load_record(FOLDER)["code"]
     edit_copy_of_rr("CONSTANT = 1\n")
-    with pytest.raises(UserError, match=r"this folder has different code \(rr/fetch.py differs or is missing\)"):
+    with pytest.raises(UserError, match=r"the code in this folder is different \(rr/fetch.py differs or is missing\)"):
         code_hashes("fetch")
