@@ -20,7 +20,7 @@ def try_lock(path: Path, remedy: str) -> TextIO | None:
     """Lock the file at `path`, and return the open file, or None if another process has locked it.
 
     The file is created if it does not exist, and its contents are kept. Closing the file releases the lock. `remedy`
-    ends the error message: it says what the user can do if the file system does not support locks.
+    is the end of the error message: what the user can do if the file system does not support locks.
 
     Raises:
         UserError: if the file system does not support locks.

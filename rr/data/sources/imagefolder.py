@@ -21,6 +21,7 @@ from rr.data.image_summary import ImageFacts
 from rr.data.printable_names import display_name, path_to_text
 from rr.data.skipped_files import EXCLUDED, SkippedFiles, inspect_image
 from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
+from rr.data.sources.held_out import adjust_held_out
 from rr.data.sources.split_names import UNUSED
 from rr.errors import UserError
 from rr.params import FolderSource
@@ -167,22 +168,7 @@ def _hold_out(root: Path, files: list[_LabeledFile], fraction: float, skipped: S
     for distinct in digests.values():
         count = min(max(round(fraction * len(distinct)), 1), len(distinct) - 1)
         test.update(sorted(distinct)[:count])
-    for distinct in digests.values():
-        if distinct <= test:  # some were chosen for other classes
-            test.remove(max(distinct))
-    if not test:
-        # The only distinct image of a class must stay in the training split.
-        kept = set().union(*(distinct for distinct in digests.values() if len(distinct) == 1))
-        test = set(sorted(set().union(*digests.values()) - kept)[:1])
-    if readable and not test:
-        reason = "every distinct image is the only one in some class"
-        if len({file.digest for file in readable}) == 1:
-            reason = "there is only one image" if len(readable) == 1 else "all images are identical"
-        at_least = "" if digests.keys() == {raw.UNLABELED} else ", so that at least one class has two"
-        raise UserError(
-            f"{display_name(root)}: no test image can be held out, because {reason}: add different images{at_least}, "
-            "or add a folder of test images"
-        )
+    test = adjust_held_out(test, digests, len(readable), root)
     chosen = [file._replace(split="test" if file.digest in test else "train") for file in readable]
     return sorted(chosen, key=lambda file: file.split == "test")
 

@@ -21,6 +21,7 @@ from rr.data.printable_names import display_name, path_to_text, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped, inspect_image
 from rr.data.sources import parquet_layout
 from rr.data.sources.class_names import find_variants
+from rr.data.sources.held_out import adjust_held_out
 from rr.data.sources.parquet_columns import (
     Columns,
     check_columns,
@@ -449,23 +450,8 @@ def _hold_out(
             by_label[int(labels[file.name][row])].add(digest)
     all_digests = set().union(*by_label.values())
     test = {digest for digest in all_digests if int.from_bytes(digest[:8], "big") < fraction * 2**64}
-    for _, distinct in sorted(by_label.items()):
-        if distinct <= test:
-            test.remove(max(distinct))
-    if not test:
-        # The only distinct image of a class must stay in the training split.
-        kept = set().union(*(distinct for distinct in by_label.values() if len(distinct) == 1))
-        test = set(sorted(all_digests - kept)[:1])
-    if all_digests and not test:
-        reason = "every distinct image is the only one in some class"
-        if len(all_digests) == 1:
-            is_single = sum(map(len, digests.values())) == 1
-            reason = "there is only one image" if is_single else "all images are identical"
-        at_least = "" if by_label.keys() == {raw.UNLABELED} else ", so that at least one class has two"
-        raise UserError(
-            f"{display_name(files[0].path)}: no test image can be held out, because {reason}: add different images"
-            f"{at_least}, or add files of test images"
-        )
+    num_images = sum(map(len, digests.values()))
+    test = adjust_held_out(test, dict(sorted(by_label.items())), num_images, files[0].path)
     return {
         name: {row: "test" if digest in test else "train" for row, digest in rows.items()}
         for name, rows in digests.items()

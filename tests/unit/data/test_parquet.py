@@ -251,6 +251,11 @@ def test_stated_patterns_that_do_not_fit_raise(tmp_path: Path, splits: dict[str,
     check_raises(root, message.format(root=root), splits=splits)
 
 
+def test_file_outside_its_set_is_named_even_if_it_is_not_stated(tmp_path: Path) -> None:
+    root = save(tmp_path, *(f"part-{number}-of-2.parquet" for number in (0, 1, 5)))
+    check_raises(root, "in the name of part-5-of-2.parquet exceeds 1", splits={"train": "part-[01]-of-2.parquet"})
+
+
 def test_part_of_a_complete_set_may_be_stated(tmp_path: Path) -> None:
     root = save(tmp_path, *(f"part-{number}-of-3.parquet" for number in range(3)))
     facts = fetch_parquet(root, splits={"train": "part-[01]-of-3.parquet", "test": "part-2-of-3.parquet"})
