@@ -250,6 +250,8 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     run = stage_runs.make_fetch_run(params, dataset)
     if local_copy and not hasattr(config.source, "path"):
         raise UserError(f"--from {local_copy}: the source of {dataset} does not support a local copy: omit --from")
+    if isinstance(config.source, FolderSource | ParquetSource):
+        paths.check_image_folder(local_copy or config.source.path)
     if reason := _find_reason_to_skip(run):
         return reason
     if not local_copy and (former := _former_local_copy(run)):

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+from rr.data.printable_names import display_name
 from rr.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
@@ -14,6 +16,8 @@ RECORD_NAME = "run.json"
 HISTORY_DIR = Path("runs/history")
 EXTENSIONS_DIR = Path("workflow/extensions")  # user-defined methods, backbones, sources and protocols
 STATUS_DIR = Path(".rr/status")
+OUTPUT_DIRS = [Path(name) for name in ("data/raw", "data/download", "data/beton", "data/unfinished", "data/check")]
+OUTPUT_DIRS += [Path("runs"), REPORT_DIR, Path(".rr")]
 
 
 def expand_user(path: str | os.PathLike[str]) -> Path:
@@ -28,6 +32,29 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
         raise UserError(
             f"{path}: the home folder {Path(path).parts[0]} cannot be found: fix the user name, or write the full path"
         ) from error
+
+
+def check_image_folder(path: str | Path) -> None:
+    """Check that a folder of images neither contains a folder that `rr` writes to nor is in one.
+
+    Otherwise, images that `rr` writes would become part of the dataset, or deleting the results would delete images.
+
+    Raises:
+        UserError: if the folder contains the current folder or overlaps with an output folder.
+    """
+    folder = expand_user(path).resolve()
+    remedy = "run rr in a different folder, such as a new one (mkdir project, cd project)"
+    if Path.cwd().is_relative_to(folder):
+        raise UserError(f"{display_name(path)} contains the current folder, to which rr writes its results: {remedy}")
+    for output in OUTPUT_DIRS:
+        target = output.resolve()
+        contains_target = target.is_relative_to(folder)
+        if folder.is_dir() and (contains_target or folder.is_relative_to(target)):
+            overlap = "is" if folder == target else "contains" if contains_target else "is in"
+            raise UserError(
+                f"{display_name(path)} {overlap} the folder {output}, to which rr writes its results: move the images "
+                f"to another folder, or {remedy}"
+            )
 
 
 @dataclass(frozen=True)
@@ -234,7 +261,9 @@ def producing_command(path: Path) -> str:
     """Return the command that writes the stage output `path`, without its options."""
     stages = {"raw": "fetch", "beton": "convert", "history": "pretrain", "features": "extract"}
     stages |= {stage: stage for stage in ("pretrain", "evaluate")}
-    return f"rr {stages.get(path.parts[1], 'report')}"
+    # The path may be absolute.
+    found = [stages[name] for root, name in pairwise(path.parts) if root in ("data", "runs") and name in stages]
+    return f"rr {found[-1] if found else 'report'}"
 
 
 def list_metrics() -> list[Path]:

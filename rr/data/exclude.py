@@ -1,8 +1,9 @@
 """Read and write lists of images to exclude from a dataset.
 
 A list is a text file with one name per line. The names are the same as in the raw file: a path relative to the source
-folder or, for Parquet, a file and a row. Non-printable characters, such as line breaks, are written as escapes. The
-first digits of an image's SHA-256 may follow a row, so that a list for a different version of the file is detected.
+folder or, for Parquet, a file and a row. Non-printable characters, such as line breaks, are written as escapes; a list
+that you write may also contain them unescaped, except line breaks. The first digits of an image's SHA-256 may follow a
+row, so that a list for a different version of the file is detected.
 """
 
 import hashlib
@@ -20,14 +21,16 @@ _WITH_DIGEST = re.compile("(?P<name>.+), sha256 (?P<digest>[0-9a-f]{8,64})")
 
 
 def read_excluded_names(path: Path) -> list[str]:
-    """Return the lines of a list of excluded images. A byte order mark and `./` at the start of a name are dropped.
+    """Return the lines of a list of excluded images, with escapes for non-printable characters.
+
+    A byte order mark and `./` at the start of a name are dropped.
 
     Raises:
         UserError: if the file is missing or is not UTF-8 text.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-        return [name for line in lines if (name := line.removeprefix("./"))]
+        return [printable(name) for line in lines if (name := line.removeprefix("./"))]
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
         raise UserError(
             f"exclude: {display_name(path)} cannot be read ({error}): fix `exclude` in this dataset's source "

@@ -51,6 +51,11 @@ class SkippedFiles:
         self._num_problems = 0
 
     @property
+    def excluded_names(self) -> Collection[str]:
+        """The names in the list of excluded images."""
+        return self._excluded.keys()
+
+    @property
     def will_raise(self) -> bool:
         """Whether `raise_if_unreadable` will raise an error."""
         return self._num_problems > 0

@@ -39,7 +39,7 @@ _README = """# Runs of self-supervised relational reasoning
 
 `report/index.html` is the report, and `report/report.md` is its Markdown version. `params.yaml`, `Snakefile` and
 `dvc.yaml` define the workflow. `ro-crate-metadata.json` describes all files and all runs, with the command of each run
-and the SHA-256 of its inputs and outputs. Images, features and weights are described there, but not included.
+and the SHA-256 of its inputs and outputs. Datasets, features and weights are described there, but not included.
 """
 
 _Entity = dict[str, Any]
@@ -48,20 +48,18 @@ _Entity = dict[str, Any]
 def write_crate(params_file: Path, output: Path) -> str:
     """Write a crate with all runs in the grid to the zip file `output`, and return a summary.
 
-    The crate contains the report, the records (`run.json`), the metrics, the histories, the parameters and the pipeline
-    files. All other inputs and outputs of the runs, such as betons and weights, are represented by their SHA-256. An
-    existing file is replaced.
+    The crate contains the report, the records (`run.json`), the metrics, the histories, the example images, the
+    parameters and the pipeline files. All other inputs and outputs of the runs, such as betons and weights, are
+    represented by their SHA-256. An existing file is replaced.
 
     Raises:
         UserError: if a record is missing or damaged.
     """
     params = load_params(params_file)
     crate = _Crate()
-    for name, file in (
-        ("params.yaml", params_file),
-        ("dvc.yaml", PROJECT_FILES / "dvc.yaml"),
-        ("Snakefile", PROJECT_FILES / "Snakefile"),
-    ):
+    crate.add_file("params.yaml", file_sha256(params_file), params_file)
+    for name in ("dvc.yaml", "Snakefile"):
+        file = Path(name) if Path(name).is_file() else PROJECT_FILES / name
         crate.add_file(name, file_sha256(file), file)
     runs = list(iter_stage_runs(params))
     records = [load_record(run.folder) for run in runs]
@@ -206,12 +204,14 @@ class _Crate:
 
     def _add_files(self, hashes: dict[str, str]) -> list[_Entity]:
         return [
-            self.add_file(name, sha256, Path(name) if _is_included(name) else None) for name, sha256 in hashes.items()
+            self.add_file(name, sha256, Path(name) if _is_included(Path(name), sha256) else None)
+            for name, sha256 in hashes.items()
         ]
 
 
-def _is_included(name: str) -> bool:
-    path = Path(name)
+def _is_included(path: Path, sha256: str) -> bool:
+    if path.suffix == ".png":  # the report has links to them, but does not need them
+        return path.is_file() and file_sha256(path) == sha256
     is_in_folder = path.is_relative_to(paths.REPORT_DIR) or path.is_relative_to(paths.HISTORY_DIR)
     return is_in_folder or path.name in (paths.RECORD_NAME, "metrics.json")
 

@@ -56,7 +56,7 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
             "option"
         )
     weights = find_weights(weights)
-    check_output_path("--output", output, SUFFIXES[format], weights)
+    check_output_path("--output", output, SUFFIXES[format], weights, must_be_utf8=True)
     missing = [package for package in _ONNX_PACKAGES if find_spec(package) is None] if format == "onnx" else []
     if missing:
         raise UserError(

@@ -117,7 +117,7 @@ def import_backbone(
     if not file.is_file():
         raise UserError(f"{file} is not an existing file: use the path of a checkpoint")
     is_default, output = output is None, output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
-    check_output_path("--output", output, [".safetensors"], file)
+    check_output_path("--output", output, [".safetensors"], file, must_be_utf8=True)
     if key is None and _contains_own_backbone(file, backbone_name, image_size):
         backbone = load_backbone(file)  # checks the weights
         with _write_output(output, is_default) as temporary:

@@ -21,7 +21,7 @@ from rr.report.method_roles import Role, find_role
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_duration
 from rr.runtime.hashing import file_sha256
-from rr.workflow.records import load_record
+from rr.workflow.records import find_record, load_record
 
 # The metrics that a card lists, if the protocol has them. An evaluation's metrics.json contains more.
 _METRICS = ("accuracy", "balanced_accuracy", "top_5_accuracy", "mean_average_precision", "silhouette")
@@ -177,13 +177,17 @@ def _describe_training(record: dict[str, Any]) -> str:
 
 
 def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[tuple[str, ...]]:
-    """Yield the cells of a table row for each metric of each evaluation of the weights in a run's folder."""
+    """Yield the cells of a table row for each metric of each evaluation of the weights in a run's folder.
+
+    Evaluations without an intact record are omitted.
+    """
     folder = Path(os.path.abspath(folder))  # does not follow links, so a linked folder keeps its place in `runs`
     if len(folder.parents) < 5:
         return  # a copy of a run outside of `runs`
     run, evaluations = folder.parts[-4:], folder.parents[4] / "evaluate"
     for file in sorted(evaluations.joinpath(*run).glob("*/*/metrics.json")):
-        if weights_sha256 not in load_record(file.parent)["inputs"].values():
+        record = find_record(file.parent)  # DVC may have fetched the metrics without the record
+        if not record or weights_sha256 not in record["inputs"].values():
             continue
         metrics = json.loads(file.read_text(encoding="utf-8"))
         target, protocol = file.parts[-3:-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rr.data.preprocessing import Preprocessing
-from rr.data.printable_names import display_name
+from rr.data.printable_names import display_name, path_to_text
 from rr.errors import UserError
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.images import read_images
@@ -34,7 +34,7 @@ def compare(
     features = extractor.extract(np.stack(read_images([first, second], extractor.decode_and_resize)))
     (probability,) = scorer.calibration.probabilities(scorer.head.logits(features[:1], features[1:]))
     if as_json:
-        facts = {"first": str(first), "second": str(second), "probability": float(probability)}
+        facts = {"first": path_to_text(first), "second": path_to_text(second), "probability": float(probability)}
         return json.dumps(facts | {"calibration": scorer.description}, indent=1)
     return (
         f"{display_name(first)} and {display_name(second)} are views of the same image with probability "

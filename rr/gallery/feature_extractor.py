@@ -76,7 +76,8 @@ class FeatureExtractor:
         with _default_torch_state():
             saved = load_file(self.weights)
         for name, value in self.backbone.state_dict().items():
-            if value.dtype != saved[name].dtype or not torch.equal(value.cpu(), saved[name]):
+            original = saved.get(name)
+            if original is None or value.dtype != original.dtype or not torch.equal(value.cpu(), original):
                 raise UserError(f"the weights of this backbone are no longer those in {self.weights}, so {reason}")
 
     @property

@@ -4,22 +4,32 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rr.data.printable_names import display_name, printable
 from rr.errors import UserError
 
 
 def check_output_path(
-    option: str, output: Path, suffixes: Sequence[str], input_file: Path | None = None, *, must_be_writable: bool = True
+    option: str,
+    output: Path,
+    suffixes: Sequence[str],
+    input_file: Path | None = None,
+    *,
+    must_be_writable: bool = True,
+    must_be_utf8: bool = False,
 ) -> None:
     """Check that `output` can be written, and that its suffix is one of `suffixes`.
 
     Checking the suffix prevents a mistyped path from replacing an unrelated file, such as a photograph. If
-    `must_be_writable` is false, the file's folder may be read-only.
+    `must_be_writable` is false, the file's folder may be read-only. Some libraries can write only to paths that are
+    valid UTF-8 (`must_be_utf8`).
 
     Raises:
         UserError: if the path is invalid. The message names `option`.
     """
     folder = _existing_folder(output)
-    if output.is_dir():
+    if must_be_utf8 and display_name(output) != printable(str(output)):
+        problem = "is not valid UTF-8: use a different name"
+    elif output.is_dir():
         problem = "is a folder: use the path of a file"
     elif input_file and output.resolve() == input_file.resolve():
         problem = "is the input file: use a different path"
@@ -31,7 +41,7 @@ def check_output_path(
         problem = f"cannot be written, because the folder {folder} is read-only: use a different path"
     else:
         return
-    raise UserError(f"{option} {output} {problem}")
+    raise UserError(f"{option} {display_name(output)} {problem}")
 
 
 def is_writable(output: Path) -> bool:

@@ -1,5 +1,6 @@
 """`rr init`: add your own images to `params.yaml`, with a grid and settings that suit the images' number and size."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from rr.errors import UserError
 from rr.evaluate.protocol_checks import find_protocol_problem
 from rr.params import Params, ParquetSource, parse_params
 from rr.params.base import NAME
-from rr.paths import PARAMS_FILE, expand_user
+from rr.paths import PARAMS_FILE, check_image_folder, expand_user
 from rr.runtime.formatting import format_count, format_names
 from rr.workflow.params_file import dump_yaml, make_yaml, set_axis
 from rr.workflow.suites import add_methods
@@ -132,7 +133,7 @@ def find_in_grid(path: Path, name: str | None, source: dict[str, str], params: P
 
 def _default_name(path: Path) -> str:
     """Return the name of a folder or file without accents, or an empty string if it has letters other than A to Z."""
-    absolute = expand_user(path).resolve()
+    absolute = Path(os.path.abspath(expand_user(path)))  # does not follow links
     text = unicodedata.normalize("NFKD", absolute.stem if absolute.is_file() else absolute.name)
     text = "".join(char for char in text if not unicodedata.combining(char))
     if any(char.isalpha() and not char.isascii() for char in text):
@@ -147,10 +148,7 @@ def _is_source_of(path: Path, name: str, params: Params) -> bool:
 
 
 def check_folder(path: Path) -> None:
-    """Raise UserError if `path` is not valid UTF-8, or if the current folder is inside this folder of images.
-
-    In the second case, the images that the stages write into the project would become part of the dataset.
-    """
+    """Raise UserError if `path` is not valid UTF-8, or if it overlaps with a folder that `rr` writes to."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
@@ -158,11 +156,7 @@ def check_folder(path: Path) -> None:
             f"{display_name(path)}: the path is not valid UTF-8, so params.yaml cannot contain it: rename the folder, "
             "or use a link to it"
         ) from error
-    if Path.cwd().is_relative_to(expand_user(path).resolve()):
-        raise UserError(
-            f"{display_name(path)} contains the current folder, to which rr would write its results: run rr init in a "
-            "different folder, such as a new one (mkdir project, cd project)"
-        )
+    check_image_folder(path)
 
 
 def make_source_config(

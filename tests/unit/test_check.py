@@ -327,7 +327,7 @@ class TestExclude:
         save_tables(project / "set", {"train.parquet": make_table(["a", "b"]), "test.parquet": make_table(["a", "b"])})
         (project / "list.txt").write_text("train.parquet, row 1\n")
         add_dataset(project, {"kind": "parquet", "path": "set", "exclude": "list.txt"})
-        message = "no training image of b can be read, apart from those that list.txt excludes: repair or add"
+        message = "'label' have no training images, apart from those in the exclude list: b. Add training images, or"
         assert message in rr("fetch", "--dataset", "mine").err
 
     def test_unreadable_image_and_unprintable_name(self, project: Path, rr: RunRr) -> None:

@@ -218,15 +218,15 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
     train = by_role[TRAIN]
     tests = [by_role[role] for role in TEST_ROLES if by_role[role]]
     where = tree.path(folder)
-    if train and tests:
+    has_other_images = bool(others or train[1:] or tree.num_direct_images[folder])
+    if tests and (train or (not is_labeled and has_other_images and tree.num_images[tests[0][0]])):
         test, test_choice = _choose_test_folders(tree, train[0], tests) if is_labeled else (tests[0], "")
         for candidates, split in ((train, "training"), (test, "test")):
             if len(candidates) > 1 and (is_labeled or split == "test"):
                 raise _ambiguity_error(
                     f"{where} has {len(candidates)} folders of {split} images: {tree.describe(candidates)}"
                 )
-        has_other_images = bool(others or train[1:] or tree.num_direct_images[folder])
-        if not is_labeled and has_other_images and tree.num_images[train[0]]:
+        if not is_labeled and has_other_images and (not train or tree.num_images[train[0]]):
             return {"train": folder, "test": test[0]}, ""
         return {"train": train[0], "test": test[0]}, test_choice
     if is_labeled:
@@ -254,6 +254,8 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
         if inner != folder:
             _reject_wrapper(tree, children[0])
         _reject_splits_in_classes(tree, folder)
+    else:
+        _reject_nested_splits(tree)
     return {"all": folder if is_labeled else ""}, ""
 
 
@@ -388,6 +390,19 @@ def _reject_splits_in_classes(tree: _Tree, folder: str) -> None:
             raise _ambiguity_error(
                 f"{tree.path(folder)} has folders whose names contain the names of splits: {names}",
                 "If they belong to splits, move them into a folder of training images and a folder of test images",
+            )
+
+
+def _reject_nested_splits(tree: _Tree) -> None:
+    """Raise UserError if folders of unlabeled images contain both a training and a test split."""
+    for parent in tree.folders:
+        splits = {find_split(basename(child)): child for child in tree.children(parent)}
+        if TRAIN in splits and not splits.keys().isdisjoint(TEST_ROLES):
+            raise UserError(
+                f"ambiguous layout: {tree.path(parent)} contains splits: "
+                f"{tree.describe(child for split, child in splits.items() if split)}. In this dataset's source in "
+                "params.yaml, set `splits: {train: FOLDER, test: FOLDER}`, or `splits: none` to use the images of all "
+                "folders and hold out test_fraction of them"
             )
 
 

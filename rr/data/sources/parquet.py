@@ -54,8 +54,9 @@ _BATCH_ROWS = 64
 class _File(NamedTuple):
     """A Parquet file of the dataset.
 
-    `name` is its path relative to the dataset folder, `null_columns` is described in `find_null_columns`, and
-    `modified` is the time of its last change in nanoseconds.
+    `name` is its path relative to the dataset folder, `null_columns` is described in `find_null_columns`,
+    `excluded_rows` are the rows in the list of excluded images, and `modified` is the time of the file's last change
+    in nanoseconds.
     """
 
     name: str
@@ -63,6 +64,7 @@ class _File(NamedTuple):
     schema: pa.Schema
     num_rows: int
     null_columns: frozenset[str]
+    excluded_rows: frozenset[int]
     modified: int
 
     @contextmanager
@@ -92,7 +94,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     """
     path = local_copy or Path(source.path)
     root = path.parent if path.is_file() else path
-    get_file = cache(partial(_open_schema, root))
+    get_file = cache(partial(_open_schema, root, skipped))
     layout = _find_layout(path, source, skipped, get_file)
     train = [get_file(name) for name in layout.train]
     columns = choose_columns(train[0].path, train[0].schema, source)
@@ -214,12 +216,15 @@ def _open_file(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def _open_schema(root: Path, name: str) -> _File:
+def _open_schema(root: Path, skipped: SkippedFiles, name: str) -> _File:
     path = root / name
+    prefix = f"{display_name(name)}, row "
+    rows = {text.removeprefix(prefix) for text in skipped.excluded_names if text.startswith(prefix)}
+    excluded_rows = frozenset(int(row) for row in rows if row.isdecimal())
     try:
         with raw.translate_parquet_errors(path, _HINT), _open_file(path) as file:
             null_columns, modified = find_null_columns(file.metadata), os.stat(path).st_mtime_ns
-            return _File(name, path, file.schema_arrow, file.metadata.num_rows, null_columns, modified)
+            return _File(name, path, file.schema_arrow, file.metadata.num_rows, null_columns, excluded_rows, modified)
     except UserError as error:
         if path.is_file():
             with open(path, "rb") as file:
@@ -294,7 +299,9 @@ def _read_labels(
     values: dict[str, list[Any]] = {}
     for file in files:
         with file.open() as content:
-            values[file.name] = read_labels(file.path, content, columns.label, checks_names=checks_names)
+            values[file.name] = read_labels(
+                file.path, content, columns.label, file.excluded_rows, checks_names=checks_names
+            )
     used = {
         split: {value for file in part for value in values[file.name] if value not in (None, raw.UNLABELED)}
         for split, part in (("train", train), ("test", test))
@@ -320,9 +327,10 @@ def _read_labels(
         unknown = [class_names[label] for label in sorted(used["test"] - used["train"])]
     if test and unknown:
         names = format_names([printable(name) for name in unknown])
+        excluded = ", apart from those in the exclude list" if any(file.excluded_rows for file in train) else ""
         raise UserError(
             f"{display_name(test[0].path)}: these labels in column '{printable(columns.label)}' have no training "
-            f"images: {names}. Add training images, or remove the test images with these labels"
+            f"images{excluded}: {names}. Add training images, or remove the test images with these labels"
         )
     return labels, class_names
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,12 @@ def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.
 
 
 def find_null_columns(metadata: pq.FileMetaData) -> frozenset[str]:
-    """Return the columns that contain only nulls, according to a file's statistics. Each struct field is a column."""
+    """Return the columns that contain only nulls, according to the statistics of a file with at least one row.
+
+    Each struct field is a column. For a file without rows, the result is empty.
+    """
+    if not metadata.num_rows:
+        return frozenset()
     with_values = set()
     for number in range(metadata.num_columns):
         for group in range(metadata.num_row_groups):
@@ -103,8 +108,12 @@ def has_any_label(file: pq.ParquetFile, columns: Columns) -> bool:
     return any(label not in (None, raw.UNLABELED) for label in labels.to_pylist())
 
 
-def read_labels(path: Path, file: pq.ParquetFile, column: str, *, checks_names: bool) -> list[int] | list[str | None]:
+def read_labels(
+    path: Path, file: pq.ParquetFile, column: str, excluded_rows: Collection[int], *, checks_names: bool
+) -> list[int] | list[str | None]:
     """Return the labels of all rows: integers (-1 if unlabeled) or strings (None if unlabeled).
+
+    Excluded rows are treated as unlabeled.
 
     Raises:
         UserError: if an integer is out of range, if a string is empty or, if `checks_names` is true, if a string means
@@ -114,7 +123,7 @@ def read_labels(path: Path, file: pq.ParquetFile, column: str, *, checks_names: 
     is_text = _label_kind(array.type) == "text"
     if pa.types.is_boolean(array.type):
         array = array.cast(pa.string())
-    values = array.to_pylist()
+    values = [None if row in excluded_rows else value for row, value in enumerate(array.to_pylist())]
     if not is_text:
         labels = [raw.UNLABELED if value is None else value for value in values]
         for label in (min(labels, default=0), max(labels, default=0)):

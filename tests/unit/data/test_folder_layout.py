@@ -14,6 +14,7 @@ from own_images import fetch_folder, fetched_labels, raw_file, save_file, save_t
 from PIL import Image
 
 from rr.data import raw
+from rr.data.exclude import write_excluded_names
 from rr.errors import UserError
 from rr.fetch import format_fetch_facts
 
@@ -215,6 +216,17 @@ def test_message_about_folder_of_other_files_suggests_unlabeled_images(tmp_path:
     assert fetch_folder(root, labels="none")["images"] == {"train": 3, "test": 2}
 
 
+def test_names_with_characters_that_are_not_printable_can_be_excluded(tmp_path: Path) -> None:
+    names = ["Screenshot\u202fPM.png", "日本\u3000語.png", "می\u200cرود.png", "a\\b.png"]
+    root = save_tree(tmp_path / "images", {"": 6})
+    for name in names:
+        save_file(root / name)
+    (tmp_path / "list").write_text("\n".join(names), encoding="utf-8")
+    assert sum(fetch_folder(root, exclude=str(tmp_path / "list"))["images"].values()) == 6
+    write_excluded_names(tmp_path / "list", names)
+    assert sum(fetch_folder(root, exclude=str(tmp_path / "list"))["images"].values()) == 6
+
+
 def test_class_whose_images_are_all_excluded_is_named(tmp_path: Path) -> None:
     root = save_tree(tmp_path / "images", {"cat": 3, "dog": 2})
     save_file(tmp_path / "list", b"dog/0.png\ndog/1.png\n")
@@ -277,6 +289,11 @@ def test_without_splits_each_folder_is_a_class(tmp_path: Path) -> None:
         ({"a/train": 3, "a/test": 2, "a/more": 2}, "auto", (5, 2)),
         ({"train1": 3, "train2": 1, "test": 2}, "auto", (4, 2)),
         ({"train": 3, "test": 2, "val": 4}, "auto", (3, 2)),
+        ({"unlabeled": 3, "test": 2}, "auto", (3, 2)),
+        ({"": 3, "Test/cat": 2, "val": 1}, "auto", (3, 2)),
+        ({"photos/2021": 3, "photos/2022": 1, "photos/test": 2}, "auto", (4, 2)),
+        ({"a/train": 3, "b/test": 2}, "auto", (4, 1)),
+        ({"a/train": 3, "a/test": 2, "b/train": 2}, "none", (6, 1)),
         ({"train": 3, "val": 2, "more": 1}, {"train": "train", "test": "val"}, (3, 2)),
         ({"train": 3, "test": 2}, "none", (4, 1)),
         ({"x/a": 3, "y/b": 2, "z": 1}, {"train": "x", "test": "y"}, (3, 2)),
@@ -309,6 +326,26 @@ def test_test_splits_are_never_training_images_without_labels(tmp_path: Path) ->
     (root / "train").mkdir()
     with pytest.raises(UserError, match="train has no images"):
         fetch_folder(root, labels="none")
+
+
+def test_empty_test_folder_does_not_change_how_images_without_labels_are_split(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"": 5})
+    (root / "test").mkdir()
+    assert fetch_folder(root, labels="none")["images"] == {"train": 4, "test": 1}
+
+
+def test_nested_splits_of_images_without_labels_raise(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "images", {"a/train": 3, "a/test": 2, "b/train": 2, "b/test": 1})
+    with pytest.raises(UserError) as caught:
+        fetch_folder(root, labels="none")
+    assert str(caught.value) == (
+        f"ambiguous layout: {root}/a contains splits: a/train (3 images), a/test (2 images). In this dataset's source "
+        "in params.yaml, set `splits: {train: FOLDER, test: FOLDER}`, or `splits: none` to use the images of all "
+        "folders and hold out test_fraction of them"
+    )
+    two = save_tree(tmp_path / "two", {"x": 3, "test": 2, "testing": 1})
+    with pytest.raises(UserError, match=r"has 2 folders of test images: test \(2 images\), testing \(1 image\)"):
+        fetch_folder(two, labels="none")
 
 
 def test_flat_test_folder_raises_with_both_ways_out(tmp_path: Path) -> None:

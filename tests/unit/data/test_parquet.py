@@ -95,6 +95,29 @@ def test_file_with_paths_instead_of_images_raises(tmp_path: Path) -> None:
     check_raises(root, "train.parquet contains no images, only paths: write the file with embedded images")
 
 
+def test_shard_without_rows_is_read(tmp_path: Path) -> None:
+    root = save(tmp_path, **{"train-00000-of-00002.parquet": make_table(LABELS)})
+    pq.ParquetWriter(root / "train-00001-of-00002.parquet", make_table(LABELS).schema).close()
+    assert sum(fetch_parquet(root)["images"].values()) == len(LABELS)
+
+
+def test_labels_of_excluded_rows_are_not_read(tmp_path: Path) -> None:
+    train, test = ["a", "b", "", "none", "A", "alone", "a", "b"], ["a", "typo", "b"]
+    root = save(tmp_path, **{"train.parquet": make_table(train), "test.parquet": make_table(test)})
+    rows = [*(f"train.parquet, row {row}" for row in range(2, 6)), "test.parquet, row 1"]
+    (tmp_path / "list").write_text("\n".join(rows))
+    facts = fetch_parquet(root, exclude=str(tmp_path / "list"))
+    assert facts["images_per_class"] == {"train": {"a": 2, "b": 2}, "test": {"a": 1, "b": 1}}
+    assert facts["skipped"] == {"listed in the exclude file": {".parquet": 5}}
+
+
+def test_numbers_of_excluded_rows_do_not_add_classes(tmp_path: Path) -> None:
+    root = save(tmp_path, **{"train.parquet": make_table([0, 1, 7, 1]), "test.parquet": make_table([1, 5, 0])})
+    (tmp_path / "list").write_text("train.parquet, row 2\ntest.parquet, row 1\n")
+    facts = fetch_parquet(root, exclude=str(tmp_path / "list"))
+    assert (facts["classes"], facts["images"]) == (2, {"train": 3, "test": 2})
+
+
 def test_path_of_a_file_selects_it(tmp_path: Path) -> None:
     root = save(tmp_path, "train-00001-of-00003.parquet", "x.parquet", "all-1-of-1.parquet")
     shard = root / "train-00001-of-00003.parquet"

@@ -46,9 +46,10 @@ def find_references(value: Any) -> Iterator[str]:
 
 
 def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -> None:
+    Path("Snakefile").write_text("# edited\n")
     outcome = rr("report", "--crate", "results.zip")
     assert outcome.code == 0
-    assert outcome.out.splitlines()[-1] == "results.zip: 6 runs, 16 files"
+    assert outcome.out.splitlines()[-1] == "results.zip: 6 runs, 18 files"
     with zipfile.ZipFile("results.zip") as archive:
         assert archive.testzip() is None
         contents = {name: archive.read(name) for name in archive.namelist()}
@@ -66,11 +67,11 @@ def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -
         assert entities[name]["sha256"] == hashlib.sha256(content).hexdigest(), name
         if name == "README.md":
             continue
-        source = ROOT if name in ("dvc.yaml", "Snakefile") else finished_project
+        source = ROOT if name == "dvc.yaml" else finished_project
         assert (source / name).read_bytes() == content
-    assert contents.keys() >= {"params.yaml", "dvc.yaml", "Snakefile", *map(str, paths.REPORT_FILES)}
-
     run = paths.PretrainPaths("shapes", "conv4", "random", 1)
+    assert contents.keys() >= {"params.yaml", "dvc.yaml", "Snakefile", str(run.views), *map(str, paths.REPORT_FILES)}
+
     actions = {name: entity for name, entity in entities.items() if entity["@type"] == "CreateAction"}
     assert len(actions) == 6 + 1  # the six stages and the run of the workflow
     records = [json.loads(content) for name, content in contents.items() if name.endswith("/run.json")]

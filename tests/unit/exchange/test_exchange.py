@@ -135,6 +135,15 @@ def test_file_of_another_kind_is_not_replaced(tmp_path: Path, name: str) -> None
     assert file.read_bytes() == b"content"
 
 
+@pytest.mark.parametrize("format", ["safetensors", "state-dict"])
+def test_output_name_that_is_not_utf8_raises(tmp_path: Path, format: str) -> None:
+    save_backbone(random_backbone("conv4"), tmp_path / "a.safetensors")
+    output = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.pt"))
+    with pytest.raises(UserError, match=r"--output .*caf\\xe9\.pt is not valid UTF-8: use a different name"):
+        export_backbone(tmp_path / "a.safetensors", format, output)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("actual", "requested", "message"),
     [

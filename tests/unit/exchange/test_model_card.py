@@ -94,6 +94,10 @@ def test_evaluation_of_other_weights_is_not_listed(finished: Path, rr: RunRr) ->
     inputs = dict.fromkeys(record["inputs"], "0" * 64)
     record_file.write_text(json.dumps(with_digest(record | {"inputs": inputs})))
     assert "## Evaluation" not in export(rr, WEIGHTS, "out.safetensors")
+    record_file.write_text("{")
+    assert "## Evaluation" not in export(rr, WEIGHTS, "out.safetensors")
+    record_file.unlink()  # DVC may have fetched the metrics without the record
+    assert "## Evaluation" not in export(rr, WEIGHTS, "out.safetensors")
 
 
 def test_card_of_random_weights_does_not_say_that_they_were_trained(project_copy: Path, rr: RunRr) -> None:

@@ -653,6 +653,9 @@ def test_compare_prints_the_calibrated_probability(folder: Path, rr: RunRr) -> N
     facts = json.loads(rr("compare", *pair, "--weights", "h", "--json").out)
     assert (facts["first"], facts["second"], facts["calibration"]) == (*pair, calibration)
     assert facts["probability"] == pytest.approx(probability, abs=1e-6)
+    shutil.copy(pair[0], os.fsdecode(b"caf\xe9.png"))
+    facts = json.loads(rr("compare", os.fsdecode(b"caf\xe9.png"), pair[1], "--weights", "h", "--json").out)
+    assert facts["first"] == r"caf\xe9.png"
     shutil.move("runs", "others")
     outcome = rr("compare", *pair, "--weights", "h")
     assert f"{1 / (1 + np.exp(-expected_logit(Path('h'), *pair))):.4f}\nnot calibrated" in outcome.out

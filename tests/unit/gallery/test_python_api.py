@@ -94,7 +94,7 @@ def test_features_do_not_depend_on_the_mode_of_the_network(backbone: FeatureExtr
     assert all(torch.equal(value, before[name]) for name, value in state.items())
 
 
-@pytest.mark.parametrize("change", ["step", "data", "load", "type"])
+@pytest.mark.parametrize("change", ["step", "data", "load", "layer", "type"])
 def test_finetuned_weights_are_not_used_with_an_index_or_the_relation_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -111,6 +111,8 @@ def test_finetuned_weights_are_not_used_with_an_index_or_the_relation_head(
         next(network.parameters()).data.mul_(1.01)
     elif change == "load":
         network.load_state_dict(random_backbone("conv4").state_dict())
+    elif change == "layer":
+        network.classifier = torch.nn.Linear(64, 3)
     else:
         network.double()
     message = r"the weights of this backbone are no longer those in .*, so "

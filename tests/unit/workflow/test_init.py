@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers import RunRr
+from helpers import RunRr, add_dataset
 from own_images import make_table, save_tables, save_tree
 from PIL import Image
 
@@ -429,6 +429,39 @@ def test_current_folder_among_the_images_raises(tmp_path: Path, monkeypatch: pyt
         assert outcome.code == 2
         assert f"{tmp_path} contains the current folder" in outcome.err
     assert [path.name for path in tmp_path.rglob("*")] == ["below"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "overlap"),
+    [
+        ("data", "contains the folder data/raw"),
+        ("runs", "is the folder runs"),
+        ("data/raw/birds", "is in the folder data/raw"),
+        ("link", "contains the folder data/raw"),
+        (".rr/birds", "is in the folder .rr"),
+    ],
+)
+def test_images_in_a_folder_that_rr_writes_to_raise(project: Path, rr: RunRr, folder: str, overlap: str) -> None:
+    save_tree(project / ("data" if folder == "link" else folder), {"": 5})
+    if folder == "link":
+        (project / "link").symlink_to("data")
+    before = sorted(project.rglob("*"))
+    message = f"{folder} {overlap}, to which rr writes its results: move the images to another folder, or run rr in a"
+    outcome = rr("init", folder)
+    assert (outcome.code, outcome.err.startswith(f"rr: {message}")) == (2, True)
+    add_dataset(project, {"kind": "imagefolder", "path": folder})
+    outcome = rr("fetch", "--dataset", "mine")
+    assert (outcome.code, outcome.err.startswith(f"rr: {message}")) == (2, True)
+    assert rr("fetch", "--dataset", "mine", "--from", folder).err == outcome.err
+    assert sorted(project.rglob("*")) == before
+    root = save_tree(project / "data/birds", {"": 5})  # next to the folders of the stages
+    assert rr("fetch", "--dataset", "mine", "--from", root).code == 0
+
+
+def test_dataset_has_the_name_of_the_link_to_its_folder(params_file: Path, rr: RunRr) -> None:
+    Path("birds").symlink_to(save_tree(Path("2021-05"), {"": 5}))
+    assert rr("init", "birds").code == 0
+    assert load_params(params_file).datasets["birds"].source.path == "birds"
 
 
 def test_missing_folder_creates_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
