@@ -418,19 +418,23 @@ def verify(
         from rr import commands
         from rr.workflow.verify import count_comparable_files
 
-        runs, recomputed = commands.run_verify(recompute, allow_missing, device, params)
+        runs, rerun_epoch = commands.run_verify(recompute, allow_missing, device, params)
+        is_same, recomputed = rerun_epoch or (True, None)
         compared, others = count_comparable_files([run for run, _ in runs])
     if as_json:
         entries = [{"stage": run.stage, "folder": str(run.folder), "mismatches": found} for run, found in runs]
         files = {"compared": compared, "not_compared": others}
         print(json.dumps({"runs": entries, "files": files, "recomputed": recomputed}, indent=1))
     if messages := [message for _, found in runs for message in found]:
-        messages.append(f"mismatches: {len(messages)}; update these files with `dvc repro` or `snakemake --cores 8`")
+        how = " with `dvc repro` or `snakemake --cores 8`" if params.resolve() == paths.PARAMS_FILE.resolve() else ""
+        messages.append(f"mismatches: {len(messages)}; update these files{how}")
         raise UserError("\n".join(messages))
     if not compared:
         raise UserError(
             "no run in the grid has a record, so nothing was compared: run `dvc repro` or `snakemake --cores 8`"
         )
+    if not is_same:
+        raise UserError(str(recomputed))
     if not as_json:
         if others:
             print(f"verify: {compared:,} files match their records; {others:,} are missing or have no record")

@@ -43,6 +43,7 @@ from rr.runtime.lock import exclusive_lock
 from rr.runtime.machine import describe_machine, package_versions
 from rr.runtime.malloc import keep_freed_memory
 from rr.runtime.signals import run_command
+from rr.runtime.status import forget_run
 from rr.workflow import grid, stage_runs
 from rr.workflow.grid_checks import (
     find_dataset_labels,
@@ -574,15 +575,15 @@ def run_plan(
 
 def run_verify(
     recompute: bool, allow_missing: bool, device: str, params_file: Path
-) -> tuple[list[tuple[stage_runs.StageRun, list[str]]], str | None]:
+) -> tuple[list[tuple[stage_runs.StageRun, list[str]]], tuple[bool, str] | None]:
     """Compare every artifact of the grid with its record.
 
     If `recompute` is true, the last epoch of a random pretraining run is also rerun, on `device`. With `allow_missing`,
     a missing record, input or output is not a mismatch.
 
     Returns:
-        Each run with one message per mismatch, and a message about the rerun epoch, or None. No epoch is rerun if any
-        artifact does not match.
+        Each run with one message per mismatch; and whether the rerun epoch gives the same results, with a message. The
+        second value is None if no epoch is rerun, which is also the case if any artifact does not match.
     """
     params = load_params(params_file)
     checked_runs = find_grid_mismatches(params, allow_missing=allow_missing)
@@ -591,11 +592,14 @@ def run_verify(
     return checked_runs, _recompute_random_run(params, acquire_device(device))
 
 
-def _recompute_random_run(params: Params, device: str) -> str:
-    """Rerun the last epoch of a random pretraining run in the grid, and return a message with the result.
+def _recompute_random_run(params: Params, device: str) -> tuple[bool, str]:
+    """Rerun the last epoch of a random pretraining run in the grid.
+
+    Returns:
+        Whether the results are the same as the run's original results, and a message.
 
     Raises:
-        UserError: if no method in the grid is trained, or if the results differ from the run's original results.
+        UserError: if no method in the grid is trained, or if files that are needed are missing.
     """
     runs = [run for run in grid.pretrainings(params) if isinstance(params.methods[run.method], TrainableConfig)]
     if not runs:
@@ -634,13 +638,13 @@ def _recompute_random_run(params: Params, device: str) -> str:
     title = f"epoch {epoch.recorded['epoch']} of {run.folder}"
     # On a GPU, the order of some sums is not deterministic.
     if problem := find_difference(epoch, exact=same_device and same_machine and device == "cpu"):
-        raise UserError(
+        return False, (
             f"{title} gives a different result when it is rerun: {problem}. To train this run again, delete "
             f"{run.folder} and run dvc repro"
         )
     if epoch.is_identical:
-        return f"verify: {title} was rerun, and the loss, accuracy and weights are the same, bit for bit"
-    return (
+        return True, f"verify: {title} was rerun, and the loss, accuracy and weights are the same, bit for bit"
+    return True, (
         f"verify: {title} was rerun, and the loss and accuracy are the same within the tolerance for GPUs, for "
         "different machines and for different package versions"
     )
@@ -704,6 +708,7 @@ def _find_reason_to_skip(run: stage_runs.StageRun) -> str | None:
     # The record is compared first, because comparing the files takes longer.
     if (run.stage != "pretrain" and may_repeat) or not find_current_record(run) or find_mismatches(run):
         return None
+    forget_run(run.stage, run.folder)  # it may have failed with other parameters
     return f"{run.outputs[0]} matches its record, so the stage was not rerun (to rerun it, delete {run.folder})"
 
 
@@ -758,7 +763,7 @@ def _register_with_engines(run: stage_runs.StageRun, params_file: Path) -> None:
     if was_started_by_engine():
         check_unchanged_during_run(run, params_file)
     elif was_started_by_user() and params_file.resolve() == paths.PARAMS_FILE.resolve():
-        register_run(run, load_params(params_file))
+        register_run(run, params_file)
 
 
 def _pretrain_paths(params: Params, dataset: str, backbone: str, method: str, seed: int) -> paths.PretrainPaths:

@@ -155,6 +155,7 @@ def _check_repository() -> str:
     try:
         with Repo() as repo:
             root = repo.root_dir
+            _ = repo.index.stages  # reads dvc.yaml and dvc.lock
     except NotDvcRepoError:
         raise RuntimeError("the .dvc folder is missing, so DVC cannot run: run `dvc init`") from None
     except SCMError:
@@ -180,6 +181,8 @@ def _check_grid() -> str:
     from rr.workflow.grid_checks import find_dataset_labels, find_grid_problems, find_machine_problems
 
     params = load_params(paths.PARAMS_FILE)
+    if "backbones" not in params.model_fields_set:
+        raise RuntimeError(f"{paths.PARAMS_FILE} has no section backbones, which DVC needs: add `backbones: {{}}`")
     problems = [*find_grid_problems(params), *find_machine_problems(params, resolve_device("auto"))]
     if problems:
         raise RuntimeError("it cannot be completed:\n      " + "\n      ".join(problems))

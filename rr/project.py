@@ -35,13 +35,15 @@ def runs_from_git_clone() -> bool:
 def create_project(folder: Path) -> None:
     """Write the files of a new project to `folder`, and initialize git if necessary.
 
-    If the folder is already a project, missing files are added and the link to the package is renewed.
+    If the folder is already a project, missing files are added and the link to the package is renewed. Otherwise, an
+    existing `.gitignore` is extended.
 
     Raises:
         UserError: if the folder contains unrelated files with the names of project files, if it is inside another
             project, or if git is missing. Nothing is written in these cases.
     """
     check_can_create_project(folder)
+    is_new = not _is_project(folder)
     # If this function is interrupted, the `rr` link tells the next call that the other files belong to a project.
     # `rr init IMAGES` calls it again only if params.yaml is missing, so this file comes last.
     for name, destination in _LINKS.items():
@@ -51,10 +53,12 @@ def create_project(folder: Path) -> None:
         subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     for file in _files_to_copy():
         target = folder / file
+        text = read_template(file) + (_LINKED_CODE if file == Path(".gitignore") else "")
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            text = read_template(file)
-            write_text(target, text + _LINKED_CODE if file == Path(".gitignore") else text)
+            write_text(target, text)
+        elif is_new and file == Path(".gitignore"):
+            _add_lines(target, text)
 
 
 def check_can_create_project(folder: Path) -> None:
@@ -102,6 +106,14 @@ def _is_project(folder: Path) -> bool:
     return (folder / "rr").is_dir() and (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file()
 
 
+def _add_lines(file: Path, text: str) -> None:
+    """Append the lines of `text` that a file does not contain."""
+    old = file.read_bytes()
+    if lines := [line for line in text.encode().splitlines() if line not in old.splitlines()]:
+        end = b"" if not old or old.endswith(b"\n") else b"\n"
+        file.write_bytes(b"\n".join([old + end, *lines, b""]))
+
+
 def _check_folder(folder: Path) -> None:
     """Raise UserError if a new project in `folder` would be mixed with unrelated files or be inside another project."""
     if not _is_project(folder):
@@ -115,7 +127,8 @@ def _check_folder(folder: Path) -> None:
                 f"{folder.resolve()} contains a file or folder named {name}: use a different folder for the project"
             )
     existing = [file for file in _files_to_copy() if (folder / file).exists() and file != Path(".gitignore")]
-    if existing and not (folder / "rr").is_symlink():
+    # A clone of a project that another machine shares has the link to the profiles, but not the one to the package.
+    if existing and not any((folder / name).is_symlink() for name in _LINKS):
         raise UserError(
             f"{folder.resolve()} already contains {existing[0]}, which conflicts with the project file of the "
             "same name: use a different folder for the project"

@@ -24,7 +24,8 @@ publish)
     new=$(mktemp --directory "$pack.XXXXXX")
     trap 'rm -rf "$new"' EXIT
     git rev-parse HEAD >"$new/commit"
-    cp params.yaml dvc.lock "$new"
+    cp params.yaml "$new"
+    if [ -e dvc.lock ]; then cp dvc.lock "$new"; fi
     # Skip the state at the start of the last epoch: it is larger than the weights, and only `rr verify --recompute`
     # reads it.
     python - <<'END' | xargs -d '\n' cp --parents --target-directory "$new"
@@ -63,7 +64,9 @@ check)
     git worktree prune
     git worktree add --quiet --detach "$folder" "$commit"
     touch "$folder/$marker"
-    cp -r "$pack/data" "$pack/runs" "$pack/params.yaml" "$pack/dvc.lock" "$folder"
+    for name in data runs params.yaml dvc.lock; do
+        if [ -e "$pack/$name" ]; then cp -r "$pack/$name" "$folder"; fi
+    done
     cd "$folder"
     export PYTHONPATH=$PWD
     rr verify --allow-missing

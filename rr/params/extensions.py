@@ -39,11 +39,13 @@ def extension_module_files(kind: str) -> list[Path]:
     if match is None:
         raise ValueError(f"'{kind}' is not of the form module:Class, such as simsiam:SimSiam")
     path = EXTENSIONS_DIR / match[1]
-    if path.is_dir():
-        return sorted(path.rglob("*.py"))
-    if not path.with_suffix(".py").is_file():
-        raise ValueError(f"{path}.py does not exist: create it, or fix the name of the module")
-    return [path.with_suffix(".py")]
+    module = path.with_suffix(".py")
+    # Like Python, prefer a package to a module, and a module to a folder without __init__.py.
+    if module.is_file() and not (path / "__init__.py").is_file():
+        return [module]
+    if files := sorted(path.rglob("*.py")):
+        return files
+    raise ValueError(f"{module} does not exist: create it, or fix the name of the module")
 
 
 def load_class(kind: str) -> Any:
@@ -84,6 +86,8 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
     config_class = getattr(own_class, "Config", None)
     if not (isinstance(config_class, type) and issubclass(config_class, base)):
         raise ValueError(f"{kind} has no class Config that is a subclass of rr.params.{base.__name__}: add it")
+    if '"uniqueItems"' in json.dumps(config_class.model_json_schema()):
+        raise ValueError(f"{kind}.Config contains a set, whose order differs between runs: use a list")
     function: str | None = getattr(base, "required_function", None)
     if function and not callable(getattr(own_class, function, None)):
         raise ValueError(f"{kind} has no function {function}: add it")

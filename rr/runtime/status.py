@@ -52,9 +52,14 @@ def track_run(stage: str, folder: Path) -> Iterator[None]:
         run = _end_heartbeats()
         _write_run_file(run | {"error": _error_message(error), "interrupted": not isinstance(error, Exception)})
         raise
-    run = _end_heartbeats()
+    _end_heartbeats()
+    forget_run(stage, folder)
+
+
+def forget_run(stage: str, folder: Path) -> None:
+    """Delete the status file of a run that is complete."""
     with suppress(OSError):
-        paths.status_file(run["stage"], run["names"]).unlink(missing_ok=True)
+        paths.status_file(stage, folder.parts[2:]).unlink(missing_ok=True)
 
 
 def _end_heartbeats() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from rr import paths
 from rr.params import Params
@@ -19,7 +20,7 @@ from rr.workflow.estimates import (
     estimate_makespan,
 )
 from rr.workflow.grid_checks import DatasetLabels, estimate_image_bytes, find_dataset_labels, find_pretraining_problem
-from rr.workflow.records import code_hashes, extension_hashes, find_current_record
+from rr.workflow.records import code_hashes, extension_hashes, find_record
 
 # Returns the views per second of each run.
 ThroughputFunction = Callable[[Params, Sequence[paths.PretrainPaths]], dict[paths.PretrainPaths, float]]
@@ -29,7 +30,8 @@ ThroughputFunction = Callable[[Params, Sequence[paths.PretrainPaths]], dict[path
 class PlanRow:
     """The pretraining runs with the same dataset, backbone and method, which differ only in their seeds.
 
-    `done` is the number of runs with a record of the current parameters and code, and `remaining` that of all others.
+    `done` is the number of runs with a record of the current parameters, code and images, and `remaining` that of all
+    others.
     `views` is the number of views in one run: 0 if there is nothing to train, and None if the images are not known yet
     or the runs cannot succeed. In these cases, `views_per_second` and `seconds` are None. `seconds` is the total time
     of the remaining runs.
@@ -89,25 +91,16 @@ class Plan:
 def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> Plan:
     """Count the pretraining runs in the grid, and estimate how long the unfinished ones will take.
 
-    A run is done if its record has the current parameters and code. The times cover only the training loop, not feature
-    extraction, evaluations, DeepCluster's clustering, or reading and writing files. Each of the `gpus` GPUs trains one
-    run at a time.
+    A run is done if its record has the current parameters, code and inputs. The times cover only the training loop, not
+    feature extraction, evaluations, DeepCluster's clustering, or reading and writing files. Each of the `gpus` GPUs
+    trains one run at a time.
     """
     datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
     groups: dict[tuple[str, str, str], list[paths.PretrainPaths]] = defaultdict(list)
     for run in grid.pretrainings(params):
         groups[run.dataset, run.backbone, run.method].append(run)
-    hash_code = cache(code_hashes)  # takes half a second per stage, and is needed only if there are records
-
-    def is_done(run: stage_runs.StageRun) -> bool:
-        """Return whether a run has been completed with the current parameters and code. The files are not compared."""
-        record = find_current_record(run)
-        return record is not None and bool(record["code"] == hash_code(run.stage) | extension_hashes(run))
-
-    remaining = {
-        key: [run for run in runs if not is_done(stage_runs.make_pretrain_run(params, run))]
-        for key, runs in groups.items()
-    }
+    unfinished = _find_unfinished(params)
+    remaining = {key: [run for run in runs if run.folder in unfinished] for key, runs in groups.items()}
     first_runs = [runs[0] for runs in remaining.values() if runs]
     timed = [  # those that train a network on a known dataset, and have no known problem
         run
@@ -129,17 +122,8 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
             seconds |= dict.fromkeys(todo, duration)
             sizes = (len(known.train_labels), len(known.class_names))
             io += [estimate_io(params, todo[0], *sizes, duration)] * len(todo)
-    pretrainings = {run for runs in remaining.values() for run in runs}
-    extractions = {  # including those whose pretraining run is not done, because their inputs will change
-        run
-        for run in grid.extractions(params)
-        if run.pretraining in pretrainings or not is_done(stage_runs.make_extract_run(params, run))
-    }
-    evaluations = {
-        run
-        for run in grid.evaluations(params)
-        if run.extraction in extractions or not is_done(stage_runs.make_evaluate_run(params, run))
-    }
+    extractions = [run for run in grid.extractions(params) if run.folder in unfinished]
+    evaluations = [run for run in grid.evaluations(params) if run.folder in unfinished]
     images = {name: known.num_images if known else 0 for name, known in datasets.items()}
     feature_bytes = sum(estimate_features_bytes(params, run, images[run.target]) for run in extractions)
     longest = max(seconds, key=lambda run: seconds[run]) if seconds else None
@@ -153,7 +137,7 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         beton_bytes=sum(
             count * estimate_image_bytes(params.datasets[name])
             for name, count in images.items()
-            if not is_done(stage_runs.make_convert_run(params, name))
+            if paths.DatasetPaths(name).beton_dir in unfinished
         ),
         feature_bytes=feature_bytes,
         longest_run=f"{longest.method} on {longest.dataset} with {longest.backbone}" if longest else None,
@@ -164,8 +148,43 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         written_bytes=sum(run.write_bytes for run in io),
         # An unfinished run keeps its newest checkpoint and the one before it.
         stored_bytes=2 * sum(sorted((run.checkpoint_bytes for run in io), reverse=True)[:gpus]),
-        unknown_datasets=sorted({row.dataset for row in rows if row.views is None and not datasets[row.dataset]}),
+        unknown_datasets=sorted(
+            {row.dataset for row in rows if row.views is None and not datasets[row.dataset]}
+            | {run.target for run in extractions if not datasets[run.target]}
+        ),
     )
+
+
+def _find_unfinished(params: Params) -> set[Path]:
+    """Return the folders of the runs that are not done.
+
+    The files themselves are not compared: the inputs in a run's record are compared with the records of the stages that
+    wrote them. An input whose record is missing does not count, because datasets are often deleted after use.
+    """
+    hash_code = cache(code_hashes)  # takes half a second per stage, and is needed only if there are records
+    find_output_record = cache(lambda path: find_record(paths.find_record_folder(path)))
+
+    def has_changed(path: Path, sha256: str | None) -> bool:
+        record = find_output_record(path)
+        return record is not None and record["outputs"].get(str(path)) != sha256
+
+    unfinished: set[Path] = set()
+    outdated_files: set[Path] = set()
+    for run in stage_runs.iter_stage_runs(params):
+        if run.stage == "report":
+            continue
+        record = find_record(run.folder)
+        is_outdated = record is not None and (
+            record["params"] != run.params
+            or not outdated_files.isdisjoint(run.inputs)
+            or any(has_changed(path, record["inputs"].get(str(path))) for path in run.inputs)
+        )
+        if record is None or is_outdated or record["code"] != hash_code(run.stage) | extension_hashes(run):
+            unfinished.add(run.folder)
+            # New code rarely changes a dataset, and a dataset that is missing has not changed.
+            if is_outdated or run.stage not in ("fetch", "convert"):
+                outdated_files.update(run.outputs)
+    return unfinished
 
 
 def _estimate_work(

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from rr import paths
 from rr.errors import UserError
-from rr.project import PACKAGE, PROJECT_FILES, runs_from_git_clone
+from rr.params import parse_yaml, read_utf8
+from rr.project import PACKAGE, PROJECT_FILES
 from rr.runtime.atomic import replace_together, write_text
 from rr.runtime.energy import measure_energy
 from rr.runtime.formatting import utc_now
@@ -25,11 +24,6 @@ from rr.runtime.status import track_run
 from rr.workflow.stage_runs import StageRun
 
 CODE_SUFFIXES = (".py", ".html", ".css", ".js", ".md", ".csv")
-_REMEDY = (
-    "run `make setup` here, and use .venv/bin/rr in this folder"
-    if runs_from_git_clone()
-    else "run `rr init` here, which links the rr folder to the installed code"
-)
 _SECTIONS = ("params", "inputs", "code", "outputs")
 
 
@@ -37,8 +31,15 @@ def code_files(stage: str) -> list[Path]:
     """Return the code files that determine a stage's result, as listed in dvc.yaml, with paths such as rr/fetch.py.
 
     A folder in the list stands for its modules and templates; `.dvcignore` hides all other files from DVC.
+
+    Raises:
+        UserError: if dvc.yaml is damaged.
     """
-    entry = YAML(typ="safe", pure=True).load(PROJECT_FILES / "dvc.yaml")["stages"][stage]
+    file = PROJECT_FILES / "dvc.yaml"
+    try:
+        entry = parse_yaml(read_utf8(file), file)["stages"][stage]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file} does not define the stage {stage}: run git checkout dvc.yaml") from error
     root, files = PACKAGE.parent, set()
     for path in (root / dependency for dependency in entry["deps"] if dependency.startswith("rr/")):
         files |= {file for file in path.rglob("*") if file.suffix in CODE_SUFFIXES} if path.is_dir() else {path}
@@ -56,9 +57,15 @@ def code_hashes(stage: str) -> dict[str, str]:
     for path in code_files(stage):
         hashes[str(path)] = code_sha256(PACKAGE.parent / path)
         if Path("dvc.yaml").is_file() and (not path.is_file() or code_sha256(path) != hashes[str(path)]):
+            is_git_clone = Path("rr").is_dir() and not Path("rr").is_symlink()
+            remedy = (
+                "run `make setup` here, and use .venv/bin/rr in this folder"
+                if is_git_clone
+                else "run `rr init` here, which links the rr folder to the installed code"
+            )
             raise UserError(
                 f"rr is running from {PACKAGE.parent}, but the code in this folder is different ({path} differs or is "
-                f"missing): {_REMEDY}"
+                f"missing): {remedy}"
             )
     return hashes
 

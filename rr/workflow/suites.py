@@ -80,7 +80,7 @@ def _add_suite(name: str, suite: dict[str, Any], params_file: Path) -> str:
             params["grid"].insert(0, axis, values)  # at the start, because comments follow the last key
     replaced = add_methods(params["methods"], suite["methods"], name)
     text = dump_yaml(yaml, params)
-    new = parse_params(text, params_file)
+    new = parse_params(text, SUITES / f"{name}.yaml")  # the parameter file is valid, so an error is in the suite
     write_params(params_file, text)
     message = f"{params_file} now contains the suite {name}"
     if params_file.resolve() == paths.PARAMS_FILE.resolve():
@@ -96,7 +96,8 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     `suites` maps suite names to their contents. All other parameters come from `params_file`.
 
     Raises:
-        UserError: if a suite is not valid, if two suites define a method differently, or if the result is not valid.
+        UserError: if a suite is not valid, if two suites define a method differently, if a suite uses a method of
+            `params_file` that another suite changes, or if the result is not valid.
     """
     if not isinstance(suites, dict):
         raise UserError(
@@ -109,6 +110,7 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     params = YAML(typ="safe", pure=True).load(params_file)
     params["grid"] = []
     variants: dict[str, tuple[str, Any]] = {}  # the first suite that defines a variant, and its changes
+    changed: dict[str, str] = {}  # the first suite that changes a method of the parameter file
     for name, suite in suites.items():
         # Names come from Snakemake's command line, and become part of a file name.
         if not re.fullmatch(NAME, name):
@@ -123,7 +125,17 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
                 raise UserError(
                     f"suites {other_name} and {name} define methods.{variant} differently: rename it in one of them"
                 )
-        add_methods(params["methods"], suite.get("methods", {}), name)
+        for method in add_methods(params["methods"], suite.get("methods", {}), name):
+            changed.setdefault(method, name)
+    for name, suite in suites.items():
+        methods = suite.get("methods", {})
+        used = [*suite["grid"].get("method", []), *(changes.get("base") for changes in methods.values())]
+        for method, changing_suite in changed.items():
+            if method in used and method not in methods:
+                raise UserError(
+                    f"suite {changing_suite} changes methods.{method}, which suite {name} uses as it is in "
+                    f"{params_file}: give the changed method a new name"
+                )
     target = paths.suite_params_file("+".join(suites))
     text = dump_yaml(make_yaml(), params)
     parse_params(text, target)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rr.errors import UserError
-from rr.params import Params
+from rr.params import Params, load_params
 from rr.workflow.records import code_hashes
 from rr.workflow.stage_runs import STAGE_PARAMETERS, StageRun, iter_stage_runs
 from rr.workflow.verify import find_grid_mismatches, find_mismatches
@@ -64,17 +64,19 @@ def require_engines(what: str, engines: Sequence[str] = ("dvc", "snakemake")) ->
         )
 
 
-def register_run(run: StageRun, params: Params) -> None:
+def register_run(run: StageRun, params_file: Path) -> None:
     """Register with DVC a finished stage run that was started by a user.
 
-    Nothing happens if the run is not in the grid, or if it does not match `params`, which may have changed in the
-    meantime. If DVC is not installed or cannot register the run, a message is printed; Ctrl-C ends the command.
+    Nothing happens if the run is not in the grid, or if it does not match `params_file`, which may have changed in the
+    meantime. If the file is invalid, or if DVC is not installed or cannot register the run, a message is printed;
+    Ctrl-C ends the command.
     """
-    current = next((candidate for candidate in iter_stage_runs(params) if candidate.folder == run.folder), None)
-    if current is None or find_mismatches(current):
-        return
-    print("registering the run with DVC", file=sys.stderr)
     try:
+        runs = iter_stage_runs(load_params(params_file))
+        current = next((candidate for candidate in runs if candidate.folder == run.folder), None)
+        if current is None or find_mismatches(current):
+            return
+        print("registering the run with DVC", file=sys.stderr)
         require_engines("rr sync", ["dvc"])
         _register_with_dvc([current])
     except (UserError, OSError, KeyboardInterrupt) as error:

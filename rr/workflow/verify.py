@@ -36,17 +36,17 @@ def find_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sh
 def find_exclude_list_change(run: StageRun) -> str | None:
     """Return a message if the list of excluded images has changed since the recorded `fetch` run, or None.
 
-    The list is not one of the project's files, so the engines do not notice the change.
+    The list is not one of the project's files, so the engines do not notice the change. A missing list is not a
+    change: on another machine, the images may have been copied without it.
     """
     record = find_current_record(run)  # the engines notice new parameters
     name = run.params.get(f"datasets.{run.folder.name}.source", {}).get("exclude")
     if not name or record is None:
         return None
     path = paths.expand_user(name)
-    if path.is_file() and file_sha256(path) == record.get("exclude_sha256"):
+    if not path.is_file() or file_sha256(path) == record.get("exclude_sha256"):
         return None
-    state = "has changed since the run" if path.is_file() else "is missing"
-    return f"{name} (exclude list of {run.folder}) {state}: run rr fetch --dataset {run.folder.name}"
+    return f"{name} (exclude list of {run.folder}) has changed since the run: run rr fetch --dataset {run.folder.name}"
 
 
 def find_mismatches(

@@ -175,7 +175,7 @@ def test_edit_of_the_exclude_list_is_reported(project: Path, rr: RunRr) -> None:
     assert rr("fetch", "--dataset", "mine").code == 0
     assert messages() == []
     lists.unlink()
-    assert messages() == ["list.txt (exclude list of data/raw/mine) is missing: run rr fetch --dataset mine"]
+    assert messages() == []  # the images may have been copied from another machine without the list
     use_source(SOURCE)
     assert messages() == []  # the engines notice that the parameter has changed
 

@@ -1,6 +1,8 @@
 """Tests of `rr verify --recompute`: which run is rerun, and how closely its results must match."""
 
 import copy
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,6 @@ from helpers import PRETRAIN, RunRr, write_params
 
 from rr import commands
 from rr.compute import device
-from rr.errors import UserError
 from rr.params import load_params
 from rr.workflow import recompute
 from rr.workflow.records import load_record
@@ -37,13 +38,15 @@ def test_result_must_be_exact_on_the_same_device_and_machine(
 ) -> None:
     assert rr(*PRETRAIN).code == 0
     params, record = load_params(Path("params.yaml")), load_record(Path(RUN))
-    assert commands._recompute_random_run(params, "cpu").endswith("are the same, bit for bit")
+    is_same, message = commands._recompute_random_run(params, "cpu")
+    assert is_same
+    assert message.endswith("are the same, bit for bit")
     recorded = {"epoch": "3", "loss": "0.5", "accuracy": "0.7"}
     close = recompute.RecomputedEpoch(recorded, recorded | {"loss": "0.505"}, equal_weights=False)
     monkeypatch.setattr(recompute, "recompute_last_epoch", lambda *_, **__: close)
 
-    def repeat(**changes: Any) -> str:
-        """Return the message for a record in which the values of some keys have been changed."""
+    def repeat(**changes: Any) -> tuple[bool, str]:
+        """Return the result for a record in which the values of some keys have been changed."""
         changed = copy.deepcopy(record) | changes
         monkeypatch.setattr(commands, "load_record", lambda folder: changed)
         return commands._recompute_random_run(params, "cpu")
@@ -56,9 +59,13 @@ def test_result_must_be_exact_on_the_same_device_and_machine(
         {"machine": machine | {"versions": {"numpy": versions["numpy"]}}},  # of an earlier version of rr
         {"earlier_sessions": [session]},
     ):
-        message = f"epoch 3 of {RUN} gives a different result .*: loss is 0.505 instead of .* delete {RUN} and run dvc"
-        with pytest.raises(UserError, match=message):
-            repeat(**changes)
+        is_same, message = repeat(**changes)
+        assert not is_same
+        expected = f"epoch 3 of {RUN} gives a different result .*: loss is 0.505 instead of .* delete {RUN} and run dvc"
+        assert re.search(expected, message)
+    outcome = rr("verify", "--recompute", "--json", "--allow-missing")
+    assert (outcome.code, outcome.err) == (2, f"rr: {message}\n")
+    assert json.loads(outcome.out)["recomputed"] == message
     for changes in (
         {"device": "cpu (99 cores)"},
         {"processes": 2},
@@ -67,8 +74,10 @@ def test_result_must_be_exact_on_the_same_device_and_machine(
         {"earlier_sessions": [session | {"device": "a GPU"}]},
         {"earlier_sessions": [session | {"machine": machine | {"processor": "another one"}}, session]},
     ):
-        assert "are the same within the tolerance" in repeat(**changes)
+        is_same, message = repeat(**changes)
+        assert is_same
+        assert "are the same within the tolerance" in message
     # On a GPU, the order of some sums is not deterministic, even if the machine is the same.
     monkeypatch.setattr(device, "device_name", lambda name: record["device"])
     monkeypatch.setattr(commands, "load_record", lambda folder: record)
-    assert "are the same within the tolerance" in commands._recompute_random_run(params, "cuda:0")
+    assert "are the same within the tolerance" in commands._recompute_random_run(params, "cuda:0")[1]

@@ -39,6 +39,18 @@ def test_repository_needs_git_and_dvc(repository: Path) -> None:
     assert "FAIL: the .dvc folder is missing, so DVC cannot run" in run_check("repository")
 
 
+@pytest.mark.parametrize("file", ["dvc.yaml", "dvc.lock"])
+def test_damaged_pipeline_file_fails(repository: Path, file: str) -> None:
+    subprocess.run(["git", "init", "-q"], check=True)
+    Path(file).write_text("<<<<<<< HEAD\nstages:\n")
+    assert "FAIL: DVC cannot run: " in run_check("repository")
+
+
+def test_section_that_only_dvc_needs_is_named(project: Path) -> None:
+    write_params(project, lambda params: params.pop("backbones"))
+    assert run_check("grid") == "FAIL: params.yaml has no section backbones, which DVC needs: add `backbones: {}`"
+
+
 def test_subfolder_of_a_repository_fails(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run(["git", "init", "-q"], check=True)
     (repository / "copy").mkdir()

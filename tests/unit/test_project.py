@@ -64,6 +64,33 @@ def test_git_ignores_the_link_to_the_code(tmp_path: Path) -> None:
     subprocess.run(["git", "check-ignore", "--quiet", "rr"], cwd=tmp_path, check=True)
 
 
+def test_clone_of_a_project_gets_the_link_to_the_package(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    create_project(tmp_path / "a")
+    git = ("git", "-c", "user.name=me", "-c", "user.email=me@example.org")
+    subprocess.run([*git, "add", "."], cwd=tmp_path / "a", check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "Add the project"], cwd=tmp_path / "a", check=True)
+    subprocess.run([*git, "clone", "--quiet", "a", "b"], cwd=tmp_path, check=True)
+    assert not (tmp_path / "b/rr").exists()
+    create_project(tmp_path / "b")
+    assert Path(os.readlink(tmp_path / "b/rr")) == ROOT / "rr"
+
+
+@pytest.mark.parametrize("old", ["*.pyc\n/data/", "", "\udcff\r\n"])
+def test_existing_list_of_ignored_files_is_extended(tmp_path: Path, old: str) -> None:
+    file = tmp_path / ".gitignore"
+    file.write_bytes(os.fsencode(old))
+    create_project(tmp_path)
+    template = (ROOT / ".gitignore").read_text()
+    text = os.fsdecode(file.read_bytes())
+    assert text.startswith(old)
+    assert {*template.splitlines(), "/rr"} <= {*text.splitlines()}
+    assert text.splitlines().count("/data/") == 1
+    file.write_text("# mine\n")
+    create_project(tmp_path)
+    assert file.read_text() == "# mine\n"
+
+
 def test_existing_project_keeps_its_files_and_renews_its_links(tmp_path: Path) -> None:
     create_project(tmp_path)
     (tmp_path / "params.yaml").write_text("changed")

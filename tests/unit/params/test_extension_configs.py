@@ -101,6 +101,32 @@ def test_entry_of_the_guide_is_valid(extensions: Path, guide: str) -> None:
     assert any(name in values for values in params.grid[0].model_dump().values())
 
 
+def test_folder_next_to_a_module_does_not_hide_its_file(extensions: Path) -> None:
+    write_simsiam(extensions)
+    folder = Path("workflow/extensions")
+    (folder / "simsiam/__pycache__").mkdir(parents=True)
+    (folder / "simsiam/notes.py").write_text("")
+    assert extension_module_files("simsiam:SimSiam") == [folder / "simsiam.py"]
+    (folder / "simsiam/__init__.py").write_text("")  # Python now imports the package
+    files = [folder / "simsiam/__init__.py", folder / "simsiam/notes.py"]
+    assert extension_module_files("simsiam:SimSiam") == files
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"^workflow/extensions/empty\.py does not exist: create it, or fix the name"):
+        extension_module_files("empty:SimSiam")
+
+
+@pytest.mark.parametrize("annotation", ["set[str]", "list[frozenset[int]] | None"])
+def test_set_in_a_config_raises(extensions: Path, annotation: str) -> None:
+    write_simsiam(extensions)
+    file = extensions / "simsiam.py"
+    text = file.read_text()
+    start = "    class Config(ExtensionConfig):\n"
+    assert start in text
+    file.write_text(text.replace(start, f"{start}        names: {annotation}\n"))
+    with pytest.raises(UserError, match=r"simsiam:SimSiam\.Config contains a set, whose order differs between runs"):
+        load({"names": []})
+
+
 def test_class_in_a_package_has_all_files_of_the_package(extensions: Path) -> None:
     for name in ("__init__", "mine", "helper", "deep/more"):
         path = extensions / f"package/{name}.py"

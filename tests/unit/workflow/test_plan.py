@@ -35,6 +35,7 @@ from rr.workflow import grid_checks, suites
 from rr.workflow.estimates import MakespanBounds, estimate_io, estimate_makespan
 from rr.workflow.grid_checks import estimate_image_bytes
 from rr.workflow.plan import format_plan, make_plan
+from rr.workflow.records import with_digest
 
 
 def assume_speed(params: Params, runs: Sequence[paths.PretrainPaths]) -> dict[paths.PretrainPaths, float]:
@@ -262,6 +263,20 @@ def test_completed_runs_are_not_counted(project_copy: Path, monkeypatch, rr: Run
     assert count_extractions_and_evaluations(rr) == (extractions - 1, evaluations)
     assert rr(*EVALUATE, "knn").code == 0
     assert count_extractions_and_evaluations(rr) == (extractions - 1, evaluations - 1)
+    params_text = Path("params.yaml").read_text()
+    write_params(project_copy, lambda params: params["datasets"]["shapes"].update(image_size=16))
+    assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "2,400"]
+    assert count_extractions_and_evaluations(rr) == (extractions, evaluations)
+    Path("params.yaml").write_text(params_text)
+    assert count_extractions_and_evaluations(rr) == (extractions - 1, evaluations - 1)
+    record_file = Path("data/beton/shapes/run.json")
+    record = json.loads(record_file.read_text())  # of other images that have been converted since then
+    record_file.write_text(json.dumps(with_digest(record | {"outputs": dict.fromkeys(record["outputs"], "0" * 64)})))
+    assert count_extractions_and_evaluations(rr) == (extractions, evaluations)
+    record_file.unlink()
+    Path("data/raw/shapes/run.json").unlink()
+    assert count_extractions_and_evaluations(rr) == (extractions - 1, evaluations - 1)
+    record_file.write_text(json.dumps(record))
     monkeypatch.setattr("rr.workflow.plan.code_hashes", lambda stage: {"rr/fetch.py": "changed"})
     assert rows_by_method(rr("plan", "--views-per-second", "1000").out)["relational"][3:6] == ["1", "0", "2,400"]
     monkeypatch.undo()
@@ -302,6 +317,16 @@ def test_size_of_a_custom_dataset_is_unknown_before_fetch(project: Path, rr: Run
     Path("nowhere").mkdir()
     outcome = rr("plan", "--views-per-second", "1000")
     assert outcome.code == 0
+    assert "not included, because the images are not known until rr fetch has run: mine" in outcome.out
+
+
+def test_size_of_a_target_is_unknown_before_fetch(project: Path, rr: RunRr) -> None:
+    def change(params: dict) -> None:
+        params["datasets"]["mine"] = {**params["datasets"]["shapes"], "source": {"kind": "imagefolder", "path": "."}}
+        params["grid"].update(data=["shapes", "mine"], target=["mine"])
+
+    write_params(project, change)
+    outcome = rr("plan", "--views-per-second", "1000")
     assert "not included, because the images are not known until rr fetch has run: mine" in outcome.out
 
 

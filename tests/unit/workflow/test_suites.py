@@ -174,7 +174,10 @@ def test_suite_methods_has_every_kind_of_method(params_file: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (GRID.replace("seed: [1]", "seed: [1, 1]"), "params.yaml: grid.seed: duplicate value 1; remove one"),
+        (
+            GRID.replace("seed: [1]", "seed: [1, 1]"),
+            "suites/broken.yaml: grid.seed: duplicate value 1; remove one",
+        ),
         (GRID.replace("method: [random]", "method: [nothing]"), "grid.method: unknown 'nothing'"),
         (
             f"{GRID}\nmethods: {{new: {{base: nothing}}}}",
@@ -276,6 +279,21 @@ def test_merge_of_different_variants_of_one_name_raises(params_file: Path) -> No
     with pytest.raises(UserError, match=r"suites one and other define methods\.relational-k2 differently"):
         suites.merge_suites({"one": one, "other": other}, params_file)
     assert not (params_file.parent / ".rr").exists()
+
+
+def test_merge_of_a_suite_that_changes_a_method_of_another_suite_raises(params_file: Path) -> None:
+    grid_of_relational = suites.load_suite("smoke")["grid"] | {"method": ["relational"]}
+    other_grid = grid_of_relational | {"method": ["random"]}
+    change = {"grid": other_grid, "methods": {"relational": {"base": "relational", "gamma": 3.0}}}
+    message = r"suite change changes methods\.relational, which suite first uses as it is in .*params\.yaml: give the"
+    based_on_it = {"grid": other_grid, "methods": {"wide": {"base": "relational", "views": 8}}}
+    for first in ({"grid": grid_of_relational}, based_on_it):
+        for contents in ({"first": first, "change": change}, {"change": change, "first": first}):
+            with pytest.raises(UserError, match=message):
+                suites.merge_suites(contents, params_file)
+    same = {"grid": grid_of_relational, "methods": change["methods"]}
+    merged = params.load_params(suites.merge_suites({"same": same, "change": change}, params_file))
+    assert merged.methods["relational"].gamma == 3.0
 
 
 def test_suites_of_the_paper_have_its_settings(params_file: Path) -> None:

@@ -3,10 +3,12 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import ROOT, RunRr, write_params
 
+import rr.fetch as rr_fetch
 from rr.errors import UserError
 from rr.workflow import sync
 from rr.workflow.stage_runs import StageRun
@@ -112,6 +114,22 @@ def test_failed_registration_is_reported_with_the_command_for_later(
     assert outcome.err.splitlines()[-1] == (
         f"rr: DVC could not register this run and would rerun it ({message}): run rr sync later"
     )
+
+
+def test_invalid_parameters_after_the_run_are_reported(
+    registered: list[str], rr: RunRr, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = rr_fetch.fetch
+
+    def fetch_and_edit(*arguments: Any) -> dict[str, Any]:
+        facts = original(*arguments)
+        (project / "params.yaml").write_text("seed: [1, 2,, 3]\n")
+        return facts
+
+    monkeypatch.setattr(rr_fetch, "fetch", fetch_and_edit)
+    outcome = rr(*FETCH)
+    assert (outcome.code, registered) == (0, [])
+    assert "rr: DVC could not register this run and would rerun it (params.yaml is not valid YAML" in outcome.err
 
 
 def test_missing_dvc_is_reported(registered: list[str], rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
