@@ -57,7 +57,14 @@ def prepare_data(settings: Settings, num_images: int, scratch: Path) -> BenchDat
 
     if settings.data is not None:
         path = find_train_beton(settings.data)
-        data = beton.Beton(path, threads=1)
+        try:
+            data = beton.Beton(path, threads=1)
+        except UserError:
+            beton.validate(path, photographs=True)
+            raise UserError(
+                f"--data {settings.data} contains photographs of different sizes, but the reference implementation "
+                "needs images of one size: pass a dataset without stored_size, or omit --data to use generated images"
+            ) from None
         images, labels, name = data.images, data.labels, f"{len(data):,} images of {settings.data.name}"
         if images is None:
             raise UserError(

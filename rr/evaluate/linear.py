@@ -53,8 +53,8 @@ def train_and_predict(
 
     The optimizer is Adam with a constant learning rate and without weight decay. Images are shuffled in every epoch.
     Only the images that `choose_labeled_rows` returns are used. If `learning_rate` is a list, a layer is trained with
-    each rate on four fifths of these images. The rate with the highest accuracy on the remaining fifth is then used to
-    train on all of them; in case of a tie, the first such rate is used.
+    each rate on about four fifths of these images. The rate with the highest accuracy on the other images (at least one
+    of each class that has two) is then used to train on all of them; in case of a tie, the first such rate is used.
 
     Args:
         train_features: float32 (N, D).

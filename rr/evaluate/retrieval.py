@@ -32,8 +32,9 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
     Images with equal similarity are ranked in file order. For the average precision, they share the same rank, as in
     scikit-learn.
 
-    If the backbone was trained with a relation head, the head also reorders the 100 nearest images of each query. The
-    metrics of the reordered ranking are `reranked_mean_average_precision` and `reranked_precision_at_k`.
+    If the backbone was trained with a relation head, the head also reorders the 100 nearest images of each query; here,
+    images with equal logits share the same rank. The metrics of the reordered ranking are
+    `reranked_mean_average_precision` and `reranked_precision_at_k`.
 
     The example image has one row for the first test image of each class, up to 10 rows. Each row shows the query and
     its 10 nearest training images. Images of the same class have a green frame, and all others have a red frame.
@@ -42,7 +43,7 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
     max_cutoff = max(config.cutoffs)
     head = inputs.load_relation_head()
     num_neighbors = min(max(max_cutoff, _RERANKED if head else _EXAMPLE_NEIGHBORS), len(train))
-    nearest, similarity, average_precision = rank_gallery(
+    nearest, similarity, precision, average_precision = rank_gallery(
         train.features, train.labels, test.features, test.labels, num_neighbors,
         euclidean=config.distance == "euclidean", threads=inputs.threads,
     )  # fmt: skip
@@ -56,9 +57,13 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
         metrics[f"hit_rate_at_{k}"] = float((num_hits > 0).mean())
     columns = {}
     if head:
-        order = _rerank_nearest(head, train.features, test.features, nearest[:, :_RERANKED], inputs.threads)
-        reranked = np.take_along_axis(is_relevant[:, :_RERANKED], order, 1)
-        gain = (_sum_precisions(reranked) - _sum_precisions(is_relevant[:, :_RERANKED])) / num_relevant
+        is_relevant_first = is_relevant[:, :_RERANKED]
+        order, reranked_precision = _rerank_nearest(
+            head, train.features, test.features, nearest[:, :_RERANKED], is_relevant_first, inputs.threads
+        )
+        reranked = np.take_along_axis(is_relevant_first, order, 1)
+        # Reordering the first images changes the precision at no other rank.
+        gain = ((reranked_precision - precision[:, :_RERANKED]) * is_relevant_first).sum(1) / num_relevant
         columns["reranked_average_precision"] = average_precision + gain
         metrics["reranked_mean_average_precision"] = float(columns["reranked_average_precision"].mean())
         for k in config.cutoffs:  # the images after the first 100 keep their places
@@ -88,8 +93,8 @@ def rank_gallery(
     *,
     euclidean: bool,
     threads: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each query's nearest gallery images, their similarities, and the average precision of its ranking.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return each query's nearest gallery images, and the average precision of its ranking.
 
     Args:
         gallery: features, float32 (N, D).
@@ -102,7 +107,8 @@ def rank_gallery(
 
     Returns:
         Gallery rows of the nearest images, int64 (Q, num_neighbors); their similarities, float32 (Q, num_neighbors);
-        and the average precision of each query, float64 (Q,).
+        the precisions at their ranks (see `_precisions_at`), float64 (Q, num_neighbors); and the average precision of
+        each query, float64 (Q,).
     """
     if not euclidean:
         gallery, queries = normalize_rows(gallery), normalize_rows(queries)
@@ -110,6 +116,7 @@ def rank_gallery(
     rows_by_class = {int(label): np.flatnonzero(gallery_labels == label) for label in np.unique(query_labels)}
     nearest = np.empty((len(queries), num_neighbors), np.int64)
     similarity = np.empty((len(queries), num_neighbors), np.float32)
+    precision = np.empty((len(queries), num_neighbors))
     average_precision = np.empty(len(queries))
     for start in range(0, len(queries), _BATCH_SIZE):
         batch = queries[start : start + _BATCH_SIZE]
@@ -118,10 +125,10 @@ def rank_gallery(
         stop = start + len(batch)
         rank = partial(
             _rank_gallery_for_queries, scores, query_labels[start:stop], rows_by_class,
-            nearest[start:stop], similarity[start:stop], average_precision[start:stop],
+            nearest[start:stop], similarity[start:stop], precision[start:stop], average_precision[start:stop],
         )  # fmt: skip
         parallel_for(rank, len(batch), threads)
-    return nearest, similarity, average_precision
+    return nearest, similarity, precision, average_precision
 
 
 def _rank_gallery_for_queries(
@@ -130,13 +137,14 @@ def _rank_gallery_for_queries(
     rows_by_class: dict[int, np.ndarray],
     nearest: np.ndarray,
     similarity: np.ndarray,
+    precision: np.ndarray,
     average_precision: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
     """Rank the gallery for the queries from `start` to `stop` − 1.
 
-    Write the results into `nearest`, `similarity` and `average_precision`.
+    Write the results into `nearest`, `similarity`, `precision` and `average_precision`.
     """
     num_neighbors = nearest.shape[1]
     for query in range(start, stop):
@@ -146,17 +154,43 @@ def _rank_gallery_for_queries(
         order = candidates[np.argsort(-row[candidates], kind="stable")[:num_neighbors]]
         nearest[query], similarity[query] = order, row[order]
         relevant = np.sort(row[rows_by_class[int(query_labels[query])]])
-        # Count, for each relevant image, the images that score at least as high, and the relevant ones among them.
-        num_at_least = len(ascending) - np.searchsorted(ascending, relevant)
-        num_relevant_at_least = len(relevant) - np.searchsorted(relevant, relevant)
-        average_precision[query] = (num_relevant_at_least / num_at_least).mean()
+        precision[query] = _precisions_at(row[order], ascending, relevant)
+        average_precision[query] = _precisions_at(relevant, ascending, relevant).mean()
+
+
+def _precisions_at(scores: np.ndarray, all_scores: np.ndarray, relevant_scores: np.ndarray) -> np.ndarray:
+    """Return the fraction of relevant images among all images that score at least as high as each of `scores`.
+
+    `all_scores` and `relevant_scores` are in ascending order. Images with equal scores therefore share the same rank.
+    """
+    num_at_least = len(all_scores) - np.searchsorted(all_scores, scores)
+    num_relevant_at_least = len(relevant_scores) - np.searchsorted(relevant_scores, scores)
+    return np.asarray(num_relevant_at_least / num_at_least)
 
 
 def _rerank_nearest(
-    head: NumpyRelationHead, gallery: np.ndarray, queries: np.ndarray, nearest: np.ndarray, threads: int
-) -> np.ndarray:
-    """Return the order in which the head ranks each query's nearest images, int64 (Q, num_neighbors)."""
-    orders = np.empty_like(nearest)
+    head: NumpyRelationHead,
+    gallery: np.ndarray,
+    queries: np.ndarray,
+    nearest: np.ndarray,
+    is_relevant: np.ndarray,
+    threads: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order in which the head ranks each query's nearest images, and the precisions at their new ranks.
+
+    Args:
+        head: the relation head.
+        gallery: features, float32 (N, D).
+        queries: features, float32 (Q, D).
+        nearest: gallery rows of each query's nearest images, int64 (Q, num_neighbors).
+        is_relevant: whether each of these images is relevant, bool (Q, num_neighbors).
+        threads: number of threads to rank queries with.
+
+    Returns:
+        The order, int64 (Q, num_neighbors), and the precision at the new rank of each image in `nearest` (see
+        `_precisions_at`), float64 (Q, num_neighbors).
+    """
+    orders, precisions = np.empty_like(nearest), np.empty(nearest.shape)
     gallery_terms, query_terms = head.compute_pair_terms(gallery), head.compute_pair_terms(queries)
 
     def rerank_for_queries(start: int, stop: int) -> None:
@@ -164,15 +198,10 @@ def _rerank_nearest(
             own = [terms[query : query + 1] for terms in query_terms]
             logits = head.logits_from_terms(own, [terms[nearest[query]] for terms in gallery_terms])
             orders[query] = np.argsort(-logits, kind="stable")
+            precisions[query] = _precisions_at(logits, np.sort(logits), np.sort(logits[is_relevant[query]]))
 
     parallel_for(rerank_for_queries, len(queries), threads)
-    return orders
-
-
-def _sum_precisions(is_relevant: np.ndarray) -> np.ndarray:
-    """Return, for each ranking, the sum of the precisions at the ranks of the relevant images, float64 (Q,)."""
-    precisions = is_relevant.cumsum(1) / np.arange(1, is_relevant.shape[1] + 1)
-    return np.asarray((precisions * is_relevant).sum(1))
+    return orders, precisions
 
 
 def _render_examples(nearest: np.ndarray, is_relevant: np.ndarray, inputs: EvaluationInputs) -> np.ndarray:

@@ -40,8 +40,8 @@ class LinearConfig(LabelUse):
     Attributes:
         epochs: number of passes over these images.
         batch_size: number of images in a mini-batch.
-        learning_rate: learning rate of Adam. If a list is given, the rate with the highest accuracy on a held-out fifth
-            of these images is used.
+        learning_rate: learning rate of Adam. If a list is given, the rate with the highest accuracy on held-out images
+            is used: a fifth of these images, but at least one of each class that has two.
     """
 
     kind: Literal["linear"]

@@ -40,7 +40,7 @@ def escape_latex(text: str) -> str:
 
 
 def _render_accuracy_table(table: ResultTable) -> str:
-    statistic = "" if len(table.seeds) == 1 else "mean ± standard deviation over "
+    statistic = "" if max(table.seed_counts) == 1 else "mean ± standard deviation over "
     caption = (
         f"Accuracy in percent on {table.target} of {table.backbone_text}, {statistic}{table.seeds_text}."
         f"{_BEST_IN_BOLD * table.marks_best} {table.roles_text}"

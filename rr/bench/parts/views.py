@@ -33,6 +33,8 @@ def run(settings: Settings) -> PartResult:
             others, notes = other_libraries.make_library_candidates(images, image_size, views, images_per_call)
             case = f"{image_size} × {image_size}, K={views}, M={num_images}"
             result.cases.append(compare_candidates(case, "views", threads, candidates + others, settings.steps))
+            if threads > 1:
+                notes.append("torchvision uses only one thread.")
     result.notes += notes
     if others:
         result.notes.append(

@@ -45,12 +45,12 @@ _METHODS: dict[str, dict[str, Any]] = {
     "rotation": {"augmentation": _CROP_FLIP, "views": 1, **_ADAM},
     "infomax": {"augmentation": {"flip": 0.5}, **_ADAM, "learning_rate": 0.0001, "prior_weight": 0.1},
     "simclr": {
-        "augmentation": _STRONG, "views": 2, **_ADAM, "temperature": 0.5, "hidden_dim": 256, "projection_dim": 64,
-        **_PROJECTOR,
+        "augmentation": _STRONG, "views": 2, **_ADAM, "loss": "log-mean-prob", "temperature": 0.5, "hidden_dim": 256,
+        "projection_dim": 64, **_PROJECTOR,
     },
     "relational": {
-        "augmentation": _STRONG, **_RECIPE, "batch_size": 64, "learning_rate": 0.001, "gamma": 2.0, "alpha": 0.5,
-        "negatives": "roll",
+        "augmentation": _STRONG, **_RECIPE, "batch_size": 64, "learning_rate": 0.001, "aggregation": "cat",
+        "loss": "focal", "gamma": 2.0, "alpha": 0.5, "negatives": "roll",
     },
 }  # fmt: skip
 _LIGHTLY_COMMON: dict[str, Any] = {
@@ -246,9 +246,10 @@ def paper_method_settings(kind: str, dataset: str, backbone: str) -> dict[str, A
     return expected
 
 
-def paper_protocol_settings(kind: str) -> dict[str, Any]:
-    """Return the paper's settings for a protocol of this kind; empty if the paper does not use it."""
-    return {} if kind == "knn" else _PROTOCOLS.get(kind, {})
+def paper_protocol_settings(kind: str, target: str) -> dict[str, Any]:
+    """Return the paper's settings for a protocol of this kind on a target; empty if the paper does not use it."""
+    is_used = kind == "linear" or (kind == "finetune" and target == "stl10")
+    return _PROTOCOLS[kind] if is_used else {}
 
 
 def paper_preprocessing(dataset: str) -> dict[str, Any]:

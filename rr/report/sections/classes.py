@@ -218,6 +218,11 @@ def _summarize_class_gap(table: ResultTable, class_names: list[str], accuracies:
     best = table.main_row(table.first_protocol) or next(row for row in table.rows if table.first_protocol in row.cells)
     accuracy, by_class = best.cells[table.first_protocol].value, accuracies[best.method]
     highest, lowest = int(np.nanargmax(by_class)), int(np.nanargmin(by_class))
+    if format_percent(by_class[highest]) == format_percent(by_class[lowest]):
+        return (
+            f"{best.method} ({table.first_protocol}) classifies {format_percent(by_class[lowest])} % of the test "
+            f"images of every class of {table.target} correctly. {seed_note([accuracy.count])}"
+        )
     return (
         f"A high mean does not guarantee unbiased predictions: {best.method} ({table.first_protocol}) classifies "
         f"{format_percent(accuracy.mean)} % of the test images of {table.target} correctly, but "

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
 from rr.report.paper.settings import (
     is_augmentation_operation,
@@ -51,8 +52,9 @@ def _published_settings(results: GridResults) -> dict[str, dict[str, list[dict[s
     for run in results.pretrainings:
         settings = paper_method_settings(run.settings["kind"], run.paths.dataset, run.paths.backbone)
         methods.setdefault(run.paths.method, []).append(_flatten(settings))
-    kinds = {run.paths.protocol: run.kind for run in results.evaluations}
-    protocols = {name: [_flatten(paper_protocol_settings(kind))] for name, kind in kinds.items()}
+    protocols: dict[str, list[dict[str, str]]] = {}
+    for name, kind, target in unique((run.paths.protocol, run.kind, run.paths.target) for run in results.evaluations):
+        protocols.setdefault(name, []).append(_flatten(paper_protocol_settings(kind, target)))
     names = [name for run in results.evaluations for name in (run.paths.pretraining.dataset, run.paths.target)]
     datasets = {name: [_flatten(paper_preprocessing(name))] for name in names}
     return {"methods": methods, "protocols": protocols, "datasets": datasets}
@@ -102,13 +104,16 @@ def _paper_value_if_different(key: str, values: dict[str, str], published: list[
     """Return the paper's value of a setting if it differs from ours in every run; else an empty string."""
     if key not in values or not all(published):
         return ""
-    operation = key.removeprefix("augmentation.")
+    section, _, name = key.partition(".")
     theirs = set()
     for settings in published:
         if key in settings:
             theirs.add(settings[key])
-        elif key.startswith("augmentation.") and is_augmentation_operation(operation) and values[key] != "0":
-            theirs.add("0")
+        elif section in ("augmentation", "second_augmentation") and values[key] not in ("0", "none"):
+            if name == "crop":
+                theirs.add("none")
+            elif is_augmentation_operation(name):
+                theirs.add("0")
     return "" if not theirs or values[key] in theirs else f"paper: {' or '.join(sorted(theirs))}"
 
 

@@ -19,6 +19,7 @@ from rr.report.result_tables import (
 from rr.report.sections.code_versions import code_version_warnings
 from rr.report.sections.embedding import collapse_warnings
 from rr.report.statistics import mean_std
+from rr.runtime.formatting import format_count
 
 _MAX_TARGETS = 3  # with more targets, a clause about each would make the header too long
 
@@ -95,8 +96,8 @@ def summarize_tables(tables: list[ResultTable]) -> str:
             parts.append(f"{text} in {count} of {len(margins)} comparisons")
     if not parts:
         return (
-            "There is nothing to compare: the grid needs a self-supervised method, and either random weights or a "
-            "supervised method."
+            "There is nothing to compare: no table contains both a self-supervised method and either random weights "
+            "or a supervised method."
         )
     text = f"The best self-supervised method in each table and protocol {' and '.join(parts)}. "
     return text + seed_note(count for table in tables for count in table.seed_counts)
@@ -109,7 +110,7 @@ def summarize_table(table: ResultTable) -> str:
     """
     best = _find_best(table)
     if best is None:
-        return "This grid has no self-supervised method, so the table shows only the bounds."
+        return "This table shows only bounds, because it has no self-supervised method."
     return f"{_describe_best(best)}{_position_between_bounds(best)}. {seed_note([best.cell.value.count])}"
 
 
@@ -144,6 +145,9 @@ def _describe_best(best: _Best) -> str:
         f"On {best.table.target}, {best.row.method}{role} classifies "
         f"{format_mean_std(best.cell.value, format_percent)} % of the test images correctly ({best.protocol})"
     )
+    num_tied = sum(row.cells[best.protocol].is_best for row in best.table.rows if best.protocol in row.cells) - 1
+    if num_tied > 0:
+        text += f", like {format_count(num_tied, 'other methods')}"
     comparisons = []
     for bound in filter(None, map(best.bound, (Role.LOWER_BOUND, Role.UPPER_BOUND))):
         margin = _margin(best.row, bound, best.protocol)

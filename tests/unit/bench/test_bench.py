@@ -24,6 +24,7 @@ from rr.bench.parts import busy, gpu
 from rr.bench.settings import AUGMENTATION, MEAN, STD, Settings, paper_config
 from rr.bench.table import format_results
 from rr.compute.optimizers import make_optimizer
+from rr.data.beton import encode_photograph, max_photograph_bytes, write_stored
 from rr.errors import UserError
 from rr.views import make_views
 from rr.workflow.training_speed import StopTraining
@@ -178,6 +179,16 @@ def test_unknown_part_raises() -> None:
 def test_invalid_options_raise(arguments: dict, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         bench.run_benchmark(["head"], **arguments)
+
+
+def test_photographs_raise(tmp_path: Path) -> None:
+    stored = (encode_photograph(np.full((16, 20, 3), row, np.uint8), "raw") for row in range(4))
+    write_stored(tmp_path / "train.beton", stored, np.arange(4) % 2, np.arange(4), max_photograph_bytes(16))
+    message = (
+        f"--data {tmp_path} contains photographs of different sizes, but the reference implementation needs images"
+    )
+    with pytest.raises(UserError, match=message):
+        bench.run_benchmark(["loader"], data=tmp_path, smoke_test=True)
 
 
 def test_json_format() -> None:

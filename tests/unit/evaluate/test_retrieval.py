@@ -80,8 +80,8 @@ def test_one_training_image_per_class(tmp_path: Path, has_head: bool) -> None:
         "precision_at_3": 1 / 3, "recall_at_3": 1, "hit_rate_at_3": 1,
         "train_images": 3,
     }  # fmt: skip
-    reranked = {
-        "reranked_mean_average_precision": (1 / 3 + 1 / 2 + 1 / 2) / 3, "reranked_precision_at_1": 0,
+    reranked = {  # for the query at 5, all logits are equal
+        "reranked_mean_average_precision": (1 / 3 + 1 / 2 + 1 / 3) / 3, "reranked_precision_at_1": 0,
         "reranked_precision_at_2": 1 / 3, "reranked_precision_at_3": 1 / 3,
     }  # fmt: skip
     assert result.metrics == pytest.approx(expected | (reranked if has_head else {}))
@@ -102,8 +102,9 @@ def test_head_reorders_the_nearest_images(
     monkeypatch.setattr(retrieval, "_RERANKED", reranked)
     result = retrieval.evaluate(inputs, RetrievalConfig(kind="retrieval", distance="euclidean", cutoffs=[1, 3]))
     labels = inputs.train.labels[order]
-    # All logits of the query at 5 are 5, so its order stays 4, 3, 2, 1: the two relevant images have ranks 1 and 3.
-    expected = [average_precision_score(labels == 0, [4, 3, 2, 1]), (1 / 1 + 2 / 3) / 2]
+    # All logits of the query at 5 are 5, so the reranked images share a rank; one or two of them are relevant.
+    shared = 1 / 2 if reranked == 2 else 2 / 4
+    expected = [average_precision_score(labels == 0, [4, 3, 2, 1]), (shared + (2 / 3 if reranked == 2 else 2 / 4)) / 2]
     assert result.columns["reranked_average_precision"] == pytest.approx(expected)
     assert result.metrics["reranked_mean_average_precision"] == pytest.approx(np.mean(expected))
     assert result.metrics["reranked_precision_at_1"] == ((labels[0] == 0) + 1) / 2
@@ -117,8 +118,32 @@ def test_reranking_keeps_the_order_of_equal_logits() -> None:
     head = NumpyRelationHead("max", ones, np.zeros(1, np.float32), ones[0], 0.0)
     gallery = (np.arange(500) % 2).astype(np.float32)[:, None]  # the logit of an image is its feature
     nearest = np.arange(500)[None]
-    order = retrieval._rerank_nearest(head, gallery, np.zeros((1, 1), np.float32), nearest, threads=1)
+    is_relevant = np.arange(500)[None] < 100
+    order, precision = retrieval._rerank_nearest(
+        head, gallery, np.zeros((1, 1), np.float32), nearest, is_relevant, threads=1
+    )
     assert order.tolist() == [[*range(1, 500, 2), *range(0, 500, 2)]]
+    assert precision.tolist() == [[100 / 500, 50 / 250] * 250]
+
+
+@pytest.mark.parametrize("steps", [2, 1000])
+def test_reranked_precisions_match_scikit_learn(steps: int) -> None:
+    """The reranked images come first. Equal similarities and equal logits share a rank, also across the boundary."""
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(0, steps, (count, 1)).astype(np.float32) for count in (60, 40))
+    labels, query_labels = rng.integers(0, 3, 60), rng.integers(0, 3, 40)
+    ones = np.ones((1, 1), np.float32)
+    head = NumpyRelationHead("max", ones, np.zeros(1, np.float32), ones[0], 0.0)  # the logit is the larger feature
+    nearest, similarity, old, average_precision = retrieval.rank_gallery(
+        train, labels, test, query_labels, 60, euclidean=True, threads=1
+    )
+    is_relevant = labels[nearest] == query_labels[:, None]
+    _, new = retrieval._rerank_nearest(head, train, test, nearest[:, :20], is_relevant[:, :20], threads=1)
+    gain = ((new - old[:, :20]) * is_relevant[:, :20]).sum(1) / is_relevant.sum(1)
+    scores = similarity.astype(np.float64)
+    scores[:, :20] = 1e4 + np.maximum(test, train[nearest[:, :20], 0])
+    expected = [average_precision_score(*pair) for pair in zip(is_relevant, scores, strict=True)]
+    assert np.allclose(average_precision + gain, expected)
 
 
 def test_examples_frame_correct_and_wrong_neighbors(inputs: EvaluationInputs) -> None:
@@ -138,12 +163,13 @@ def test_examples_frame_correct_and_wrong_neighbors(inputs: EvaluationInputs) ->
 def test_ties_are_ranked_in_file_order_and_share_a_rank() -> None:
     gallery, queries = one_dimensional([1.0, 1.0, 1.0, 2.0]), one_dimensional([0.0])
     labels = np.array([1, 0, 1, 0])
-    nearest, _, precision = retrieval.rank_gallery(
+    nearest, _, precisions, precision = retrieval.rank_gallery(
         gallery, labels, queries, np.array([0]), 2, euclidean=True, threads=1
     )
     assert nearest.tolist() == [[0, 1]]
     # One of the three tied images is relevant: 1/3. At the last rank, two of four are relevant: 2/4.
     assert precision[0] == pytest.approx((1 / 3 + 2 / 4) / 2)
+    assert precisions.tolist() == [[1 / 3, 1 / 3]]
 
 
 @pytest.mark.parametrize("euclidean", [False, True])
@@ -155,7 +181,7 @@ def test_ranking_matches_scikit_learn(euclidean: bool, steps: int) -> None:
         gallery, queries = (np.rint(a[:, :1] * steps).astype(np.float32) for a in (gallery, queries))
         gallery, queries = (np.where(a == 0, 1, a) for a in (gallery, queries))
     labels, query_labels = rng.integers(0, 7, 300), rng.integers(0, 7, 600)
-    nearest, similarity, precision = retrieval.rank_gallery(
+    nearest, similarity, _, precision = retrieval.rank_gallery(
         gallery, labels, queries, query_labels, 10, euclidean=euclidean, threads=2
     )
     if euclidean:

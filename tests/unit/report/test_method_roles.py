@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from report_files import (
+    ACCURACY,
     METHODS,
     change_record,
     make_params,
@@ -116,7 +117,19 @@ def test_comparisons_count_only_self_supervised_methods() -> None:
     params = write_grid({"relational": IMPORTED}, methods=("random", "supervised", "relational"), datasets=datasets)
     tables = accuracy_tables(collect_results(params))
     assert len(tables) == 4
-    assert summarize_tables(tables).startswith("There is nothing to compare: the grid needs a self-supervised method")
+    assert summarize_tables(tables).startswith(
+        "There is nothing to compare: no table contains both a self-supervised method"
+    )
+
+
+def test_sentences_on_tables_without_bounds_or_without_other_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ACCURACY, ("simclr", "linear"), ACCURACY["relational", "linear"])
+    write_grid({}, methods=("random", "supervised", "relational", "simclr"))
+    tables = accuracy_tables(collect_results(make_params(methods=("random", "supervised"))))
+    assert summarize_tables(tables) == "This table shows only bounds, because it has no self-supervised method."
+    tables = accuracy_tables(collect_results(make_params(methods=("random", "relational", "simclr"))))
+    expected = "of the test images correctly (linear), like 1 other method, above random (41.00 %). "
+    assert expected in summarize_tables(tables)
 
 
 def test_notes_are_explained_without_accuracies() -> None:

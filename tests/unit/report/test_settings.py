@@ -42,6 +42,15 @@ def test_a_value_that_is_not_the_papers_has_a_note() -> None:
     (table,) = _settings_tables("methods", entries, {"a": published}, {}).values()
     notes = {setting.text: value.note for setting, value in table.rows if value.note}
     assert notes == {"views": "paper: 32", "augmentation.brightness": "paper: 0.8", "augmentation.blur": "paper: 0"}
+    own = {"crop": "resized", "scale": [0.5, 1.0], "flip": 0.5, "blur": 0.0}
+    entries = {"b": {"kind": "simclr", "loss": "nt-xent", "second_augmentation": own}}
+    (table,) = _settings_tables(
+        "methods", entries, {"b": [_flatten(paper_method_settings("simclr", "cifar10", "conv4"))]}, {}
+    ).values()
+    assert {setting.text: value.note for setting, value in table.rows if value.note} == {
+        "loss": "paper: log-mean-prob", "second_augmentation.crop": "paper: none", "second_augmentation.flip": "paper: 0",
+    }  # fmt: skip
+    entries = {"a": {"kind": "relational", "augmentation": augmentation, "views": 4}}
     # In one of two runs, the value is the paper's.
     entries["a"]["views"] = 16
     published.append(_flatten(paper_method_settings("relational", "tiny-imagenet", "resnet32")))
@@ -51,7 +60,9 @@ def test_a_value_that_is_not_the_papers_has_a_note() -> None:
 
 def test_settings_that_the_paper_does_not_have_are_not_marked() -> None:
     assert paper_method_settings("byol", "cifar10", "conv4") == {}
-    assert paper_protocol_settings("knn") == {}
+    assert paper_protocol_settings("knn", "cifar10") == {}
+    assert paper_protocol_settings("finetune", "cifar10") == {}  # only on STL-10
+    assert paper_protocol_settings("finetune", "stl10")["augmentation"]["erase_area"] == 0.111
     for published in ({}, {"a": [{}]}):
         (table,) = _settings_tables("methods", {"a": {"kind": "byol", "views": 2}}, published, {}).values()
         assert not any(cell.note for row in table.rows for cell in row)
