@@ -48,7 +48,8 @@ def test_a_value_that_is_not_the_papers_has_a_note() -> None:
         "methods", entries, {"b": [_flatten(paper_method_settings("simclr", "cifar10", "conv4"))]}, {}
     ).values()
     assert {setting.text: value.note for setting, value in table.rows if value.note} == {
-        "loss": "paper: log-mean-prob", "second_augmentation.crop": "paper: none", "second_augmentation.flip": "paper: 0",
+        "loss": "paper: log-mean-prob", "second_augmentation.crop": "paper: none",
+        "second_augmentation.flip": "paper: 0",
     }  # fmt: skip
     entries = {"a": {"kind": "relational", "augmentation": augmentation, "views": 4}}
     # In one of two runs, the value is the paper's.
