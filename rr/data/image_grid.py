@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from rr.runtime.atomic import atomic_write
 
@@ -30,6 +30,15 @@ def make_image_grid(images: np.ndarray, columns: int) -> np.ndarray:
         top, left = _GAP + row * (size + _GAP), _GAP + column * (size + _GAP)
         grid[top : top + size, left : left + size] = image
     return grid
+
+
+def shrink_tiles(images: np.ndarray, size: int) -> np.ndarray:
+    """Return uint8 (N, S, S, 3) `images`, resized to `size` pixels if they are larger."""
+    if images.shape[1] <= size:
+        return images
+    return np.stack(
+        [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in images]
+    )
 
 
 def vstack_images(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -80,8 +89,8 @@ def make_thumbnail(pixels: np.ndarray) -> np.ndarray:
     factor = _PANEL_IMAGE_SIZE // max(pixels.shape[:2])
     if factor:
         return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
-    size = (_PANEL_IMAGE_SIZE, _PANEL_IMAGE_SIZE)
-    return np.asarray(ImageOps.contain(Image.fromarray(pixels), size, Image.Resampling.BICUBIC))
+    height, width = (max(1, round(side * _PANEL_IMAGE_SIZE / max(pixels.shape[:2]))) for side in pixels.shape[:2])
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from rr.data.image_grid import make_image_grid, render_text, vstack_images
+from rr.data.image_grid import make_image_grid, render_text, shrink_tiles, vstack_images
 from rr.data.view_loader import ViewLoader
 from rr.evaluate.feature_extraction import batch_size_for
 from rr.evaluate.inputs import EvaluationInputs
@@ -87,7 +87,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         "neighbors": test.index[rows][nearest_other_images(normalized, NUM_MAP_NEIGHBORS)],
         "thumbnail": np.array([_encode_thumbnail(image) for image in images], object),
     }
-    images = _resize_tiles(images)
+    images = shrink_tiles(images, _TILE_SIZE)
     outliers = np.argsort(-outlier_scores, kind="stable")[:_NUM_OUTLIERS]
     examples = {
         "Test images and, to the right, the most similar training images": _render_neighbors(inputs, images, neighbors),
@@ -159,19 +159,11 @@ def _encode_thumbnail(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _resize_tiles(images: np.ndarray) -> np.ndarray:
-    """Return the images, shrunk to the size of a tile if they are larger, uint8 (R, T, T, 3)."""
-    if images.shape[1] <= _TILE_SIZE:
-        return images
-    tiles = (Image.fromarray(image).resize((_TILE_SIZE, _TILE_SIZE), Image.Resampling.BICUBIC) for image in images)
-    return np.stack([np.asarray(tile) for tile in tiles])
-
-
 def _render_neighbors(inputs: EvaluationInputs, images: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
     """Return a grid with one row per test image: the image, a gap, and the most similar training images."""
     tiles = []
     for query in np.unique(np.linspace(0, len(images) - 1, _NUM_QUERIES).round().astype(np.int64)):
-        similar = _resize_tiles(inputs.read_images("train", neighbors[query]))
+        similar = shrink_tiles(inputs.read_images("train", neighbors[query]), _TILE_SIZE)
         tiles += [images[query], np.full_like(images[query], 255), *similar]
     return make_image_grid(np.stack(tiles), neighbors.shape[1] + 2)
 

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from rr.compute.thread_pool import parallel_for
-from rr.data.image_grid import make_image_grid
+from rr.data.image_grid import make_image_grid, shrink_tiles
 from rr.evaluate.inputs import EvaluationInputs
 from rr.evaluate.relation_head import NumpyRelationHead
 from rr.evaluate.result import ProtocolResult
@@ -15,7 +15,9 @@ from rr.params import RetrievalConfig
 _BATCH_SIZE = 256  # number of queries whose similarities are computed together
 _RERANKED = 100  # number of nearest images per query that the relation head reorders
 _EXAMPLE_QUERIES, _EXAMPLE_NEIGHBORS = 10, 10
-_FRAME_WIDTH, _CORRECT_COLOR, _WRONG_COLOR, _QUERY_COLOR = 2, (30, 140, 60), (200, 40, 40), (255, 255, 255)
+_TILE_SIZE = 64  # pixels of the images in the example image
+# Blue and orange (Okabe-Ito) differ in lightness, and can be told apart with any kind of color vision.
+_FRAME_WIDTH, _CORRECT_COLOR, _WRONG_COLOR, _QUERY_COLOR = 2, (0, 114, 178), (230, 159, 0), (255, 255, 255)
 
 
 def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResult:
@@ -37,7 +39,7 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
     `reranked_mean_average_precision` and `reranked_precision_at_k`.
 
     The example image has one row for the first test image of each class, up to 10 rows. Each row shows the query and
-    its 10 nearest training images. Images of the same class have a green frame, and all others have a red frame.
+    its 10 nearest training images. Images of the same class have a blue frame, and all others have an orange frame.
     """
     train, test = inputs.train, inputs.test
     max_cutoff = max(config.cutoffs)
@@ -208,9 +210,9 @@ def _render_examples(nearest: np.ndarray, is_relevant: np.ndarray, inputs: Evalu
     """Return a grid with one row for the first query of each class: the query and its nearest training images."""
     queries = np.unique(inputs.test.labels, return_index=True)[1][:_EXAMPLE_QUERIES]
     tiles = []
-    for query, image in zip(queries, inputs.read_images("test", queries), strict=True):
+    for query, image in zip(queries, shrink_tiles(inputs.read_images("test", queries), _TILE_SIZE), strict=True):
         tiles.append(_add_frame(image, _QUERY_COLOR))
-        neighbors = inputs.read_images("train", nearest[query])
+        neighbors = shrink_tiles(inputs.read_images("train", nearest[query]), _TILE_SIZE)
         colors = (_CORRECT_COLOR if relevant else _WRONG_COLOR for relevant in is_relevant[query])
         tiles += [_add_frame(image, color) for image, color in zip(neighbors, colors, strict=True)]
     return make_image_grid(np.stack(tiles), nearest.shape[1] + 1)

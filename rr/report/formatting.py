@@ -24,6 +24,18 @@ def format_three_decimals(value: float) -> str:
     return f"{value:.3f}".replace("-", "−")
 
 
+def format_any_number(value: float) -> str:
+    """Return a number with three decimals or, if it is very small or large, four significant digits."""
+    is_usual = value == 0 or 0.001 <= abs(value) < 1e6
+    return format_three_decimals(value) if is_usual else f"{value:.4g}".replace("-", "−")
+
+
+def shorten_middle(text: str, max_length: int) -> str:
+    """Return the text, with an ellipsis in the middle if it has more than `max_length` characters."""
+    start = max_length // 2
+    return text if len(text) <= max_length else f"{text[:start]}…{text[len(text) - (max_length - start - 1) :]}"
+
+
 def format_difference(points: float) -> str:
     """Return a difference in percentage points with its sign and two decimals."""
     return f"{points:+.2f}".replace("-", "−")

@@ -73,7 +73,8 @@ class Progress:
         self._last_heartbeat_time = -math.inf
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
-        self._bar = _make_bar(self) if use_bar and is_main_process() and sys.stderr.isatty() else None
+        can_redraw = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._bar = _make_bar(self) if use_bar and is_main_process() and can_redraw else None
 
     def __enter__(self) -> "Progress":
         global _last_line_time

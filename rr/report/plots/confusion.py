@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
+from rr.report.formatting import shorten_middle
 from rr.report.plots.curves import LINE_STYLES
 from rr.report.plots.svg import INK, RULE, SERIES, Panel, format_csv, render_svg
 
@@ -105,6 +106,5 @@ def _cell_outline(row: int, column: int) -> Path:
 
 
 def _shorten_name(name: str) -> str:
-    """Return a class name on one line, truncated to the maximum length."""
-    line = " ".join(name.split())
-    return line if len(line) <= _MAX_NAME_LENGTH else f"{line[: _MAX_NAME_LENGTH - 1]}…"
+    """Return a class name on one line, shortened in the middle to the maximum length."""
+    return shorten_middle(" ".join(name.split()), _MAX_NAME_LENGTH)

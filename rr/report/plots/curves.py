@@ -23,20 +23,22 @@ class Curve:
     Attributes:
         label: the name in the legend.
         color: the number of the color, from 1 to 20.
-        seed_points: for each seed, its points (x, y) by epoch or by another key that seeds have in common.
+        seed_points: for each seed, its points (x, y) by epoch or by another key.
         style: the number of the line style, from 0; there are four.
+        seeds: the seeds, in the same order; empty if there is only one set of points, and it has no seed.
     """
 
     label: str
     color: int
     seed_points: list[dict[float, Point]]
     style: int = 0
+    seeds: Sequence[int] = ()
 
     @property
     def mean_points(self) -> list[Point]:
-        """The mean over seeds at the epochs that all seeds have in common."""
-        epochs = [epoch for epoch in self.seed_points[0] if all(epoch in seed for seed in self.seed_points)]
-        points = [[seed[epoch] for seed in self.seed_points] for epoch in epochs]
+        """The mean at each epoch, over the seeds that have a point there."""
+        epochs = sorted({epoch for points in self.seed_points for epoch in points})
+        points = [[seed[epoch] for seed in self.seed_points if epoch in seed] for epoch in epochs]
         return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in points]
 
 
@@ -66,7 +68,8 @@ def plot_curves(
         for curve in curves:
             color, style = SERIES[curve.color - 1], LINE_STYLES[curve.style % len(LINE_STYLES)]
             for seed in curve.seed_points if len(curve.seed_points) > 1 else ():
-                axes.plot(*_split_xy(list(seed.values())), color=color, lw=0.8, alpha=0.45)
+                marker = "o" if len(seed) == 1 and not mark_ends else None
+                axes.plot(*_split_xy(list(seed.values())), color=color, lw=0.8, alpha=0.45, marker=marker, ms=3.2)
             mean = curve.mean_points
             marker = "o" if len(mean) <= _MAX_MARKERS and not mark_ends else None
             axes.plot(*_split_xy(mean), color=color, lw=1.8, ls=style, marker=marker, ms=3.2)
@@ -88,8 +91,8 @@ def _format_curves_csv(curves: Sequence[Curve], key_name: str) -> str:
     header = [key_name]
     columns: list[dict[float, Any]] = []
     for curve in curves:
-        for number, points in enumerate(curve.seed_points, 1):
-            name = f"{curve.label} (run {number})"
+        for number, points in enumerate(curve.seed_points):
+            name = f"{curve.label} (seed {curve.seeds[number]})" if curve.seeds else curve.label
             if key_name == "epoch" and any(x != epoch for epoch, (x, _) in points.items()):
                 header.append(f"{name}, x")
                 columns.append({epoch: x for epoch, (x, _) in points.items()})
@@ -102,7 +105,7 @@ def _format_curves_csv(curves: Sequence[Curve], key_name: str) -> str:
 def format_epoch_axis(axes: Axes) -> None:
     """Label the x axis with integer epochs and add horizontal grid lines."""
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.grid(axis="y")
 
 
@@ -122,10 +125,18 @@ def format_view_counts_axis(axes: Axes, ticks: Sequence[float]) -> None:
 
 
 def set_log_ticks(axis: Axis, formatter: Formatter) -> None:
-    """Place the ticks of a logarithmic axis at 1, 2 and 5 times each power of ten."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    """Place the ticks of a logarithmic axis at powers of ten and, on a short axis, at 2 and 5 times each power."""
+    axis.set_major_locator(_LogTicks(numticks=6))
     axis.set_major_formatter(formatter)
     axis.set_minor_locator(NullLocator())
+
+
+class _LogTicks(LogLocator):
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """Return the positions of the ticks between `vmin` and `vmax`."""
+        is_short = 0 < vmin < vmax <= 100 * vmin
+        self.set_params(subs=(1, 2, 5) if is_short else (1,))
+        return super().tick_values(vmin, vmax)
 
 
 def _split_xy(points: list[Point]) -> tuple[list[float], list[float]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 
 from rr.params import CLASSIFICATION_PROTOCOLS
-from rr.report.formatting import format_percent, format_seed_counts
+from rr.report.formatting import format_percent, format_seed_counts, shorten_middle
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.method_roles import explain_roles
@@ -16,6 +16,7 @@ from rr.report.sections.summary import summarize_table
 from rr.report.table import Cell, Table, make_table, numeric_columns
 from rr.runtime.formatting import format_count
 
+_MAX_LABEL_LENGTH = 25  # characters of a method's name next to a plot
 _PROTOCOLS = {
     "linear": "a linear layer is trained on the frozen features",
     "finetune": "the backbone and a linear layer are trained together",
@@ -123,7 +124,7 @@ def _plot_accuracies(table: ResultTable, protocol: str) -> Panel:
             mean = 100 * row.cells[protocol].value.mean
             axes.plot(accuracies, [y] * len(accuracies), "o", color=color, ms=4.5, alpha=0.45, mew=0)
             axes.plot([mean, mean], [y - 0.28, y + 0.28], color=color, lw=2, solid_capstyle="butt")
-        axes.set_yticks(range(len(rows)), [row.method for row in rows])
+        axes.set_yticks(range(len(rows)), [shorten_middle(row.method, _MAX_LABEL_LENGTH) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.tick_params(axis="y", length=0)

@@ -70,14 +70,16 @@ def plot_histories(
 
 def _plot_losses_and_accuracies(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
     """Return a plot of the losses and one of the accuracies; empty if nothing was trained."""
-    histories = [run.history for run in runs if run.history]
+    runs = [run for run in runs if run.history]
+    histories = [run.history for run in runs]
     common = [column for column in (histories or [{}])[0] if all(column in history for history in histories)]
     panels = []
     for prefix, title, alt_text, format_axes, scale in _PLOTS:
         curves = []
         for style, column in enumerate(c for c in common if re.match(rf"{prefix}(_|$)", c)):
             seeds = [{e: (e, scale * y) for e, y in zip(h["epoch"], h[column], strict=True)} for h in histories]
-            curves.append(Curve(_curve_label(column, runs[0].settings), runs[0].color, seeds, style))
+            label, numbers = _curve_label(column, runs[0].settings), [run.paths.seed for run in runs]
+            curves.append(Curve(label, runs[0].color, seeds, style, numbers))
         if curves:
             panels.append(plot_curves(f"{name}-{prefix}", title, alt_text, curves, format_axes))
     return panels

@@ -74,7 +74,7 @@ def _make_curves(runs: Sequence[PretrainResult], columns: dict[str, str], positi
             }
             for run in runs
         ]
-        curve = Curve(label, runs[0].color, seeds, style)
+        curve = Curve(label, runs[0].color, seeds, style, [run.paths.seed for run in runs])
         if curve.mean_points:
             curves.append(curve)
     return curves
@@ -90,7 +90,7 @@ def _plot_knn_against_task_metrics(runs: Sequence[PretrainResult], name: str) ->
             {epoch: (x, y) for epoch, (x, y) in plot_values_by_epoch(run.history, column, "knn_accuracy").items()}
             for run in runs
         ]
-        curve = Curve("kNN accuracy", runs[0].color, seeds)
+        curve = Curve("kNN accuracy", runs[0].color, seeds, seeds=[run.paths.seed for run in runs])
         if len(curve.mean_points) > 1:
             (first, _), (last, _) = curve.mean_points[0], curve.mean_points[-1]
             alt_text = f"kNN accuracy in percent while {label} goes from {first:.4g} to {last:.4g}"

@@ -85,7 +85,9 @@ def _accuracy_curve(runs: Sequence[PretrainResult], cost: str) -> Curve:
         is_recorded = len(history.get(cost, [])) == len(history.get("epoch", []))
         rows = plot_values_by_epoch(history, cost, "knn_accuracy") if is_recorded else {}
         seeds.append({epoch: (x, y) for epoch, (x, y) in rows.items() if x > 0})
-    return Curve(runs[0].paths.method, runs[0].color, seeds, style=runs[0].color - 1)
+    return Curve(
+        runs[0].paths.method, runs[0].color, seeds, style=runs[0].color - 1, seeds=[run.paths.seed for run in runs]
+    )
 
 
 def _compare_with_simclr(by_method: dict[str, list[PretrainResult]], means: dict[str, dict[str, list[Point]]]) -> str:

@@ -1,7 +1,7 @@
 """The `own_protocols` section: the metrics of user-defined protocols."""
 
 from rr.params.extensions import is_extension_kind
-from rr.report.formatting import format_three_decimals
+from rr.report.formatting import format_any_number
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults
 from rr.report.result_tables import MetricColumn, ResultTable, result_table, split_by_target_and_protocol
@@ -19,7 +19,7 @@ def build_own_protocols(results: GridResults) -> list[ResultTable]:
     for runs in split_by_target_and_protocol([run for run in results.evaluations if is_extension_kind(run.kind)]):
         metrics = unique(name for run in runs for name in run.metrics if name not in _SIZES)[:_MAX_METRICS]
         columns = [
-            MetricColumn(name.replace("_", " "), runs[0].paths.protocol, name, format_three_decimals, marks_best=False)
+            MetricColumn(name.replace("_", " "), runs[0].paths.protocol, name, format_any_number, marks_best=False)
             for name in metrics
         ]
         tables.append(result_table(runs, columns))

@@ -21,7 +21,7 @@ _RERANKED = "reranked_"  # prefix of the metrics after the relation head has reo
 _MAX_BYTES = 200_000  # of examples on the page
 _CAPTION = (
     "Each row shows a query (the first test image of a class), followed by its nearest training images in order of "
-    "distance. A green frame marks an image of the same class, and a red frame marks an image of a different class."
+    "distance. A blue frame marks an image of the same class, and an orange frame marks an image of a different class."
 )
 
 

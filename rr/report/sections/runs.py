@@ -76,7 +76,7 @@ def _run_table(runs: Sequence[StageResult], machines: list[Machine], has_version
             Cell(format_exact_duration(record.total_seconds), sort_key=record.total_seconds),
             f"{record.views_per_second:,.0f}" if record.views_per_second else "–",
             f"{record.peak_memory_mib:,.0f} MiB",
-            Cell(format_energy(record.energy_joules), sort_key=sum(record.energy_joules.values())),
+            Cell(format_energy(record.energy_joules), sort_key=sum(record.energy_joules.values()) or None),
             record.started.replace("T", " ").replace("Z", ""),
         ]
         rows.append(row)

@@ -28,7 +28,10 @@ def build_accuracy_by_view_count(results: GridResults) -> list[Panel]:
 
 def _plot_accuracy_by_view_count(series: Sequence[Sequence[EvaluationResult]]) -> Panel:
     """Plot the accuracy of each series of runs that differ only in K and the seed."""
-    curves = [Curve(_series_name(own), own[0].pretraining.color, _points_by_seed(own)) for own in series]
+    curves = []
+    for own in series:
+        points = _points_by_seed(own)
+        curves.append(Curve(_series_name(own), own[0].pretraining.color, list(points.values()), seeds=list(points)))
     paths = series[0][0].paths
     run = paths.pretraining
     title = f"{run.dataset}, {run.backbone} → {paths.target}, {paths.protocol}, %"
@@ -40,11 +43,12 @@ def _plot_accuracy_by_view_count(series: Sequence[Sequence[EvaluationResult]]) -
     return plot_curves(name, title, alt_text, curves, format_axes, key_name="views")
 
 
-def _points_by_seed(runs: Sequence[EvaluationResult]) -> list[dict[float, Point]]:
+def _points_by_seed(runs: Sequence[EvaluationResult]) -> dict[int, dict[float, Point]]:
     by_seed = group_by(sorted(runs, key=_num_views), lambda run: run.paths.pretraining.seed)
-    return [
-        {_num_views(run): (_num_views(run), 100 * run.metrics["accuracy"]) for run in own} for own in by_seed.values()
-    ]
+    return {
+        seed: {_num_views(run): (_num_views(run), 100 * run.metrics["accuracy"]) for run in own}
+        for seed, own in by_seed.items()
+    }
 
 
 def _series_name(runs: Sequence[EvaluationResult]) -> str:

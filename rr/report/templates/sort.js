@@ -2,7 +2,7 @@
 // sorts numbers from the largest to the smallest and text from A to Z, the second click reverses the order, and the
 // third click restores the original order. Cells without a number stay last. Without JavaScript, the headings are plain
 // text.
-const parseNumber = (text) => parseFloat(text.replaceAll(",", "").replace("−", "-"));
+const parseNumber = (text) => parseFloat(text.replaceAll(",", "").replaceAll("−", "-"));
 
 function cellValue(cell, isNumeric) {
   const text = cell.dataset.value ?? cell.textContent.trim();

@@ -8,6 +8,7 @@ from rr.data.image_grid import (
     make_thumbnail,
     render_captioned_images,
     render_text,
+    shrink_tiles,
     vstack_images,
 )
 
@@ -55,3 +56,15 @@ def test_panels_show_their_images_and_the_start_and_end_of_long_captions() -> No
     assert differing.min() > gap + 50
     assert differing.max() < panel_end - 40
     assert (rendered[0][second_line, panel_end : panel_end + gap] == 255).all()
+
+
+def test_thumbnail_of_a_very_long_image_is_not_empty() -> None:
+    assert make_thumbnail(np.zeros((2, 700, 3), np.uint8)).shape == (1, 144, 3)
+    assert make_thumbnail(np.zeros((700, 2, 3), np.uint8)).shape == (144, 1, 3)
+    assert make_thumbnail(np.zeros((300, 200, 3), np.uint8)).shape == (144, 96, 3)
+
+
+def test_only_large_tiles_are_shrunk() -> None:
+    small = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
+    assert shrink_tiles(small, 64) is small
+    assert shrink_tiles(np.zeros((3, 224, 224, 3), np.uint8), 64).shape == (3, 64, 64, 3)

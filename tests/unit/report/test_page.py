@@ -286,7 +286,7 @@ def test_missing_values_of_a_history_leave_a_gap(params: Params) -> None:
     html = REPORT_FILES[0].read_text(encoding="utf-8")
     (data,) = re.findall(r'href="data:text/csv;charset=utf-8,([^"]*)" download="relational-shapes-conv4-accuracy', html)
     table = list(csv.reader(unquote(data).splitlines()))
-    column = table[0].index("two views of one image (run 1)")
+    column = table[0].index("two views of one image (seed 1)")
     assert [row[column] for row in table[1:]] == ["", "25", "", "75"]
     assert "two views of one image from 25 to 75" in html
 

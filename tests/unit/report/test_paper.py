@@ -708,7 +708,7 @@ def test_accuracy_is_plotted_against_the_number_of_views(tmp_path: Path, monkeyp
     }
     assert "relational-k2 to relational-k32 from 52.2 to 55.2" in panel.svg  # the mean seed adds two points
     header, first, *_ = panel.csv.splitlines()
-    assert header.startswith("views,relational-k2 to relational-k32 (run 1),relational-k2 to relational-k32 (run 2),")
+    assert header.startswith("views,relational-k2 to relational-k32 (seed 1),relational-k2 to relational-k32 (seed 2),")
     assert first.startswith("2,51.2,52.2,53.2,")
     grid = params.grid[0].model_copy(update={"method": ["relational-k2", "relational-k8", "rotation-k4"]})
     (panel,) = build_accuracy_by_view_count(collect_results(params.model_copy(update={"grid": [grid]})))
@@ -754,7 +754,7 @@ def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: py
     assert "here from 0 to 3, the paper (digitized) from 0 to 0.66." in views.panels[1].svg
     assert [panel.title for panel in labels.panels] == ["CIFAR-10, %", "CIFAR-100, %"]
     assert "here from 52.1 to 62, the paper (digitized) from 74.99 to 90.7." in labels.panels[0].svg
-    runs = "here (run 1),here (run 2),here (run 3),the paper (digitized) (run 1)"
+    runs = "here (seed 1),here (seed 2),here (seed 3),the paper (digitized)"
     assert views.panels[0].csv.startswith(f"views,{runs}\n2,0,0,0,0\n")
     # The x axis of the plot shows the fractions at equal distances, so its positions are not in the file.
     assert labels.panels[0].csv.startswith(f"label fraction,{runs}\n0,")

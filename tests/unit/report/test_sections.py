@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from PIL import Image
 from report_files import (
     CLASS_NAMES,
@@ -39,10 +41,11 @@ from sklearn import metrics
 from rr import paths
 from rr.params import Params
 from rr.paths import REPORT_FILES
+from rr.report.formatting import format_any_number, shorten_middle
 from rr.report.inputs.collect import collect_results
 from rr.report.inputs.predictions import Predictions
 from rr.report.page import build_sections, escape_markdown, render_html
-from rr.report.plots.curves import Curve
+from rr.report.plots.curves import Curve, set_log_ticks
 from rr.report.plots.image import MAX_WEBP_SIDE, ByteBudget, encode_image, image_panel
 from rr.report.sections.classes import calibration_curve, class_accuracies, confusion_fractions, top_confusions
 from rr.report.sections.efficiency import accuracy_at
@@ -382,10 +385,39 @@ def test_accuracy_at_is_linear_and_does_not_extrapolate() -> None:
     assert accuracy_at(points, 20.1) is None
 
 
-def test_mean_of_a_curve_is_over_epochs_that_all_seeds_have() -> None:
+def test_mean_of_a_curve_is_over_the_seeds_that_have_a_point() -> None:
     seeds = [{1: (1.0, 10.0), 2: (2.0, 20.0)}, {2: (4.0, 40.0), 3: (6.0, 60.0)}]
     for points in (seeds, seeds[::-1]):
-        assert Curve("mine", 1, points).mean_points == [(3, 30)]
+        assert Curve("mine", 1, points).mean_points == [(1, 10), (3, 30), (6, 60)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((1, 30), [1, 2, 5, 10, 20]),
+        ((100, 10_000), [100, 200, 500, 1000, 2000, 5000, 10_000]),
+        ((1e5, 1e10), [1e5, 1e6, 1e7, 1e8, 1e9, 1e10]),
+        ((1e-5, 15), [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis(limits: tuple[float, float], expected: list[float]) -> None:
+    axes = Figure().subplots()
+    axes.set_yscale("log")
+    axes.set_ylim(*limits)
+    set_log_ticks(axes.yaxis, EngFormatter())
+    ticks = [tick for tick in axes.get_yticks() if limits[0] <= tick <= limits[1]]
+    assert len(ticks) >= 3
+    assert {*np.round(np.log10(ticks), 9)} <= {*np.round(np.log10(expected), 9)}
+
+
+def test_numbers_and_long_names_are_shortened() -> None:
+    numbers = [0, 4.7e-4, -2.6e-5, 0.0012, 12.5, 123_456_789_012.0]
+    assert [format_any_number(number) for number in numbers] == [
+        "0.000", "0.00047", "−2.6e−05", "0.001", "12.500", "1.235e+11",
+    ]  # fmt: skip
+    assert shorten_middle("Corn_(maize)___healthy", 14) == "Corn_(m…ealthy"
+    assert len(shorten_middle("Corn_(maize)___Common_rust_", 14)) == 14
+    assert shorten_middle("relational", 10) == "relational"
 
 
 def test_efficiency_without_common_cost_has_no_sentence(full_grid: Params) -> None:
@@ -432,7 +464,7 @@ def test_every_plot_has_its_data(full_report: tuple[str, str]) -> None:
         "method,seed,accuracy (%)", "random,1,40", "random,2,42",
     ]  # fmt: skip
     assert files["relational-shapes-conv4-loss.csv"].splitlines()[:3] == [
-        "epoch,loss (run 1),loss (run 2)", "1,1,1", "2,1,1",
+        "epoch,loss (seed 1),loss (seed 2)", "1,1,1", "2,1,1",
     ]  # fmt: skip
 
 
