@@ -55,7 +55,7 @@ shell.prefix(f"set -euo pipefail; export RR_ENGINE=snakemake RR_PARAMS={shlex.qu
 # four. A single resource would not be enough, because Snakemake would also reduce the requests of cluster jobs to that
 # limit. Without a GPU, both are 0. RR_DEVICE takes precedence over this machine's GPUs, because a cluster may have
 # different ones.
-DEVICE = os.environ.get("RR_DEVICE", "auto")
+DEVICE = os.environ.get("RR_DEVICE") or "auto"
 GPU = int(DEVICE.startswith("cuda") or (DEVICE == "auto" and bool(shutil.which("nvidia-smi"))))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from rr.errors import explain_missing_package
+from rr.errors import explain_error
 from rr.project import describe_outdated_files
 
 SYSTEM_LIBRARIES = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}  # pkg-config module: apt package
@@ -53,7 +53,7 @@ def _run_check(check: Callable[[], str]) -> CheckResult:
     try:
         return CheckResult(name, True, check())
     except Exception as error:  # a check may raise any error, and the remaining checks should still run
-        explained = explain_missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+        explained = explain_error(error) if isinstance(error, ModuleNotFoundError | RuntimeError) else None
         hint = ": install the packages in requirements.lock" if isinstance(error, ImportError) and not explained else ""
         return CheckResult(name, False, f"{explained or error}{hint}")
 

@@ -53,6 +53,11 @@ def explain_error(error: BaseException) -> UserError | None:
             return explain_os_error(error)
         case ModuleNotFoundError():
             return explain_missing_package(error)
+        case RuntimeError() if "cannot cache function" in str(error):
+            return UserError(
+                "numba finds no folder in which it can store compiled code: set NUMBA_CACHE_DIR to a folder that can "
+                "be written"
+            )
         case MemoryError() | RuntimeError():
             return _explain_memory_error(error)
     return None

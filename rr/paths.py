@@ -42,7 +42,10 @@ def check_image_folder(path: str | Path) -> None:
     Raises:
         UserError: if the folder contains the current folder or overlaps with an output folder.
     """
-    folder = expand_user(path).resolve()
+    try:
+        folder = expand_user(path).resolve()
+    except ValueError:  # a null byte; there is no such folder
+        return
     remedy = "run rr in a different folder, such as a new one (mkdir project, cd project)"
     if Path.cwd().is_relative_to(folder):
         raise UserError(f"{display_name(path)} contains the current folder, to which rr writes its results: {remedy}")

@@ -15,6 +15,7 @@ import torch
 
 from rr import backbones, methods, paths
 from rr.backbones.weights import load_backbone, save_backbone
+from rr.compute.optimizers import DETACHED_METHODS
 from rr.compute.torch_threads import configure_torch
 from rr.data import beton, raw
 from rr.data.feature_file import read_features
@@ -43,7 +44,14 @@ _NO_DYNAMICS = DynamicsConfig(every_n_epochs=0, images=50)
 
 @contextlib.contextmanager
 def _configured_torch() -> Iterator[None]:
-    """Configure torch as the stages do, with one thread; restore threads, cuDNN and the random state afterward."""
+    """Configure torch as the stages do, with one thread; restore threads, cuDNN, optimizers and the random state.
+
+    Raises:
+        RuntimeError: if Python ignores the assert statements of the checks.
+    """
+    if not __debug__:
+        raise RuntimeError("the checks are assert statements, which python -O ignores: run Python without this option")
+    methods = [(kind, name, getattr(kind, name)) for kind, name in DETACHED_METHODS]
     threads = torch.get_num_threads(), numba.get_num_threads()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     with torch.random.fork_rng(devices=[]):
@@ -54,6 +62,8 @@ def _configured_torch() -> Iterator[None]:
             torch.set_num_threads(threads[0])
             numba.set_num_threads(threads[1])
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+            for kind, name, method in methods:
+                setattr(kind, name, method)
 
 
 @_configured_torch()
@@ -163,6 +173,7 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
         )
 
 
+@_configured_torch()
 def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
     """Check that a dataset's source does what the `fetch` stage requires, by reading it twice.
 

@@ -74,8 +74,11 @@ def load_backbone(path: Path) -> backbones.Backbone:
     """
     with _explain_errors(path), safe_open(path, "pt") as file:
         metadata = _read_metadata(file)
+        image_size = metadata.get("image_size")
+        if image_size is not None and not (isinstance(image_size, int) and 8 <= image_size <= 1024):
+            raise ValueError(f"its metadata has an invalid image_size, {image_size}")
         config = _load_config(path, metadata["config"]) if "config" in metadata else None
-        backbone = backbones.build(metadata["backbone"], metadata.get("image_size"), config)
+        backbone = backbones.build(metadata["backbone"], image_size, config)
         names = [name for name in file.keys() if not name.startswith(LAYER_PREFIXES)]  # noqa: SIM118
         backbone.load_state_dict({name: file.get_tensor(name) for name in names})
         _check_finite(backbone)
@@ -131,6 +134,8 @@ def load_classifier(path: Path) -> nn.Linear | None:
         if not names:
             return None
         state = {name.removeprefix(CLASSIFIER_PREFIX): file.get_tensor(name) for name in names}
+        if state["weight"].shape[1:] != (num_features,):
+            raise ValueError(f"its classifier does not have {num_features} inputs")
         classifier = nn.Linear(num_features, len(state["weight"]))
         classifier.load_state_dict(state)
         _check_finite(classifier, CLASSIFIER_PREFIX)

@@ -5,12 +5,25 @@ For a batch of views (226 MB for 32 views of 64 images of 96 × 96 pixels), it t
 views.
 """
 
+import os
 import sys
 import threading
+import weakref
 from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
+
+_pools: "weakref.WeakSet[BufferPool]" = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """Release the locks that other threads held when this process was forked; those threads do not exist here."""
+    for pool in _pools:
+        pool._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 class BufferPool:
@@ -19,6 +32,7 @@ class BufferPool:
     def __init__(self, max_buffers: int) -> None:
         self._buffers: deque[NDArray[np.float32]] = deque(maxlen=max_buffers)
         self._lock = threading.Lock()
+        _pools.add(self)
 
     def empty(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return an uninitialized float32 array that nothing else refers to.

@@ -18,17 +18,23 @@ if TYPE_CHECKING:
     from rr.params.optimizers import OptimizerConfig, ScheduleConfig
 
 
+# The decorated methods. The first four belong to the base class.
+DETACHED_METHODS = [
+    *((torch.optim.Optimizer, name) for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")),
+    (torch.optim.Adam, "step"),
+    (torch.optim.SGD, "step"),
+]
+
+
 def detach_optimizers_from_dynamo() -> None:
     """Remove the optimizer decorators that load torch._dynamo.
 
     Loading it takes about as long as loading torch. Only code that `torch.compile` traces needs these decorators, and
     this project does not compile optimizers.
     """
-    base = torch.optim.Optimizer
-    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
-        setattr(base, name, inspect.unwrap(getattr(base, name)))
-    for subclass in (torch.optim.Adam, torch.optim.SGD):
-        subclass.step = torch.no_grad()(inspect.unwrap(subclass.step))  # type: ignore[method-assign]
+    for kind, name in DETACHED_METHODS:
+        method = inspect.unwrap(getattr(kind, name))
+        setattr(kind, name, torch.no_grad()(method) if name == "step" else method)
 
 
 def make_optimizer(config: OptimizerConfig, groups: Iterable[tuple[Iterable[nn.Parameter], float]]) -> Optimizer:

@@ -22,6 +22,10 @@ from rr.runtime.progress import Progress
 
 # Python 3.11.4 introduced this filter. It only changes permissions, because `_check_member` rejects unsafe members.
 _EXTRACTION_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+_HEADER_TYPES = {
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+}  # fmt: skip
+_MAX_HEADER_BYTES = 2**20
 _HINT = "replace this file with a new download of the official archive, or use another copy with --from"
 
 
@@ -63,6 +67,16 @@ def open_tree(path: Path, extract_dir: Path, limits: ArchiveLimits) -> FileTree:
     return FileTree(_drop_hidden(listing.files), lambda name: (path / name).read_bytes())
 
 
+class _TarInfo(tarfile.TarInfo):
+    """A member of a tar archive. Long names are stored in headers, which tarfile reads completely into memory."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _HEADER_TYPES and self.size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header has {self.size:,} bytes")
+        member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return member
+
+
 def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
     """Extract a tar archive to `target_dir`, replacing the folder's contents; remove the folder on failure.
 
@@ -79,7 +93,10 @@ def extract_tar(path: Path, target_dir: Path, limits: ArchiveLimits) -> None:
     size = count = 0
     name = ""
     try:
-        with tarfile.open(path) as tar, Progress("fetch", unit="files", note=f"extracting {path}") as progress:
+        with (
+            tarfile.open(path, tarinfo=_TarInfo) as tar,
+            Progress("fetch", unit="files", note=f"extracting {path}") as progress,
+        ):
             for member in tar:
                 name, size, count = member.name, size + member.size, count + 1
                 _check_member(path, name, size, count, limits)

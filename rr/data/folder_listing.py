@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from rr.data.image_decoding import identify_unreadable_content
+from rr.data.image_decoding import UNDECODABLE_FORMATS, identify_unreadable_content
 from rr.data.printable_names import display_name
 from rr.errors import UserError
 
@@ -54,8 +54,6 @@ _UNFINISHED_SUFFIXES = {
 }  # fmt: skip
 _CLOUD_SUFFIXES = {".nextcloud": "Nextcloud", ".owncloud": "ownCloud"}  # for placeholders such as x.jpg.nextcloud
 
-# Formats that Pillow identifies, but can decode only with the help of other programs, if at all.
-_UNDECODABLE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 # Suffixes of images that Pillow cannot read. (Some versions of Pillow can read AVIF.)
 _UNSUPPORTED_SUFFIXES = {
     ".heic", ".heif", ".hif", ".heics", ".avif", ".avifs", ".jxl", ".jxr", ".wdp", ".hdp", ".svg", ".svgz", ".psb",
@@ -272,7 +270,7 @@ def _list_ignored(entry: os.DirEntry[str], name: str) -> Iterator[str]:
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes of the formats that Pillow can decode, in lower case."""
     formats = Image.registered_extensions()  # includes formats that Pillow can only write
-    readable = Image.OPEN.keys() - _UNDECODABLE_FORMATS
+    readable = Image.OPEN.keys() - UNDECODABLE_FORMATS
     # MPO, the format of some stereo cameras, is read as JPEG.
     return frozenset({suffix for suffix, name in formats.items() if name in readable} | {".mpo"})
 

@@ -8,8 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-# Pillow rejects images above a size limit, and warns about images above half that limit, such as panoramas.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# Pillow rejects images above a size limit, and warns about images above half that limit, such as panoramas. A program
+# that imports rr may have its own filter, which has precedence.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning, append=True)
+# Formats that Pillow identifies, but can decode only with the help of other programs, if at all.
+UNDECODABLE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 
 
 class UnreadableImageError(ValueError):
@@ -275,6 +278,8 @@ def _convert_pixels(image: Image.Image, size: tuple[int, int], box_size: tuple[f
 
     `size` is the width and height of the original, and `box_size` those of the area in `image` that shows it.
     """
+    if image.format in UNDECODABLE_FORMATS:  # whatever the file's suffix; Pillow would start Ghostscript for EPS
+        raise UnreadableImageError(f"its format is {image.format}; convert it to PNG or JPEG")
     _rescale_transparent_color(image)
     image.load()
     rgb, transposition = _convert_to_rgb(image), _find_transposition(image)

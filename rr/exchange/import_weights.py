@@ -358,7 +358,7 @@ def _make_candidate(
     for name, expected in _expected_weights(backbone_name, image_size).items():
         actual_name = prefix + names[name]
         actual = tensors.get(actual_name)
-        if actual is not None and _is_batch_count(name):
+        if actual is not None and _is_batch_count(name) and actual.shape == expected.shape:
             # If all tensors were converted to another type, so were the counts. In float16, they may be infinite.
             actual = actual.double().nan_to_num(posinf=0).round().long()
         if actual is None:

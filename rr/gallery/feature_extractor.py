@@ -71,9 +71,14 @@ class FeatureExtractor:
 
     def check_unchanged(self, reason: str) -> None:
         """Raise UserError if the weights are no longer those in their file. `reason` ends the message."""
+        if not self.weights.is_file():
+            raise UserError(
+                f"{self.weights} does not exist: it was moved or deleted, or the current folder has changed, since the "
+                "backbone was loaded: load it again"
+            )
         if file_sha256(self.weights) != self.sha256:
             raise UserError(f"{self.weights} has changed since the backbone was loaded: load it again")
-        with _default_torch_state():
+        with torch.device("cpu"), torch.inference_mode(False):
             saved = load_file(self.weights)
         for name, value in self.backbone.state_dict().items():
             original = saved.get(name)
@@ -267,7 +272,10 @@ def load_feature_extractor(
 
 @contextmanager
 def _default_torch_state() -> Iterator[None]:
-    """Build networks as in a new process, regardless of the user's settings, and keep torch's random state."""
+    """Build networks as in a new process, regardless of the user's settings, and keep torch's random state.
+
+    The default dtype and the random state belong to all threads.
+    """
     dtype = torch.get_default_dtype()
     with torch.device("cpu"), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         torch.set_default_dtype(torch.float32)

@@ -150,8 +150,10 @@ def check_pseudo_labels(kind: str, labels: Any, num_images: int) -> Tensor | Non
     """
     is_tensor = isinstance(labels, Tensor)
     expected = ((num_images,), torch.int64, "cpu")
-    if labels is None or (is_tensor and (tuple(labels.shape), labels.dtype, labels.device.type) == expected):
-        return labels
+    if labels is None:
+        return None
+    if is_tensor and (tuple(labels.shape), labels.dtype, labels.device.type) == expected:
+        return labels.contiguous()  # several processes exchange the labels in place
     got = f"{labels.dtype} {tuple(labels.shape)} on {labels.device}" if is_tensor else type(labels).__name__
     raise UserError(
         f"{kind}: update_pseudo_labels must return None or a tensor, torch.int64 ({num_images},) on cpu, got {got}"

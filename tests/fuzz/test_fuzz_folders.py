@@ -147,4 +147,9 @@ def check_fetched(tree: RandomTree, facts: dict, where: str) -> None:
         folder = normalize_unicode(path_to_text(tree.images[data].parent.relative_to(tree.root)))
         assert not class_name or class_name in folder.split("/"), where
         if facts["splits"]["test"].startswith("folder "):
-            assert f"{folder}/".startswith(facts["splits"][split].split()[1] + "/"), where
+            test_folder, origin = facts["splits"]["test"].split()[1], facts["splits"][split]
+            is_test = f"{folder}/".startswith(f"{test_folder}/")
+            if origin == "all other folders":
+                assert not is_test, where
+            else:
+                assert f"{folder}/".startswith(origin.split()[1] + "/"), where

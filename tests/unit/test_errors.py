@@ -5,7 +5,7 @@ from multiprocessing import shared_memory
 
 import pytest
 
-from rr.errors import explain_os_error
+from rr.errors import explain_error, explain_os_error
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
@@ -17,3 +17,8 @@ def test_error_of_shared_memory_names_its_folder(number: int) -> None:
     message = str(explain_os_error(caught.value))
     assert " at /dev/shm" in message
     assert "psm_" not in message
+
+
+def test_missing_folder_for_compiled_code_is_explained() -> None:
+    error = RuntimeError("cannot cache function 'resize_box': no locator available for file '/opt/rr/resize_kernel.py'")
+    assert "set NUMBA_CACHE_DIR to a folder that can be written" in str(explain_error(error))

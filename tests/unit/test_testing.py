@@ -1,6 +1,8 @@
 """Test `rr.testing` on this project's methods, on the classes from the guides, and on faulty ones."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,6 +153,18 @@ def test_settings_of_torch_and_numba_are_restored(own_classes: Path, former_sett
     assert (torch.get_num_threads(), torch.backends.cudnn.deterministic) == (3, False)
     assert numba.get_num_threads() == numba_threads
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_optimizers_are_restored(project: Path) -> None:
+    """`differentiable=True` needs a decorator that rr removes from its own optimizers."""
+    code = (
+        "import torch; from rr.testing import check_method; before = torch.optim.Adam.step\n"
+        "check_method('relational'); assert torch.optim.Adam.step is before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    process = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "python -O ignores" in process.stderr
 
 
 def test_unknown_and_untrained_methods_raise(project: Path) -> None:

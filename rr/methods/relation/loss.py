@@ -35,8 +35,8 @@ def relation_loss(
 
     A head in training mode normalizes with the statistics of all pairs and updates its running statistics as
     `BatchNorm1d` does. Only first derivatives are available. On a CPU, the fused kernel handles float32 features of
-    more than `TORCH_MAX_VIEWS` views. All other cases, including `max` aggregation and a head whose activation has been
-    replaced, use the plain torch implementation.
+    more than `TORCH_MAX_VIEWS` views. All other cases, including `max` aggregation and a head with replaced layers or
+    with hooks on its layers, use the plain torch implementation. Neither calls `head` itself.
 
     Args:
         head: the relation head.
@@ -50,12 +50,15 @@ def relation_loss(
 
     Raises:
         ValueError: if a tensor has an invalid shape, dtype or device; if a row is out of range (checked only on the
-            CPU, because reading a tensor on a different device would wait for that device); or if there is only one
-            pair to normalize in training mode (K = 2 and M = 1).
+            CPU, because reading a tensor on a different device would wait for that device); if there is only one pair
+            to normalize in training mode (K = 2 and M = 1); or if the head overrides `forward` or `aggregate`.
     """
     if negative_rows is None and isinstance(features_KMD, Tensor) and features_KMD.ndim == 3:
         negative_rows = roll_negative_rows(*features_KMD.shape[:2], device=features_KMD.device)
     check_tensors(head, features_KMD, negative_rows, positive_rows)
+    for name in ("forward", "aggregate"):
+        if getattr(type(head), name) is not getattr(RelationHead, name):
+            raise ValueError(f"{type(head).__name__} overrides {name}, which relation_loss does not call")
     K, M, _ = features_KMD.shape
     if head.norm.training and K == 2 and M == 1:
         raise ValueError("batch statistics need more than one pair, but K = 2 views of M = 1 image make a single pair")
@@ -77,9 +80,12 @@ def relation_loss(
 def _select_implementation(head: RelationHead, features_KMD: Tensor) -> Callable[..., tuple[Tensor, PairStatistics]]:
     """Return the fastest implementation that supports the head and the features."""
     norm, activation = head.norm, head.activation
+    layers = {head.linear: nn.Linear, norm: nn.BatchNorm1d, activation: nn.LeakyReLU, head.output: nn.Linear}
     if (
         head.aggregation != "max"
-        and isinstance(activation, nn.LeakyReLU)
+        and all(type(layer) is kind and not _has_hooks(layer) for layer, kind in layers.items())
+        and head.linear.bias is not None
+        and head.output.bias is not None
         and activation.negative_slope == 0.01  # the kernels contain this value
         and features_KMD.device.type == head.linear.weight.device.type == "cpu"
         and features_KMD.dtype == head.linear.weight.dtype == torch.float32
@@ -93,6 +99,11 @@ def _select_implementation(head: RelationHead, features_KMD: Tensor) -> Callable
 
         return fused_relation_loss
     return factorized_relation_loss
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(getattr(layer, kind) for kind in kinds)
 
 
 def check_tensors(

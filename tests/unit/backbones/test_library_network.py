@@ -1,11 +1,13 @@
 """Tests of torchvision and timm networks: names, features, weights and messages."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from networks import random_images
+from safetensors.torch import save_file
 from torchvision import models
 
 from rr import backbones
@@ -102,3 +104,14 @@ def test_unsuitable_network_raises(name: str, image_size: int, message: str) -> 
 def test_missing_image_size_raises() -> None:
     with pytest.raises(ValueError, match="mobilenet_v2 is built for one image size"):
         backbones.build("mobilenet_v2")
+
+
+@pytest.mark.parametrize("image_size", [5000, -1, "32", [32]])
+def test_file_with_an_invalid_image_size_is_rejected_before_the_network_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image_size: object
+) -> None:
+    metadata = {"backbone": "mobilenet_v2", "image_size": image_size, "features": 1280}
+    save_file({"a": torch.zeros(1)}, tmp_path / "weights", metadata={"rr": json.dumps(metadata)})
+    monkeypatch.setattr(backbones, "build", pytest.fail)
+    with pytest.raises(UserError, match=r"weights is damaged \(its metadata has an invalid image_size, "):
+        load_backbone(tmp_path / "weights")

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +170,23 @@ def test_tar_is_extracted_without_extraction_filters(tmp_path: Path, monkeypatch
     monkeypatch.setattr(archive, "_EXTRACTION_FILTER", {})
     extract_tar(make_tar(tmp_path / "set", ("a", DATA)), tmp_path / "extracted", ArchiveLimits(1 << 30, 10))
     assert (tmp_path / "extracted/a").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_huge_header_of_a_tar_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    header = tarfile.TarInfo("long")
+    header.type, header.size = kind, 200 << 20
+    with gzip.open(tmp_path / "set", "wb", compresslevel=1) as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(200):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    error_of(
+        lambda: extract_tar(tmp_path / "set", tmp_path / "extracted", ArchiveLimits(1 << 20, 10)),
+        "is damaged or not a zip or tar archive",
+    )
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
 
 
 def test_archive_inside_target_folder_is_not_deleted(tmp_path: Path) -> None:

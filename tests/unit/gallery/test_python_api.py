@@ -20,7 +20,7 @@ import pytest
 import torch
 from networks import random_backbone
 from own_images import save_file, save_tree
-from PIL import Image, ImageSequence
+from PIL import EpsImagePlugin, Image, ImageSequence
 
 import rr
 from rr.backbones.weights import load_backbone, save_backbone
@@ -120,6 +120,38 @@ def test_finetuned_weights_are_not_used_with_an_index_or_the_relation_head(
         rr.Gallery("g", backbone, index="i.parquet")
     with pytest.raises(rr.UserError, match=f"{message}the relation head does not belong to them"):
         rr.compare(PIXELS[0], PIXELS[1], backbone)
+
+
+def test_comparison_does_not_change_the_random_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The random state belongs to all threads, so it must not even be reset for a moment."""
+    backbone = rr.load_backbone("conv4-cifar10-relational-k4")
+    monkeypatch.setattr(torch, "set_rng_state", pytest.fail)
+    monkeypatch.setattr(torch, "set_default_dtype", pytest.fail)
+    rr.compare(PIXELS[0], PIXELS[1], backbone)
+
+
+def test_relative_path_after_a_change_of_the_folder_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(rr.load_backbone("conv4-cifar10-relational-k4").weights, "w")
+    backbone = rr.load_backbone("w")
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    with pytest.raises(rr.UserError, match=r"^w does not exist: it was moved or deleted, or the current folder has"):
+        rr.compare(PIXELS[0], PIXELS[1], backbone)
+
+
+def test_postscript_is_never_interpreted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "evil.jpg").write_bytes(text)
+    backbone = rr.load_backbone("conv4-cifar10-relational-k4")
+    for image in (str(tmp_path / "evil.jpg"), Image.open(tmp_path / "evil.jpg")):
+        with pytest.raises((rr.UserError, ValueError), match="its format is EPS; convert it to PNG or JPEG"):
+            backbone(image)
+    assert not (tmp_path / "started").exists()
 
 
 def test_backbone_is_loaded_whatever_the_state_of_torch(backbone: FeatureExtractor) -> None:

@@ -185,6 +185,45 @@ def test_relation_loss_selects_the_fused_kernel_only_if_supported(monkeypatch: p
     assert calls == ["fused"] + 6 * ["torch"]
 
 
+class _OwnNorm(nn.BatchNorm1d):
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return 0 * super().forward(hidden)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda head: setattr(head, "norm", _OwnNorm(256)),
+        lambda head: setattr(head, "norm", nn.LayerNorm(256)),
+        lambda head: setattr(head, "norm", nn.Identity()),
+        lambda head: setattr(head, "output", nn.Sequential(nn.Dropout(0.0), nn.Linear(256, 1))),
+        lambda head: setattr(head, "output", nn.Linear(256, 1, bias=False)),
+        lambda head: head.activation.register_forward_hook(lambda module, inputs, output: 2 * output),
+    ],
+)
+def test_changed_layers_are_used_for_any_number_of_views(change: Callable[[RelationHead], object]) -> None:
+    torch.manual_seed(0)
+    head, features = RelationHead(8), torch.randn(4, 3, 8)
+    plain_loss, _ = relation_loss(head, features, roll_negative_rows(4, 3))
+    torch.manual_seed(0)
+    changed = RelationHead(8)
+    change(changed)
+    negative_rows = roll_negative_rows(4, 3)
+    loss, _ = relation_loss(changed, features, negative_rows)
+    expected = reference(negative_rows, FOCAL)(changed, features)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.item() != pytest.approx(plain_loss.item(), rel=1e-5)
+
+
+def test_head_that_overrides_forward_raises() -> None:
+    class OwnHead(RelationHead):
+        def forward(self, pairs_PI: torch.Tensor) -> torch.Tensor:
+            return pairs_PI.sum(1)
+
+    with pytest.raises(ValueError, match="OwnHead overrides forward, which relation_loss does not call"):
+        relation_loss(OwnHead(8), torch.randn(4, 3, 8), roll_negative_rows(4, 3))
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("aggregation", get_args(Aggregation))
 def test_gradcheck(aggregation: Aggregation, training: bool) -> None:
