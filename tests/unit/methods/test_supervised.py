@@ -133,10 +133,10 @@ def test_files_of_other_methods_contain_only_the_backbone(name: str, tmp_path: P
 @pytest.mark.parametrize(
     ("weight", "bias", "problem"),
     [
-        (torch.zeros(10, 63), torch.zeros(10), "Error"),
+        (torch.zeros(10, 63), torch.zeros(10), "its classifier does not have 64 inputs"),
         (torch.zeros(10, 64), torch.zeros(9), "Error"),
         (torch.zeros(10, 64), None, "Error"),
-        (torch.tensor(0.0), torch.zeros(10), "len"),
+        (torch.tensor(0.0), torch.zeros(10), "its classifier does not have 64 inputs"),
         (torch.full((10, 64), torch.nan), torch.zeros(10), r"trained_classifier\.weight contains NaN or infinity"),
     ],
 )
