@@ -698,7 +698,7 @@ def _make_job(
 
 
 def _find_reason_to_skip(run: stage_runs.StageRun) -> str | None:
-    """Return a message if a run matches its record and does not need to be rerun.
+    """Return a message if a run matches its record and does not need to be rerun; an earlier failure is then forgotten.
 
     Pretraining may take days, so a pretraining run that matches its record is never rerun. Other stages are rerun,
     unless DVC starts them and there are extensions. To DVC, every run depends on the whole extensions folder, but a

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from rr import backbones
-from rr.data.preprocessing import Preprocessing
+from rr.data.preprocessing import Preprocessing, is_valid_image_size
 from rr.errors import UserError, raise_if_lfs_pointer
 from rr.runtime.atomic import atomic_write
 
@@ -75,7 +75,7 @@ def load_backbone(path: Path) -> backbones.Backbone:
     with _explain_errors(path), safe_open(path, "pt") as file:
         metadata = _read_metadata(file)
         image_size = metadata.get("image_size")
-        if image_size is not None and not (isinstance(image_size, int) and 8 <= image_size <= 1024):
+        if image_size is not None and not is_valid_image_size(image_size):
             raise ValueError(f"its metadata has an invalid image_size, {image_size}")
         config = _load_config(path, metadata["config"]) if "config" in metadata else None
         backbone = backbones.build(metadata["backbone"], image_size, config)

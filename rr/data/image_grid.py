@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rr.runtime.atomic import atomic_write
 
 _GAP = 2  # pixels
+_TILE_SIZE = 64  # maximum size of the images in a stage's example image, in pixels
 _PANEL_IMAGES, _PANEL_IMAGE_SIZE, _PANEL_GAP, _FONT_SIZE, _LINE_HEIGHT = 2, 144, 12, 11, 15
 
 
@@ -32,7 +33,7 @@ def make_image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     return grid
 
 
-def shrink_tiles(images: np.ndarray, size: int) -> np.ndarray:
+def shrink_tiles(images: np.ndarray, size: int = _TILE_SIZE) -> np.ndarray:
     """Return uint8 (N, S, S, 3) `images`, resized to `size` pixels if they are larger."""
     if images.shape[1] <= size:
         return images

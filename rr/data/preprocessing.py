@@ -54,6 +54,11 @@ def shorter_side_before_crop(image_size: int) -> int:
     return round(image_size * 256 / 224)
 
 
+def is_valid_image_size(size: object) -> bool:
+    """Return whether a value is a size that params.yaml and `rr import` accept, in pixels."""
+    return isinstance(size, int) and 8 <= size <= 1024
+
+
 def parse_preprocessing(metadata: Mapping[str, Any]) -> Preprocessing | None:
     """Return the preprocessing in a backbone file's metadata, or None if the image size, mean or std is missing.
 
@@ -68,8 +73,7 @@ def parse_preprocessing(metadata: Mapping[str, Any]) -> Preprocessing | None:
     image_size, mean, std = metadata["side"], metadata["mean"], metadata["std"]
     stored_size = metadata.get("stored_size")
     sizes = [image_size] if stored_size is None else [image_size, stored_size]
-    is_valid_size = all(isinstance(size, int) and 8 <= size <= 1024 for size in sizes)
-    if not (is_valid_size and _is_float_triple(mean) and _is_float_triple(std) and all(std)):
+    if not (all(map(is_valid_image_size, sizes)) and _is_float_triple(mean) and _is_float_triple(std) and all(std)):
         raise ValueError(f"its metadata has an invalid image size ({image_size}), mean ({mean}) or std ({std})")
     return Preprocessing(image_size, tuple(mean), tuple(std), stored_size)
 

@@ -24,7 +24,6 @@ NUM_MAP_NEIGHBORS = 5  # neighbors of an image that the map in the report shows
 _MAP_SIZE = 896  # pixels, at most the width of the report
 _NUM_NEIGHBORS = 10  # training images per test image in the table and in the example image
 _NUM_QUERIES, _NUM_OUTLIERS = 8, 24
-_TILE_SIZE = 64  # pixels of the images in the example image
 _EXAMPLE_COLUMNS = _NUM_NEIGHBORS + 2
 _THUMBNAIL_SIZE = 48  # pixels
 
@@ -87,7 +86,7 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
         "neighbors": test.index[rows][nearest_other_images(normalized, NUM_MAP_NEIGHBORS)],
         "thumbnail": np.array([_encode_thumbnail(image) for image in images], object),
     }
-    images = shrink_tiles(images, _TILE_SIZE)
+    images = shrink_tiles(images)
     outliers = np.argsort(-outlier_scores, kind="stable")[:_NUM_OUTLIERS]
     examples = {
         "Test images and, to the right, the most similar training images": _render_neighbors(inputs, images, neighbors),
@@ -163,7 +162,7 @@ def _render_neighbors(inputs: EvaluationInputs, images: np.ndarray, neighbors: n
     """Return a grid with one row per test image: the image, a gap, and the most similar training images."""
     tiles = []
     for query in np.unique(np.linspace(0, len(images) - 1, _NUM_QUERIES).round().astype(np.int64)):
-        similar = shrink_tiles(inputs.read_images("train", neighbors[query]), _TILE_SIZE)
+        similar = shrink_tiles(inputs.read_images("train", neighbors[query]))
         tiles += [images[query], np.full_like(images[query], 255), *similar]
     return make_image_grid(np.stack(tiles), neighbors.shape[1] + 2)
 

@@ -15,7 +15,6 @@ from rr.params import RetrievalConfig
 _BATCH_SIZE = 256  # number of queries whose similarities are computed together
 _RERANKED = 100  # number of nearest images per query that the relation head reorders
 _EXAMPLE_QUERIES, _EXAMPLE_NEIGHBORS = 10, 10
-_TILE_SIZE = 64  # pixels of the images in the example image
 # Blue and orange (Okabe-Ito) differ in lightness, and can be told apart with any kind of color vision.
 _FRAME_WIDTH, _CORRECT_COLOR, _WRONG_COLOR, _QUERY_COLOR = 2, (0, 114, 178), (230, 159, 0), (255, 255, 255)
 
@@ -210,9 +209,9 @@ def _render_examples(nearest: np.ndarray, is_relevant: np.ndarray, inputs: Evalu
     """Return a grid with one row for the first query of each class: the query and its nearest training images."""
     queries = np.unique(inputs.test.labels, return_index=True)[1][:_EXAMPLE_QUERIES]
     tiles = []
-    for query, image in zip(queries, shrink_tiles(inputs.read_images("test", queries), _TILE_SIZE), strict=True):
+    for query, image in zip(queries, shrink_tiles(inputs.read_images("test", queries)), strict=True):
         tiles.append(_add_frame(image, _QUERY_COLOR))
-        neighbors = shrink_tiles(inputs.read_images("train", nearest[query]), _TILE_SIZE)
+        neighbors = shrink_tiles(inputs.read_images("train", nearest[query]))
         colors = (_CORRECT_COLOR if relevant else _WRONG_COLOR for relevant in is_relevant[query])
         tiles += [_add_frame(image, color) for image, color in zip(neighbors, colors, strict=True)]
     return make_image_grid(np.stack(tiles), nearest.shape[1] + 1)

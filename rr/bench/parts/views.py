@@ -33,9 +33,9 @@ def run(settings: Settings) -> PartResult:
             others, notes = other_libraries.make_library_candidates(images, image_size, views, images_per_call)
             case = f"{image_size} × {image_size}, K={views}, M={num_images}"
             result.cases.append(compare_candidates(case, "views", threads, candidates + others, settings.steps))
-            if threads > 1:
-                notes.append("torchvision uses only one thread.")
     result.notes += notes
+    if max(settings.choose_thread_counts(1)) > 1:
+        result.notes.append("torchvision uses only one thread.")
     if others:
         result.notes.append(
             "The other libraries apply the same operations as rr. kornia works on batches of 512 float tensors."
