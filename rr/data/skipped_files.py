@@ -11,7 +11,7 @@ from rr.data.exclude import split_digest
 from rr.data.folder_listing import UNSUPPORTED_FORMAT, DamagedFile, SkippedFile, file_suffix
 from rr.data.image_decoding import UnreadableImageError
 from rr.data.image_summary import ImageFacts, find_image_facts
-from rr.data.printable_names import display_name
+from rr.data.printable_names import display_name, normalize_unicode
 from rr.errors import UserError
 from rr.runtime.formatting import format_count
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
@@ -43,7 +43,7 @@ class SkippedFiles:
             raise ValueError(f'on_unreadable must be "raise" or "skip", got {on_unreadable!r}')
         self._on_unreadable = on_unreadable
         self._hint = hint
-        self._excluded = dict(map(split_digest, excluded))
+        self._excluded = dict(split_digest(normalize_unicode(line)) for line in excluded)
         self.on_readable = on_readable
         self.unknown_excluded = set(self._excluded)  # excluded names that have not been found in the source so far
         self._counts: Counter[tuple[str, str]] = Counter()
@@ -52,7 +52,7 @@ class SkippedFiles:
 
     @property
     def excluded_names(self) -> Collection[str]:
-        """The names in the list of excluded images."""
+        """The names in the list of excluded images, in the composed form of Unicode (NFC)."""
         return self._excluded.keys()
 
     @property
@@ -74,7 +74,7 @@ class SkippedFiles:
         Raises:
             UserError: if the SHA-256 in the list differs from that of the encoded image `data`.
         """
-        text = display_name(name)
+        text = normalize_unicode(display_name(name))
         if text not in self._excluded:
             return False
         digest = self._excluded[text]

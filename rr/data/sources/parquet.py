@@ -17,7 +17,7 @@ from rr.data import raw
 from rr.data.folder_listing import DamagedFile, FileKind, SkippedFile, list_folder
 from rr.data.image_decoding import identify_unreadable_content
 from rr.data.image_summary import ImageFacts
-from rr.data.printable_names import display_name, path_to_text, printable
+from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped, inspect_image
 from rr.data.sources import parquet_layout
 from rr.data.sources.class_names import find_variants
@@ -218,7 +218,7 @@ def _open_file(path: Path) -> Iterator[pq.ParquetFile]:
 
 def _open_schema(root: Path, skipped: SkippedFiles, name: str) -> _File:
     path = root / name
-    prefix = f"{display_name(name)}, row "
+    prefix = normalize_unicode(f"{display_name(name)}, row ")
     rows = {text.removeprefix(prefix) for text in skipped.excluded_names if text.startswith(prefix)}
     excluded_rows = frozenset(int(row) for row in rows if row.isdecimal())
     try:

@@ -66,7 +66,7 @@ def _analyze_methods(runs: Sequence[PretrainResult], dataset: str, backbone: str
         if curves:
             name, alt_text = f"efficiency-{dataset}-{backbone}-{cost}", f"kNN accuracy in percent against {label}"
             format_axes = partial(_format_axes, cost=cost, label=label)
-            panel = plot_curves(name, f"Against {label}", alt_text, curves, format_axes)
+            panel = plot_curves(name, f"kNN accuracy, %, against {label}", alt_text, curves, format_axes)
             legend |= panel.series
             panels.append(replace(panel, series={}))  # one legend serves all panels
             means[cost] = {curve.label: curve.mean_points for curve in curves}

@@ -227,6 +227,16 @@ def test_names_with_characters_that_are_not_printable_can_be_excluded(tmp_path: 
     assert sum(fetch_folder(root, exclude=str(tmp_path / "list"))["images"].values()) == 6
 
 
+def test_excluded_names_may_have_another_unicode_form(tmp_path: Path) -> None:
+    names = ["caf\u00e9.png", "zoe\u0308.png"]
+    root = save_tree(tmp_path / "images", {"": 6})
+    for name in names:
+        save_file(root / name)
+    for form in ("NFC", "NFD"):
+        save_file(tmp_path / "list", unicodedata.normalize(form, "\n".join(names)).encode())
+        assert sum(fetch_folder(root, exclude=str(tmp_path / "list"))["images"].values()) == 6
+
+
 def test_class_whose_images_are_all_excluded_is_named(tmp_path: Path) -> None:
     root = save_tree(tmp_path / "images", {"cat": 3, "dog": 2})
     save_file(tmp_path / "list", b"dog/0.png\ndog/1.png\n")

@@ -111,6 +111,12 @@ def test_labels_of_excluded_rows_are_not_read(tmp_path: Path) -> None:
     assert facts["skipped"] == {"listed in the exclude file": {".parquet": 5}}
 
 
+def test_list_of_excluded_rows_may_have_another_unicode_form(tmp_path: Path) -> None:
+    root = save(tmp_path, **{"caf\u00e9.parquet": make_table(LABELS)})
+    (tmp_path / "list").write_text("cafe\u0301.parquet, row 2\n", encoding="utf-8")
+    assert sum(fetch_parquet(root, exclude=str(tmp_path / "list"))["images"].values()) == len(LABELS) - 1
+
+
 def test_numbers_of_excluded_rows_do_not_add_classes(tmp_path: Path) -> None:
     root = save(tmp_path, **{"train.parquet": make_table([0, 1, 7, 1]), "test.parquet": make_table([1, 5, 0])})
     (tmp_path / "list").write_text("train.parquet, row 2\ntest.parquet, row 1\n")

@@ -448,8 +448,8 @@ def test_records_without_epoch_times_have_no_plot_of_seconds(full_grid: Params) 
             change_record(paths.PretrainPaths("shapes", "conv4", method, seed).folder, epoch_seconds=[])
     write_report(full_grid)
     text = read_page().text
-    assert "Against pairs compared" in text
-    assert "Against seconds of training" not in text
+    assert "against pairs compared" in text
+    assert "against seconds of training" not in text
     assert f"{PAIRS_SENTENCE}. Means" in text
 
 
