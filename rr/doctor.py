@@ -167,6 +167,12 @@ def _check_repository() -> str:
         raise RuntimeError(f"DVC cannot run: {error}") from error
     if not os.path.samefile(root, "."):
         raise RuntimeError(f"DVC runs in {root}: change to that folder, which contains the .dvc folder")
+    for folder in ("data", "data/raw", "data/beton", "runs", "report"):
+        if os.path.islink(folder):
+            raise RuntimeError(
+                f"{folder} is a link to {os.path.realpath(folder)}, so DVC cannot store outputs in it (Snakemake can): "
+                "move the whole project to the other disk, or mount that folder here"
+            )
     outdated = describe_outdated_files(Path.cwd())
     return "git and DVC can be used in this folder" + (f"; {outdated}" if outdated else "")
 

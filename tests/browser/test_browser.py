@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from report_files import CLASS_NAMES, INDEX, LABELS, METHODS, PREDICTIONS
@@ -45,7 +46,10 @@ frame.onload = () => {
     runs.tHead.rows[0].cells[0].querySelector("button")?.click();
     commands.push(firstColumn());
   }
-  const results = { sorts, commands, narrow: narrow.map((cell) => cell.outerHTML.slice(0, 120)),
+  const plots = [...page.querySelectorAll(".panel:has(svg)")];
+  const saved = plots.map((panel) => frame.contentWindow.exportSvg(panel));
+  const titles = plots.map((panel) => panel.querySelector(".panel-title").textContent);
+  const results = { saved, titles, sorts, commands, narrow: narrow.map((cell) => cell.outerHTML.slice(0, 120)),
     overflow: page.documentElement.scrollWidth - width, wide: wide.map((element) => element.outerHTML.slice(0, 120)),
     broken: broken.length, anchors: anchors.map((link) => link.hash), images: page.images.length,
     plots: page.querySelectorAll("svg[role=img][aria-label]").length, sections: page.querySelectorAll("h2").length,
@@ -142,6 +146,13 @@ def test_full_page_fits_and_sorts(full_report: tuple[str, str], tmp_path: Path, 
     assert result["images"] > 3
     assert result["plots"] > 10
     assert result["sections"] > 8
+    assert len(result["saved"]) > 10
+    for title, svg in zip(result["titles"], result["saved"], strict=True):
+        texts = [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+        assert title in texts
+        assert "var(" not in svg
+        if title == "kNN accuracy, %, against pairs compared":  # its legend is above the plots
+            assert {"relational", "simclr"} <= set(texts)
 
 
 def test_hidden_text_in_a_wide_table_does_not_widen_the_page(full_report: tuple[str, str], tmp_path: Path) -> None:

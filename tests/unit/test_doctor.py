@@ -58,6 +58,17 @@ def test_subfolder_of_a_repository_fails(repository: Path, monkeypatch: pytest.M
     assert f"FAIL: DVC runs in {repository}: change to that folder" in run_check("repository")
 
 
+@pytest.mark.parametrize("folder", ["data", "runs", "data/raw"])
+def test_output_folder_must_not_be_a_link(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, folder: str
+) -> None:
+    subprocess.run(["git", "init", "-q"], check=True)
+    other = tmp_path_factory.mktemp("disk")
+    Path(folder).parent.mkdir(exist_ok=True)
+    Path(folder).symlink_to(other)
+    assert f"FAIL: {folder} is a link to {other}, so DVC cannot store outputs in it" in run_check("repository")
+
+
 def test_problems_of_the_grid_are_listed(project: Path) -> None:
     assert run_check("grid") == "ok: 2 pretraining runs, 4 evaluations"
 
