@@ -28,8 +28,8 @@ class TrainableConfig(StrictModel):
 
     Attributes:
         augmentation: the random transformations that turn an image into its views. A strength, such as `brightness`,
-            requires the key of its operation, such as `jitter`, which may be 0. An operation that is on must have an
-            effect.
+            requires the key of its operation, such as `jitter`, which may be 0. An operation with a probability above 0
+            must change the image: `jitter: 0.8` is rejected if all four strengths are 0.
         second_augmentation: augmentation of every second view. By default, all views use `augmentation`.
         views: K, the number of views of each image in a mini-batch.
         batch_size: M, the number of images in a mini-batch.

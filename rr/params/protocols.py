@@ -41,7 +41,7 @@ class LinearConfig(LabelUse):
         epochs: number of passes over these images.
         batch_size: number of images in a mini-batch.
         learning_rate: learning rate of Adam. If a list is given, the rate with the highest accuracy on held-out images
-            is used: a fifth of these images, but at least one of each class that has two.
+            is used: a fifth of these images, but at least one image of each class that has at least two.
     """
 
     kind: Literal["linear"]
@@ -105,7 +105,7 @@ class RetrievalConfig(StrictModel):
 
     Attributes:
         distance: cosine or Euclidean distance between features.
-        cutoffs: values of k for "precision at k".
+        cutoffs: values of N for precision, recall and hit rate at N.
     """
 
     kind: Literal["retrieval"]
