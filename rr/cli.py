@@ -647,7 +647,7 @@ def bench(
         ),
     ] = None,
     as_json: JsonOption = False,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Number of timed repetitions of each case.")] = 20,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Number of timed repeats of each case.")] = 20,
     threads: Annotated[
         str, typer.Option("--threads", help="Thread counts to use, such as 1,2. By default, each part chooses its own.")
     ] = "",

@@ -438,8 +438,8 @@ def run_pretrain(
         # The checkpoints are needed until all outputs and their record have been written.
         delete_checkpoints(run.checkpoint)
     _register_with_engines(stage_run, params_file)
-    summary = f"{facts['views']:,} views, {facts['views_per_second']:,} per second" if facts["views"] else "no training"
-    return f"{run.weights}: {summary}"
+    speed = f"{facts['views']:,} views, {facts['views_per_second']:,} per second"
+    return f"{run.weights}: {speed if facts['views'] else 'nothing was trained'}"
 
 
 def run_extract(
@@ -469,7 +469,7 @@ def run_extract(
             **facts,
         }
     _register_with_engines(stage_run, params_file)
-    return f"{run.features}: {facts['features']} features of {_format_counts(facts)} images"
+    return f"{run.features}: {facts['features']} features per image; images: {_format_counts(facts)}"
 
 
 def run_evaluate(

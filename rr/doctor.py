@@ -126,7 +126,7 @@ def _check_gpu() -> str:
     import torch
 
     if not torch.cuda.is_available():
-        return "torch finds no GPU; all stages run on the CPU"
+        return "torch found no GPU; all stages will run on the CPU"
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}, {memory:.0f} GiB each"
 

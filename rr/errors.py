@@ -36,7 +36,8 @@ def format_alternatives(word: str, valid_words: Iterable[str]) -> str:
     """Return the end of an error message about an unknown word: the most similar valid word, or else all of them."""
     words = sorted(valid_words)
     matches = get_close_matches(word, words, n=1)
-    return f"did you mean '{matches[0]}'?" if matches else f"known: {', '.join(words)}" if words else "none is defined"
+    known = f"known: {', '.join(words)}" if words else "no names are defined"
+    return f"did you mean '{matches[0]}'?" if matches else known
 
 
 def raise_if_lfs_pointer(path: Path) -> None:
@@ -55,8 +56,7 @@ def explain_error(error: BaseException) -> UserError | None:
             return explain_missing_package(error)
         case RuntimeError() if "cannot cache function" in str(error):
             return UserError(
-                "numba finds no folder in which it can store compiled code: set NUMBA_CACHE_DIR to a folder that can "
-                "be written"
+                "numba found no writable folder for its compiled code: set NUMBA_CACHE_DIR to a writable folder"
             )
         case MemoryError() | RuntimeError():
             return _explain_memory_error(error)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rr.data import raw, sources
 from rr.data.exclude import check_all_known, read_excluded_names
-from rr.data.image_summary import ImageSummary, format_sizes_and_faults
+from rr.data.image_summary import ImageSummary, format_sizes_and_problems
 from rr.data.printable_names import display_name, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
@@ -127,7 +127,7 @@ def format_fetch_facts(facts: dict[str, Any]) -> str:
         lines.append(
             "unlabeled images: " + ", ".join(f"{count:,} {split}" for split, count in unlabeled.items() if count)
         )
-    lines += format_sizes_and_faults(facts) if "sizes" in facts else []
+    lines += format_sizes_and_problems(facts) if "sizes" in facts else []
     lines += format_skipped(facts["skipped"])
     if not num_classes and any(".csv" in by_suffix for by_suffix in facts["skipped"].values()):
         lines.append("labels in .csv files are not read: make one folder for each class (docs/faq.md)")

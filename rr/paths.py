@@ -1,4 +1,4 @@
-"""Define the paths of all artifacts, relative to the project root. No other module builds such paths."""
+"""Define the paths of all stage inputs and outputs, relative to the project root."""
 
 import os
 from collections.abc import Sequence
@@ -221,12 +221,12 @@ class EvaluationPaths:
 
     @property
     def confusion(self) -> Path:
-        """True and predicted class of each test image, from which `dvc plots` computes a confusion matrix."""
+        """True and predicted class of each labeled test image, for the confusion matrix of `dvc plots`."""
         return self.folder / "confusion.csv"
 
     @property
     def examples(self) -> Path:
-        """Image that shows the worst mistakes, queries with their nearest neighbors, or the t-SNE map."""
+        """Image with examples: the least probable true classes, queries with their neighbors, or clusters and a map."""
         return self.folder / "examples.png"
 
 

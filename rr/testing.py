@@ -85,7 +85,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
         backbone: name of the backbone to train.
 
     Raises:
-        AssertionError: if a result is not reproducible, or if a gradient is invalid.
+        AssertionError: if a result is not reproducible, or if the loss or a gradient is invalid.
         UserError: if the parameter file contains mistakes or lacks a trainable method with that name, or if `loss` or
             `update_pseudo_labels` returns an invalid result.
     """

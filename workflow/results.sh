@@ -54,7 +54,7 @@ check)
         echo "results: this clone does not contain commit $commit: run git fetch --unshallow" >&2
         exit 2
     fi
-    # If the clone was moved, git no longer knows its worktrees.
+    # If the clone was moved, git no longer finds its worktrees, so a marker file identifies the folders of this script.
     marker=.created-by-results-check
     if [ -e "$folder" ] && ! [ -f "$folder/$marker" ]; then
         echo "results: $folder exists, but was not created by a check: delete it, or specify a different folder" >&2

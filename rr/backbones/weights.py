@@ -110,10 +110,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def list_saved_layers(path: Path) -> list[str]:
-    """Return the names of the layers that are saved with a backbone: `trained_classifier` and `relation_head`.
+    """Return which of the layers `trained_classifier` and `relation_head` a backbone file contains.
 
     Raises:
-        UserError: if the file is missing, damaged or not a backbone file.
+        UserError: if the file is missing, damaged or not a safetensors file.
     """
     with _explain_errors(path), safe_open(path, "np") as file:
         keys = list(file.keys())

@@ -27,7 +27,7 @@ def resolve_device(name: str) -> str:
         return name
     if not torch.cuda.is_available():
         raise UserError(
-            f"--device {name}: torch finds no GPU on this machine; use --device cpu, or run rr doctor to check the "
+            f"--device {name}: torch found no GPU on this machine; use --device cpu, or run rr doctor to check the "
             "installation"
         )
     number = name.partition(":")[2]

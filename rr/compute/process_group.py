@@ -37,9 +37,9 @@ class ProcessGroup:
     """The processes of a run, from the point of view of one of them. The default is a single process.
 
     Attributes:
-        rank: number of this process in the run, counted from 0.
+        rank: index of this process in the run, starting at 0.
         world_size: number of processes in the run.
-        local_rank: number of this process on its host, counted from 0.
+        local_rank: index of this process on its host, starting at 0.
     """
 
     rank: int = 0
@@ -219,13 +219,13 @@ def _rendezvous(group: ProcessGroup) -> "Store":
     except RuntimeError as error:
         if "timed out" in str(error).lower():
             raise UserError(
-                f"the {group.world_size} processes of this run did not all connect at {address} within "
+                f"the {group.world_size} processes of this run did not all connect to {address} within "
                 f"{format_duration(TIMEOUT.total_seconds())}: start all of them with torchrun, with a master address "
                 "that every host can reach, or unset WORLD_SIZE to run a single process"
             ) from error
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"the {group.world_size} processes of this run could not connect at {address} ({reason}): start all of "
+            f"the {group.world_size} processes of this run could not connect to {address} ({reason}): start all of "
             "them with torchrun, with a master address that every host can reach and a free port"
         ) from error
     finally:

@@ -49,7 +49,8 @@ def open_tree(path: Path, extract_dir: Path, limits: ArchiveLimits) -> FileTree:
     A tar archive is extracted into `extract_dir`. Reading a member of a zip archive verifies its checksum.
 
     Raises:
-        UserError: if `path` does not exist, or if the archive is damaged, exceeds `limits` or has unsafe members.
+        UserError: if `path` does not exist, if a folder is incomplete, or if an archive is damaged, exceeds `limits`
+            or has unsafe members.
     """
     if path.is_file() and zipfile.is_zipfile(path):
         return _open_zip(path, limits)
@@ -62,8 +63,8 @@ def open_tree(path: Path, extract_dir: Path, limits: ArchiveLimits) -> FileTree:
     listing = list_folder(path, FileKind(suffixes, lambda path, suffix: None))
     damaged = [f for f in listing.damaged if f.reason == UNREADABLE_FOLDER or file_suffix(f.name) in suffixes]
     if damaged:
-        names = format_names([f"{display_name(file.name)} ({file.problem})" for file in damaged])
-        raise UserError(f"{path} is incomplete: {names}: complete this copy, or use another one with --from")
+        names = format_names([f"{display_name(file.name)}: {file.problem}" for file in damaged])
+        raise UserError(f"{path} is incomplete ({names}): complete this copy, or use another one with --from")
     return FileTree(_drop_hidden(listing.files), lambda name: (path / name).read_bytes())
 
 
@@ -161,7 +162,7 @@ def _check_member(path: Path, name: str, size: int, count: int, limits: ArchiveL
 
 
 def _rejection_error(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is not used, because it is not the expected dataset ({reason}): {_HINT}")
+    return UserError(f"{path} was rejected, because it is not the expected dataset ({reason}): {_HINT}")
 
 
 def _drop_hidden(names: list[str]) -> list[str]:

@@ -41,7 +41,7 @@ class ConvertedParts:
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
-        self._is_keeping = True
+        self._writes_parts = True
 
     def resume(self, split: str, convert: Callable[[int], Iterable[ConvertedImage]]) -> Iterator[ConvertedImage]:
         """Yield the kept images of a split, then the remaining images from `convert`, which are also kept.
@@ -59,7 +59,7 @@ class ConvertedParts:
         histogram = np.zeros((3, 256), np.int64)
         part, size, start = [], 0, time.monotonic()
         for image in convert(num_kept):
-            if self._is_keeping:
+            if self._writes_parts:
                 part.append(image._replace(histogram=histogram))
                 histogram += image.histogram
                 size += len(image.image.data)
@@ -98,7 +98,7 @@ class ConvertedParts:
                 file.write(hashlib.sha256(buffer.getbuffer()).digest())
                 file.write(buffer.getbuffer())
         except OSError:
-            self._is_keeping = False
+            self._writes_parts = False
             self.delete()
 
     def _read_part(self, split: str, part_number: int, first_image: int) -> list[ConvertedImage]:

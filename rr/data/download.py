@@ -137,7 +137,7 @@ def _request_rest(url: str, part: Path, size: int) -> http.client.HTTPResponse |
         error.close()
         if error.code != 416:
             raise UserError(
-                f"cannot download {url} (the server answered {error.code} {error.reason}): the file may have "
+                f"cannot download {url} (the server returned {error.code} {error.reason}): the file may have "
                 f"moved; try again later, {_OR_LOCAL_COPY}"
             ) from error
         # The server has no further bytes: either the download is complete, or the file on the server is shorter.
@@ -161,7 +161,7 @@ def _translate_network_errors() -> Iterator[None]:
         if error.code not in _RETRY_STATUS:
             raise
         error.close()
-        raise _NetworkError(f"the server answered {error.code} {error.reason}") from error
+        raise _NetworkError(f"the server returned {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise _NetworkError(str(error.reason)) from error
     except (OSError, http.client.HTTPException) as error:

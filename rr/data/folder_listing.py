@@ -27,9 +27,9 @@ ARCHIVE = "an archive; if it contains images, extract it"
 MISNAMED_IMAGE = "an image with an unusual suffix; rename it"
 NOT_REGULAR = "not a regular file"
 LISTED_FOLDER = "a link to a folder that is listed already"
-BROKEN_LINK = "a link that leads nowhere"
+BROKEN_LINK = "a broken link"
 UNREADABLE_FOLDER = "a folder that cannot be listed"
-INCOMPLETE = "not completely downloaded"
+INCOMPLETE = "only partially downloaded"
 UNREADABLE_FILE = "a file that cannot be read"
 
 # Files and folders that operating systems, file servers and other programs create, in lower case.

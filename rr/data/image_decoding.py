@@ -367,9 +367,9 @@ def identify_unreadable_content(data: bytes) -> tuple[str, str] | None:
         return "the file contains only zeros, as after an interrupted copy", "an empty file"
     for signature, name in _OTHER_SIGNATURES.items():
         if start.startswith(signature):
-            return name, "not an image in spite of its suffix"
+            return name, "not an image, despite its suffix"
     if data[257:262] == b"ustar":
-        return "a tar archive; extract it", "not an image in spite of its suffix"
+        return "a tar archive; extract it", "not an image, despite its suffix"
     if data[4:8] == b"ftyp":
         name = "a HEIC or AVIF image" if data[8:12] in _HEIF_BRANDS else "a video"
         return f"{name}, which Pillow cannot read; convert it to JPEG or PNG", "in a format that Pillow cannot read"

@@ -103,7 +103,7 @@ def is_blank(pixels: np.ndarray) -> bool:
     return all((np.ptp(part.reshape(-1, 3), axis=0) <= _MAX_BLANK_RANGE).all() for part in (sample, pixels))
 
 
-def format_sizes_and_faults(facts: dict[str, Any]) -> list[str]:
+def format_sizes_and_problems(facts: dict[str, Any]) -> list[str]:
     """Return the summary as lines of text: the sizes, and any problems."""
     sizes = facts["sizes"]
     smallest, largest = (f"{width:,} × {height:,}" for width, height in (sizes["smallest"], sizes["largest"]))

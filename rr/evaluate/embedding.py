@@ -90,13 +90,13 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     outliers = np.argsort(-outlier_scores, kind="stable")[:_NUM_OUTLIERS]
     examples = {
         "Test images and, to the right, the most similar training images": _render_neighbors(inputs, images, neighbors),
-        "Clusters: the number of a cluster, and the test images nearest to its center": _render_clusters(
+        "Clusters: in each row, the number of a cluster and the test images nearest to its center": _render_clusters(
             images, clusters, center_distances
         ),
         "Outliers: the test images that are least similar to training images": make_image_grid(
             images[outliers], _EXAMPLE_COLUMNS
         ),
-        "Map: neighbors have similar features": render_map(images, coordinates),
+        "Map: nearby images have similar features": render_map(images, coordinates),
     }
     sections = [part for title, image in examples.items() for part in (render_text(title, _MAP_SIZE, 48), image)]
     return ProtocolResult(metrics, rows, columns, vstack_images(sections))

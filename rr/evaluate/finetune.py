@@ -34,8 +34,8 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     """Train the backbone together with a linear layer and return class probabilities for the test images.
 
     The loss is the cross-entropy. The backbone and the classifier have different learning rates but the same schedule.
-    Batch norm layers are in training mode. Each epoch uses one augmented view of every image. Only the images that
-    `choose_labeled_rows` returns are used. If the last mini-batch consists of a single image, it is skipped because
+    Batch norm layers are in training mode. Each epoch uses one augmented view of each image that
+    `choose_labeled_rows` returns. If the last mini-batch consists of a single image, it is skipped because
     batch statistics need at least two images.
 
     Returns:

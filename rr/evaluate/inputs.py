@@ -85,7 +85,9 @@ class EvaluationInputs:
         return load_relation_head(self.pretraining.weights)
 
     def load_trained_classifier(self) -> nn.Linear | None:
-        """Return the classifier for the target's classes, on `device`, or None if the backbone was trained without one.
+        """Return the classifier for the target's classes, on `device`.
+
+        It is None if the backbone was trained without a classifier or on a different dataset.
 
         Raises:
             UserError: if the weights are not a valid backbone file, or if the number of classes has changed since

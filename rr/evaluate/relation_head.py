@@ -196,7 +196,10 @@ def measure_calibration(head: NumpyRelationHead, views: np.ndarray, seed: int) -
 def _pair_logits_and_labels(
     head: NumpyRelationHead, views: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits of all pairs of the randomly ordered images in `rows`, and whether each pair is positive."""
+    """Return the logits of a positive and a negative pair for each image, and whether each pair is positive.
+
+    `rows` are the images, in random order.
+    """
     first, second = views[:, rows]
     logits = [head.logits(first, second), head.logits(first, np.roll(second, 1, axis=0))]
     return np.concatenate(logits), np.repeat([True, False], len(rows))

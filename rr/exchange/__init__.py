@@ -1,1 +1,1 @@
-"""Convert backbones from and to the formats of other programs, and write metadata for weights, data and runs."""
+"""Convert backbones to and from the formats of other programs, and write metadata for weights, data and runs."""

@@ -115,10 +115,10 @@ def import_backbone(
             "with --image-size"
         )
     if not file.is_file():
-        raise UserError(f"{file} is not an existing file: use the path of a checkpoint")
+        raise UserError(f"{file} does not exist or is not a file: use the path of a checkpoint")
     is_default, output = output is None, output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
     check_output_path("--output", output, [".safetensors"], file, must_be_utf8=True)
-    if key is None and _contains_own_backbone(file, backbone_name, image_size):
+    if key is None and _is_rr_backbone_file(file, backbone_name, image_size):
         backbone = load_backbone(file)  # checks the weights
         with _write_output(output, is_default) as temporary:
             shutil.copyfile(file, temporary)  # with the layers and the preprocessing that were saved with it
@@ -158,7 +158,7 @@ def _write_output(output: Path, is_default: bool) -> Iterator[Path]:
             )
 
 
-def _contains_own_backbone(file: Path, backbone_name: str, image_size: int | None) -> bool:
+def _is_rr_backbone_file(file: Path, backbone_name: str, image_size: int | None) -> bool:
     """Return whether a file was written by this project and contains this backbone for images of this size."""
     try:
         metadata = read_metadata(file)
@@ -459,7 +459,7 @@ def _describe_mismatch(
     place = f" under '{shown.key}'" if shown and shown.key != "." else ""
     problem = f"the weights in {file}{place} do not match {backbone_name}"
     if closest not in (None, backbone_name, *exact):
-        problem += f" or another backbone; the closest one is {closest}"
+        problem += f" or any other backbone; the closest one is {closest}"
     first = next(iter(_expected_weights(backbone_name, image_size)))
     problem += f": {shown.describe_differences(1 if exact else 3) if shown else f'{first} is missing'}"
     if exact:

@@ -150,7 +150,7 @@ def _method_settings(record: dict[str, Any]) -> dict[str, Any]:
 def _is_self_supervised(settings: dict[str, Any]) -> bool:
     """Return whether a method is known to use no labels, or only some.
 
-    The settings of a user-defined method do not contain this.
+    The settings of a user-defined method do not show whether it uses labels.
     """
     role = find_role(settings)
     return role in (Role.SELF_SUPERVISED, Role.SEMI_SUPERVISED) and not is_extension_kind(settings["kind"])

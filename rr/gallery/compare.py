@@ -28,7 +28,7 @@ def compare(
     """
     for path in (first, second):
         if not path.is_file():
-            raise UserError(f"{display_name(path)} is not an existing file: use the path of an image")
+            raise UserError(f"{display_name(path)} does not exist or is not a file: use the path of an image")
     extractor = load_feature_extractor(weights, preprocessing, device)
     scorer = load_pair_scorer(extractor.weights, extractor.sha256)
     features = extractor.extract(np.stack(read_images([first, second], extractor.decode_and_resize)))

@@ -83,5 +83,5 @@ def embed(
     summary = f"{output}: {format_count(count, 'images')}, {extractor.num_features} features"
     if map_path:
         write_text(map_path, render_map_page(folder, *join_batches(shown, extractor.num_features)), concurrent=True)
-        summary += f"; map {map_path} written"
+        summary += f"; map written to {map_path}"
     return "\n".join([summary, *format_skipped(skipped.counts)])

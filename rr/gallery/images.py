@@ -58,7 +58,7 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
     """
     if not folder.is_dir():
         what = describe_non_folder(folder)
-        raise UserError(f"{display_name(folder)} is not an existing folder{what}: use a folder of images")
+        raise UserError(f"{display_name(folder)} does not exist or is not a folder{what}: use a folder of images")
     listing = list_folder(folder, image_kind())
     for file in listing.skipped:
         skipped.count(file)

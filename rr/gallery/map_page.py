@@ -74,7 +74,7 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
     sprite = make_sprite([pixels for (pixels,) in thumbnails])
     names = [display_name(image.name) for image in shown]
     class_names = [printable(name) for name in label_by_folder]
-    image_map = ImageMap("map", class_names, labels, names, sprite, [layer], "by the nearest images")
+    image_map = ImageMap("map", class_names, labels, names, sprite, [layer], "(nearest images)")
     selection = "" if len(rows) == len(images) else f", a random sample of the {len(images):,} images in the folder"
     script = image_map_script()
     template = make_jinja_environment(TEMPLATES, autoescape=True).get_template("image_map_page.html")

@@ -87,7 +87,7 @@ def retrieve(
 
         score = "probability that both are views of the same image" if scorer else "cosine similarity of their features"
         write_text(page_path, render_page(results, f"the {score}"), concurrent=True)
-        summary += f"; page {page_path} written"
+        summary += f"; page written to {page_path}"
     if as_json:
         facts = {
             "queries": [
@@ -115,7 +115,7 @@ def retrieve(
 def _check_paths(queries: Sequence[Path], weights: Path, page_path: Path | None, index_path: Path | None) -> None:
     """Raise UserError if a query does not exist, or if the page or the index would overwrite another file."""
     if missing := [display_name(query) for query in queries if not query.is_file()]:
-        verb = "is not an existing file" if len(missing) == 1 else "are not existing files"
+        verb = "does not exist or is not a file" if len(missing) == 1 else "do not exist or are not files"
         raise UserError(f"{format_names(missing)} {verb}: use the path of an image")
     if page_path:
         check_output_path("--output", page_path, [".html", ".htm"], weights)

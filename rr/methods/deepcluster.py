@@ -26,8 +26,8 @@ RANK_TOLERANCE = 1e-5  # a principal component with a smaller relative standard 
 class DeepCluster(Method):
     """Train a backbone and a projector to predict clusters, which are recomputed before every epoch.
 
-    The paper's code clusters the features of randomly augmented images, which contradicts a comment in that code. Here,
-    the features come from the images without augmentation, and k-means is initialized on a sample (see `cluster`).
+    The paper's code clusters the features of randomly augmented images, which a bug has also corrupted. Here, the
+    features come from the images without augmentation, and k-means is initialized on a sample (see `cluster`).
     """
 
     cluster_weights_C: Tensor  # a buffer, so that a checkpoint within an epoch contains it

@@ -180,7 +180,7 @@ def _find_batch_problem(config: TrainableConfig, num_images: int) -> str | None:
     if requirements.drop_last:
         if num_images < batch_size:
             return (
-                f"the method needs at least one whole mini-batch, but batch_size is {batch_size:,} and the number of "
+                f"the method needs at least one full mini-batch, but batch_size is {batch_size:,} and the number of "
                 f"training images is {num_images:,}: lower the method's batch_size in params.yaml"
             )
     elif 0 < num_images % batch_size < requirements.min_batch_size:

@@ -55,8 +55,9 @@ class StrictModel(BaseModel):
     """A section that rejects unknown keys and wrong types, and cannot be changed after loading.
 
     Values that determine a result have no default here. DVC compares the values in `params.yaml`, so it would not
-    notice a changed default. The exceptions are keys for the source and storage of your own images, and keys that are
-    off in the paper's recipes. The records contain the defaults of these keys, so `rr verify` would notice a change.
+    notice a changed default. The exceptions are keys for the source and storage of your own images, the number of
+    clusters of `embedding`, and keys whose default is the paper's recipe. The records contain the defaults of these
+    keys, so `rr verify` would notice a change.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -24,7 +24,7 @@ class WeightsFile(StrictModel):
 
 
 class TrainableConfig(StrictModel):
-    """Keys of every method that trains. The defaults are the paper's settings for its self-supervised methods.
+    """Keys of every trainable method. The defaults are the paper's settings for its self-supervised methods.
 
     Attributes:
         augmentation: the random transformations that turn an image into its views. A strength, such as `brightness`,

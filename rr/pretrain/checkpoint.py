@@ -45,7 +45,7 @@ class TrainState:
         history: one row for each completed epoch.
         epoch_seconds: duration of each completed epoch.
         sessions: a dictionary for each process that has worked on the run, in chronological order. It contains the
-            caller's facts and `seconds`, the time from the start of training to the last checkpoint of the process.
+            caller's facts and `seconds`, the time from the start of the process to its last checkpoint.
     """
 
     epoch: int = 0

@@ -8,7 +8,7 @@ renders them (`page`, `latex`):
     result_tables    tables of results with mean and standard deviation over seeds
     paper            the paper's results (paper.csv), our corresponding results, and the verdict on each pair
     plots            inline SVG plots and embedded images
-    sections         one module per section; its build function turns the results into what a template renders
+    sections         functions that turn the results into what the templates render
     templates        HTML, CSS and JavaScript of the page, and its Markdown version
     page             the page and its Markdown version
     latex            LaTeX tables for a publication

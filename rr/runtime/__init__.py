@@ -1,1 +1,1 @@
-"""Runtime services that cannot affect results: atomic files, locks, status, progress, energy, signals."""
+"""Runtime services that cannot affect numbers in results: files, locks, status, progress, energy, text formats."""

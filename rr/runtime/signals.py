@@ -67,8 +67,9 @@ def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[
 
     The command and its children run in their own process group. If this process receives a signal, it sends SIGINT to
     the whole group, waits until the command ends, and then exits. It always sends SIGINT because DVC waits for the
-    current stage to save its work after SIGINT, but not after SIGTERM. It reacts only to the first signal, because a
-    second SIGINT would end the stage at once. A second Ctrl-C does so on purpose. Ctrl-Z also stops the whole group.
+    current stage to save its work after SIGINT, but not after SIGTERM. Later signals are ignored, because a second
+    SIGINT would end the stage at once. Only a second Ctrl-C is passed on, so that users can end the stage. Ctrl-Z also
+    stops the whole group.
     """
     received: list[int] = []
     is_interrupted = False  # whether the group has received SIGINT

@@ -91,8 +91,8 @@ def describe_required_seeds(params: Params) -> Iterator[str]:
             needed = f"{count} seeds" if count else f"more than {_MAX_SEEDS:,} seeds"
             yield (
                 f"{text}needs {needed} for a power of {100 * POWER:.0f} % if the difference is "
-                f"{assumed.difference:g} points and seeds vary by {std[0]:g} and {std[1]:g} points ({assumed.source}); "
-                f"{has}"
+                f"{assumed.difference:g} points and the standard deviations over seeds are {std[0]:g} and {std[1]:g} "
+                f"({assumed.source}); {has}"
             )
 
 

@@ -14,12 +14,12 @@ def dataset_names(params: Params) -> list[str]:
 
 
 def describe_replaced(before: Params, after: Params) -> str:
-    """Return lines about the former datasets that a new grid replaces and the claims that it removes, or ""."""
+    """Return lines about the datasets that a new grid replaces and the claims that it removes, or ""."""
     old, new = (dict.fromkeys(name for grid in params.grid for name in grid.dataset) for params in (before, after))
-    text = f"\nreplaced: the former grid, which trained on {', '.join(old)}" if old and old != new else ""
+    text = f"\nthe previous grid, which trained on {', '.join(old)}, was replaced" if old and old != new else ""
     num_claims = sum(len(grid.claims) for grid in before.grid)
     if num_claims and not any(grid.claims for grid in after.grid):
-        text += f"\nremoved with the former grid: {format_count(num_claims, 'claims')}"
+        text += f"\nthe {format_count(num_claims, 'claims')} of the previous grid were removed"
     return text
 
 

@@ -297,7 +297,7 @@ def set_grid_for_dataset(
     for axis, values in grid.items():
         set_axis(content["grid"], axis, values)
     if "claims" in content["grid"]:
-        set_axis(content["grid"], "claims", [])  # the old ones are about the former grid
+        set_axis(content["grid"], "claims", [])  # the old ones are about the previous grid
     add_methods(content["methods"], {method: {"base": _BASE, **settings._asdict()}}, "rr init")
     num_views = settings.views * settings.epochs * len(train_labels)
     content["methods"].yaml_set_comment_before_after_key(

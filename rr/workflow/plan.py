@@ -213,8 +213,8 @@ def format_plan(plan: Plan) -> str:
         f"{format_count(plan.views, 'views')}, {_format_time(plan.seconds)} if run one after the other",
         f"not included in the time: {format_count(plan.extractions, 'feature extractions')} and "
         f"{format_count(plan.evaluations, 'evaluations')}",
-        f"disk space: about {format_bytes(plan.beton_bytes)} for betons, as much as the original files for data/raw, "
-        f"and {format_bytes(plan.feature_bytes)} for features",
+        f"disk space: about {format_bytes(plan.beton_bytes)} for betons and {format_bytes(plan.feature_bytes)} for "
+        "features, plus the size of the original files for data/raw",
     ]
     if plan.makespan:
         lines.append(f"longest run: {plan.longest_run}, {_format_time(plan.longest_seconds)}")

@@ -166,14 +166,14 @@ def test_hidden_text_in_a_wide_table_does_not_widen_the_page(full_report: tuple[
 def test_map_of_images_is_explored(full_report: tuple[str, str], tmp_path: Path, width: int) -> None:
     result = run_probe(full_report[0], MAP_PROBE % width, tmp_path)
     assert result["start"]["visible"] == "10"
-    assert result["start"]["text"].startswith("Point at a dot")
+    assert result["start"]["text"].startswith("Hover over or tap a dot")
     assert result["colored"] > 50
     hover = result["hover"]
     image = int(hover["focus"])
     assert f"image {INDEX[image]} of shapes" in hover["text"]
     assert f"class{CLASS_NAMES[LABELS[image]]}" in hover["text"]
     mark = "✓ correct" if PREDICTIONS[image] == LABELS[image] else "✗ wrong"
-    assert f"prediction by linear{CLASS_NAMES[PREDICTIONS[image]]} {mark}" in hover["text"]
+    assert f"prediction (linear){CLASS_NAMES[PREDICTIONS[image]]} {mark}" in hover["text"]
     neighbors = (CLASS_NAMES[LABELS[(image + distance) % 10]] for distance in (1, 2))
     assert hover["text"].endswith("nearest images" + "".join(neighbors))
     assert result["left"]["focus"] == ""

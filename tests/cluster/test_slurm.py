@@ -340,7 +340,7 @@ def test_concurrent_jobs_get_different_gpus(slurm: Path, converted_project: Path
     [
         (["--default-resources", "slurm_partition=nowhere"], "cpu", "invalid partition specified: nowhere"),
         (["--set-resources", "pretrain:gpu=3"], "cuda", "Requested node configuration is not available"),
-        (["--set-resources", "pretrain:gpu=1"], "cuda", "rr: --device cuda: torch finds no GPU on this machine"),
+        (["--set-resources", "pretrain:gpu=1"], "cuda", "rr: --device cuda: torch found no GPU on this machine"),
     ],
     ids=["unknown partition", "more GPUs than a node has", "GPU that torch does not see"],
 )

@@ -469,7 +469,7 @@ def test_occupied_port_raises(shapes_project: Path) -> None:
         second.communicate()
     assert first.returncode == 2
     [message] = (line for line in err.splitlines() if line.startswith("rr: "))
-    assert f"the 2 processes of this run could not connect at 127.0.0.1:{port}" in message
+    assert f"the 2 processes of this run could not connect to 127.0.0.1:{port}" in message
     assert "a free port" in message
     assert "Traceback" not in err
 
@@ -516,7 +516,7 @@ def test_process_without_partners_prints_that_it_waits_and_raises(shapes_project
     assert done.returncode == 2
     address = f"127.0.0.1:{port}"
     assert f"waiting for 1 other process of this run at {address} (WORLD_SIZE is 2)" in done.stderr
-    assert f"rr: the 2 processes of this run did not all connect at {address} within 4 s: start all of" in done.stderr
+    assert f"rr: the 2 processes of this run did not all connect to {address} within 4 s: start all of" in done.stderr
 
 
 def handled_signals(pid: int) -> set[int]:

@@ -176,7 +176,7 @@ def test_home_folder_is_expanded_where_shells_do_not(
     outcome = rr("embed", "~/birds", "--output=~/x.csv", "--weights", "w")
     assert f"--output {tmp_path}/home/x.csv does not end in .parquet" in outcome.err
     outcome = rr("retrieve", "~/q.png", "--gallery", "birds", "--weights", "w")
-    assert f"{tmp_path}/home/q.png is not an existing file" in outcome.err
+    assert f"{tmp_path}/home/q.png does not exist or is not a file" in outcome.err
     assert not Path("~").exists()
     home = str(tmp_path / "home")
     assert cli._prepare_arguments(["x", "-o~/a", "--b=~", "--", "~/c"]) == [

@@ -21,4 +21,4 @@ def test_error_of_shared_memory_names_its_folder(number: int) -> None:
 
 def test_missing_folder_for_compiled_code_is_explained() -> None:
     error = RuntimeError("cannot cache function 'resize_box': no locator available for file '/opt/rr/resize_kernel.py'")
-    assert "set NUMBA_CACHE_DIR to a folder that can be written" in str(explain_error(error))
+    assert "set NUMBA_CACHE_DIR to a writable folder" in str(explain_error(error))

@@ -33,7 +33,7 @@ def run(settings: Settings) -> PartResult:
             torch.compiler.reset()  # otherwise, all cases would count toward the limit of compilations per function
             with tempfile.TemporaryDirectory() as folder:
                 path = _write_images(Path(folder), num_images)
-                timer = StepTimer(block_size, settings.steps)
+                timer = BlockTimer(block_size, settings.steps)
                 train_until_stopped(
                     paper_config("relational", VIEWS, IMAGES), DATASET, 10, path, Path(folder), timer.on_step,
                     device="cuda", threads=threads, backbone=backbone, precision=precision,
@@ -72,7 +72,7 @@ def _write_images(folder: Path, num_images: int) -> Path:
     return path
 
 
-class StepTimer:
+class BlockTimer:
     """Time blocks of training steps. The first block is a warm-up.
 
     Up to `repeats` blocks are timed. Timing stops early if it takes longer than half a minute.

@@ -41,7 +41,7 @@ def run(settings: Settings) -> PartResult:
                 case = f"{backbone}, {method}, K={views}, M={batch_size}"
                 result.cases.append(summarize(case, "views", threads, names, timings))
     result.notes = [
-        f"Both train on {data.name}. A turn processes 2,048 views or, with a ResNet, one step. During a turn, the "
+        f"Both train on {data.name}. A turn consists of 2,048 views or, with a ResNet, one step. During a turn, the "
         "other program and its worker processes are stopped. In addition to its threads, the reference has one worker "
         f"process per core ({num_loader_workers()}).",
         "Both run with OMP_WAIT_POLICY=PASSIVE, which is rr's default.",

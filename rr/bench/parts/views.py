@@ -38,7 +38,7 @@ def run(settings: Settings) -> PartResult:
         result.notes.append("torchvision uses only one thread.")
     if others:
         result.notes.append(
-            "The other libraries apply the same operations as rr. kornia works on batches of 512 float tensors."
+            "The other libraries apply the same operations as rr. kornia processes batches of up to 512 images."
         )
     return result
 

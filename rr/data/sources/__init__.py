@@ -1,4 +1,4 @@
-"""Image sources: one module per kind, each with a `read_dataset` function that returns a `RawDataset`."""
+"""Image sources: modules with a `read_dataset` function that returns a `RawDataset`. Similar kinds share one."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -17,7 +17,7 @@ from rr.errors import UserError, format_alternatives
 from rr.params import FolderSource, SplitNames
 from rr.runtime.formatting import format_count, format_names
 
-_HOW_TO_STATE = (
+_HOW_TO_SPECIFY = (
     "the layout in this dataset's source in params.yaml: `splits: {train: FOLDER, test: FOLDER}` (without "
     "test, test_fraction of train is held out), `splits: none` if each folder is a class, or `labels: none` to use the "
     "images of all folders without labels"
@@ -502,4 +502,4 @@ def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, d
 def _ambiguity_error(seen: str, remedy: str = "") -> UserError:
     """Return the error for an ambiguous layout. `remedy` is what to do in the most likely case."""
     start = f"{remedy}. Otherwise, specify" if remedy else "Specify"
-    return UserError(f"ambiguous layout: {seen}. {start} {_HOW_TO_STATE}")
+    return UserError(f"ambiguous layout: {seen}. {start} {_HOW_TO_SPECIFY}")

@@ -19,7 +19,7 @@ _SPARK_PART = re.compile(r"(?P<base>part)-(?P<index>\d+)-[0-9a-f-]{36}.*")
 # Names that end in a year or a date, such as birds_2023 or 2023-01-05, whose last number is not a shard number.
 _DATED = re.compile(r"(?:.*[^0-9])?(?:19|20)\d\d(?:(?:[-_.]\d\d){0,2}|(?:\d\d){1,2})")
 _NUMBERED = re.compile(r"(?P<base>.*?)(?P<separator>[-_.]?)(?P<index>\d+)")
-_HOW_TO_STATE = (
+_HOW_TO_SPECIFY = (
     "the files in this dataset's source in params.yaml: `splits: {train: 'PATTERN', test: 'PATTERN'}` with "
     "names, folders or patterns such as 'train-*.parquet' (without test, test_fraction of train is held out), or "
     "`splits: none` to use all files without splits"
@@ -53,6 +53,7 @@ class _File(NamedTuple):
         number: number of the file in its set, or None.
         total: number of files in its set, if the name includes it.
         is_separated: whether the number is certainly not part of the name, unlike the number in `cifar10`.
+        is_dated: whether the name ends in a year or a date, so that its last number is not the number of a shard.
     """
 
     name: str
@@ -267,7 +268,7 @@ def _matches_pattern(name: Sequence[str], pattern: Sequence[str]) -> bool:
 def _ambiguity_error(seen: str, remedy: str = "") -> UserError:
     """Return the error for ambiguous files. `remedy` is an alternative to specifying them in params.yaml."""
     start = f"{remedy}, or specify" if remedy else "Specify"
-    return UserError(f"ambiguous files: {seen}. {start} {_HOW_TO_STATE}")
+    return UserError(f"ambiguous files: {seen}. {start} {_HOW_TO_SPECIFY}")
 
 
 def _list_names(files: Sequence[_File]) -> str:

@@ -22,7 +22,7 @@ class Predictions:
         labels: true classes, int64 (N,).
         predictions: predicted classes, int64 (N,).
         confidence: probability of each predicted class, float64 (N,) in [0, 1].
-        index: number of each image in the dataset, int64 (N,).
+        index: row of each image in the raw file, int64 (N,).
     """
 
     class_names: list[str]
@@ -41,7 +41,7 @@ class EmbeddingMap:
         labels: true classes, int64 (N,); -1 if unlabeled.
         clusters: cluster of each image, numbered from 0 in descending order of size, int64 (N,).
         coordinates: map coordinates without a unit, float32 (N, 2).
-        index: number of each image in the dataset, int64 (N,).
+        index: row of each image in the raw file, int64 (N,).
         neighbors: for each image, the row numbers of its nearest images, nearest first, int64 (N, K).
         thumbnails: each image as the bytes of a WebP file.
     """

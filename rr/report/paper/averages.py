@@ -31,7 +31,7 @@ def describe_averages_in_abstract(table: ComparisonTable) -> list[str]:
             ours = format_difference(mean_margin_of_first_row([[match.value.mean for match in row] for row in matches]))
             has_deviations = any(match.deviations for row in matches for match in row)
             settings = "settings that differ from the paper’s" if has_deviations else "the paper’s settings"
-            values = f"{ours} points here (with {settings}), {theirs} in the paper."
+            values = f"{ours} points in our runs (with {settings}), {theirs} in the paper."
         margin = f"Margin of relational reasoning over {rivals}"
         sentences.append(f"{margin}, averaged over the {len(table.columns)} columns of Table 1: {values}")
     return sentences

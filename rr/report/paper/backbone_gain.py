@@ -77,7 +77,7 @@ def _plot_gains(
     alt_text = f"Accuracy with ResNet-32 minus the accuracy with Conv-4 on {title}: {', '.join(texts)}."
     name = f"backbone-gain-{dataset}"
     csv = format_csv(
-        ("method", "here", "the paper"),
+        ("method", "ours", "the paper"),
         (
             (name_in_paper(result.method), ours.get(result, ""), "" if result.mean is None else result.mean)
             for result in published

@@ -117,7 +117,7 @@ class KnownDeviation(NamedTuple):
 KNOWN_DEVIATIONS = (
     KnownDeviation(
         "DeepCluster, data",
-        "k-means on unaugmented images (the paper’s code uses corrupt images)",
+        "k-means on unaugmented images (the paper’s code uses augmented images, which a bug has also corrupted)",
         {"method": "deepcluster"},
     ),
     KnownDeviation(
@@ -170,7 +170,7 @@ KNOWN_DEVIATIONS = (
     ),
     KnownDeviation(
         "lightly’s benchmark",
-        "result of the last epoch (lightly: of the best epoch on the test set), and both views in one batch norm",
+        "result of the last epoch (lightly: of the best epoch on the test set), batch norm over both views together",
         {"table": LIGHTLY},
     ),
 )

@@ -103,7 +103,7 @@ def _add_labels_plot(study: Study, results: GridResults, published: Sequence[Pub
 
 
 def _make_curves(seeds: dict[int, dict[float, Point]], theirs: dict[float, Point]) -> list[Curve]:
-    return [Curve("here", 1, list(seeds.values()), seeds=list(seeds)), Curve("the paper (digitized)", 2, [theirs])]
+    return [Curve("ours", 1, list(seeds.values()), seeds=list(seeds)), Curve("the paper (digitized)", 2, [theirs])]
 
 
 def _largest_series(

@@ -54,7 +54,7 @@ class ImageMap:
         names: name of each image, such as its file name.
         sprite: the thumbnails of the images.
         layers: one map for each backbone.
-        prediction_note: how the classes were predicted, such as "by linear".
+        prediction_note: how the classes were predicted, such as "(linear)".
     """
 
     name: str

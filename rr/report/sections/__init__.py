@@ -1,1 +1,1 @@
-"""The sections of the page, one module each."""
+"""The sections of the page, one module each, and `code_versions`, which two of them use."""

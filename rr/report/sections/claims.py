@@ -20,14 +20,14 @@ class ClaimVerdict(StrEnum):
 
     HOLDS = "holds"
     DOES_NOT_HOLD = "does not hold"
-    UNDECIDED = "undecided"
+    INCONCLUSIVE = "inconclusive"
     UNTESTED = "untested"
 
 
 _EXPLANATION = (
     "A claim holds if the confidence interval of the difference (Welch’s interval, in percentage points of accuracy) "
     "lies above the claim’s margin. It does not hold if the interval lies below the margin. Otherwise, it is "
-    "undecided. The confidence levels are corrected for the number of tested claims with Holm’s method, so the "
+    "inconclusive. The confidence levels are corrected for the number of tested claims with Holm’s method, so the "
     f"probability of any false verdict is at most {100 * ALPHA:.0f} %. The record of a pretraining run contains the "
     "hashes of the claims that were in the grid when training started, so the last column shows which claims were "
     "added or changed later."
@@ -103,7 +103,7 @@ def holm_levels(p_values: dict[int, float]) -> dict[int, float]:
 def _decide_verdict(low: float, high: float, margin: float) -> ClaimVerdict:
     if low > margin:
         return ClaimVerdict.HOLDS
-    return ClaimVerdict.DOES_NOT_HOLD if high < margin else ClaimVerdict.UNDECIDED
+    return ClaimVerdict.DOES_NOT_HOLD if high < margin else ClaimVerdict.INCONCLUSIVE
 
 
 def _find_runs(results: GridResults, claim: ClaimConfig) -> tuple[list[EvaluationResult], list[EvaluationResult]]:

@@ -150,7 +150,7 @@ def _make_map(
         _image_names(run.paths.target, embedding.index.tolist(), results.image_names.get(run.paths.target, [])),
         sprite,
         [_make_layer(run, results, classifier) for run, _ in group],
-        f"by {classifier}" if classifier else "",
+        f"({classifier})" if classifier else "",
     )
 
 

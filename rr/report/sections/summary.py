@@ -85,7 +85,10 @@ def summarize_tables(tables: list[ResultTable]) -> str:
             sentences = [f"{_describe_best(best)}." for best in bests]
             return " ".join([*sentences, seed_note(best.cell.value.count for best in bests)])
     parts = []
-    texts = {Role.LOWER_BOUND: "is above the random backbone", Role.UPPER_BOUND: "reaches the supervised backbone"}
+    texts = {
+        Role.LOWER_BOUND: "is above the random backbone",
+        Role.UPPER_BOUND: "matches or exceeds the supervised backbone",
+    }
     for role, text in texts.items():
         pairs = [
             (title, table.best_row(title), table.bound_row(role, title)) for table in tables for title in table.titles
@@ -147,7 +150,7 @@ def _describe_best(best: _Best) -> str:
     )
     num_tied = sum(row.cells[best.protocol].is_best for row in best.table.rows if best.protocol in row.cells) - 1
     if num_tied > 0:
-        text += f", like {format_count(num_tied, 'other methods')}"
+        text += f", tied with {format_count(num_tied, 'other methods')}"
     comparisons = []
     for bound in filter(None, map(best.bound, (Role.LOWER_BOUND, Role.UPPER_BOUND))):
         margin = _margin(best.row, bound, best.protocol)

@@ -51,7 +51,7 @@
     const errorSelect = element("select", { ariaLabel: "Prediction" }, ...["all predictions", "errors only", "correct only"].map((text, i) => element("option", { value: i }, text)));
     const button = (text, label, action) => element("button", { type: "button", ariaLabel: label, title: label, onclick: action }, text);
     const canvas = element("canvas", { tabIndex: 0, role: "application", ariaLabel: `Map of ${count} images. ` +
-      "Arrow keys move to the next image in that direction, plus and minus zoom, Shift with arrow keys moves the map, 0 shows the whole map." });
+      "Arrow keys move to the next image in that direction, plus and minus zoom in and out, Shift plus an arrow key moves the map, 0 shows the whole map." });
     const details = element("div", { className: "map-details", ariaLive: "polite" });
     const status = element("span", { className: "map-count" });
     const toolbar = element("div", { className: "map-toolbar" });
@@ -174,7 +174,7 @@
       const i = hovered ?? selected;
       figure.dataset.focus = i ?? "";
       if (i === null) {
-        details.replaceChildren(element("p", {}, "Point at a dot, tap it, or move to the map with Tab and use the arrow keys. Zoom with two fingers, with the buttons, or with the mouse wheel after clicking on the map."));
+        details.replaceChildren(element("p", {}, "Hover over or tap a dot, or press Tab to focus the map and then use the arrow keys. Pinch to zoom, or use the buttons, or the mouse wheel after clicking the map."));
         return;
       }
       const facts = element("dl", {}, element("dt", {}, "image"), element("dd", {}, data.names[i]));

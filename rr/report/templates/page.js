@@ -21,7 +21,7 @@ function widenAll() {
 const DASHES = ["", "9 3.6", "2.2 2.9", "10.8 3.6 2.2 3.6"]; // LINE_STYLES in plots/curves.py, for lines of 1.8 pt
 
 function addElement(svg, name, attributes, text = "") {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  const element = document.createElementNS(svg.namespaceURI, name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   element.textContent = text;
   svg.append(element);

@@ -40,7 +40,7 @@ def test_device_is_resolved(set_gpus: Callable[[int], None], number: int, name: 
 @pytest.mark.parametrize(
     ("number", "name", "message"),
     [
-        (0, "cuda:0", "--device cuda:0: torch finds no GPU on this machine; use --device cpu, or run rr doctor"),
+        (0, "cuda:0", "--device cuda:0: torch found no GPU on this machine; use --device cpu, or run rr doctor"),
         (1, "cuda:1", "--device cuda:1: this machine has no GPU 1; its GPUs are numbered 0 to 0. Choose one of them"),
         (2, "cuda:10", "--device cuda:10: this machine has no GPU 10; its GPUs are numbered 0 to 1. Choose one of"),
         *(

@@ -67,7 +67,7 @@ def test_unsafe_member_raises_and_leaves_no_files(
 ) -> None:
     path = make(tmp_path / "set", *members)
     message = error_of(lambda: open_tree(path, tmp_path / "deep/extracted", LIMITS), expected)
-    assert "is not used, because it is not the expected dataset" in message
+    assert "was rejected, because it is not the expected dataset" in message
     assert [item.name for item in tmp_path.rglob("*") if item.is_file()] == ["set"]
 
 

@@ -251,7 +251,7 @@ class TestTinyImageNet:
         monkeypatch.setattr(tiny_imagenet, "URL", f"{url}/gone.zip")
         outcome = rr(*FETCH)
         assert outcome.code == 2
-        assert f"rr: cannot download {url}/gone.zip (the server answered 404" in outcome.err
+        assert f"rr: cannot download {url}/gone.zip (the server returned 404" in outcome.err
         assert "Traceback" not in outcome.err
 
     @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ class TestSlimageNet:
             (lambda root: shutil.rmtree(root / "n03"), "expected 3 classes, found 2"),
             (
                 lambda root: replace_by_broken_link(root / "n02/n02_4.png"),
-                "is incomplete: n02/n02_4.png (a link that leads nowhere",
+                "is incomplete (n02/n02_4.png: a broken link",
             ),
             (lambda root: shutil.rmtree(root), "does not exist"),
             (lambda root: (root / "n02/n02_4.png").write_bytes(b"?"), "n02/n02_4.png: not a readable image"),

@@ -213,7 +213,7 @@ class TestDownload:
     def test_permanent_error_is_not_retried(self, server: Server, tmp_path: Path) -> None:
         server.statuses = [404]
         message = error_of(
-            lambda: download.download_file(server.url, tmp_path / "set"), "the server answered 404 Not Found"
+            lambda: download.download_file(server.url, tmp_path / "set"), "the server returned 404 Not Found"
         )
         assert server.url in message
         assert "--from" in message

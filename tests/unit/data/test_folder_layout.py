@@ -441,7 +441,7 @@ def test_damage_and_unreadable_images_are_reported_together(tmp_path: Path) -> N
         fetch_folder(root)
     assert str(caught.value).splitlines() == [
         "4 images cannot be read:",
-        "  cat/annex.png: a link that leads nowhere; run `git annex get` or `datalad get` in this folder",
+        "  cat/annex.png: a broken link; run `git annex get` or `datalad get` in this folder",
         "  dog/empty.png: not a readable image (the file is empty)",
         "  dog/lfs.png: not a readable image (a Git LFS pointer instead of the file; run `git lfs pull`)",
         "  dog/page.png: not a readable image (an HTML page (from a failed download?))",
@@ -451,8 +451,8 @@ def test_damage_and_unreadable_images_are_reported_together(tmp_path: Path) -> N
     facts = fetch_folder(root, on_unreadable="skip", test_fraction=0.5)
     assert facts["images_per_class"] == {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}}
     assert facts["skipped"] == {
-        "a Git LFS pointer": {".png": 1}, "a link that leads nowhere": {".png": 1}, "an empty file": {".png": 1},
-        "not an image in spite of its suffix": {".png": 1},
+        "a Git LFS pointer": {".png": 1}, "a broken link": {".png": 1}, "an empty file": {".png": 1},
+        "not an image, despite its suffix": {".png": 1},
     }  # fmt: skip
 
 
@@ -460,7 +460,7 @@ def test_damage_is_reported_before_the_layout_that_it_causes(tmp_path: Path) -> 
     root = save_tree(tmp_path / "images", in_folders("train"))
     (root / "test").symlink_to("/no/such/folder")
     (root / "extra").symlink_to("/no/such/folder")
-    with pytest.raises(UserError, match="2 images cannot be read:\n  extra: a link that leads nowhere\n  test: a link"):
+    with pytest.raises(UserError, match="2 images cannot be read:\n  extra: a broken link\n  test: a broken link"):
         fetch_folder(root)
 
 
@@ -557,11 +557,11 @@ def test_class_folder_with_only_damaged_files_has_no_images(tmp_path: Path) -> N
     root = save_tree(tmp_path / "images", {"cat": 5, "dog": 0})
     (root / "dog/x.png").symlink_to("nowhere")
     (root / "owl").symlink_to("nowhere")
-    with pytest.raises(UserError, match=r"2 images .*\n  dog/x\.png: a link that leads nowhere\n  owl: a"):
+    with pytest.raises(UserError, match=r"2 images .*\n  dog/x\.png: a broken link\n  owl: a"):
         fetch_folder(root)
     facts = fetch_folder(root, on_unreadable="skip")
     assert facts["images_per_class"] == {"train": {"cat": 4}, "test": {"cat": 1}}
-    assert facts["skipped"] == {"a link that leads nowhere": {"": 1, ".png": 1}}
+    assert facts["skipped"] == {"a broken link": {"": 1, ".png": 1}}
     assert facts["classes"] == 3  # as with files that cannot be decoded
 
 

@@ -229,7 +229,7 @@ def test_folder_without_parquet_files_raises_with_what_it_contains(tmp_path: Pat
 def test_damaged_files_raise(tmp_path: Path) -> None:
     root = save(tmp_path, "train.parquet")
     (root / "test.parquet").symlink_to("../.git/annex/objects/x")
-    check_raises(root, "test.parquet: a link that leads nowhere; run `git annex get` or `datalad get`")
+    check_raises(root, "test.parquet: a broken link; run `git annex get` or `datalad get`")
     (root / "test.parquet").unlink()
     for data, message in (
         (b"PAR1 no", "test.parquet is damaged or not a valid Parquet file"),

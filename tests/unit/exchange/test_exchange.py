@@ -190,7 +190,7 @@ RUNNING_MEANS = "bn1.running_mean, layer1.0.bn1.running_mean, layer1.0.bn2.runni
         (
             lambda key: "" if key.endswith("running_mean") else key,
             "resnet50",
-            f"do not match resnet50 or another backbone; the closest one is resnet18: 20 tensors are missing: "
+            f"do not match resnet50 or any other backbone; the closest one is resnet18: 20 tensors are missing: "
             f"{RUNNING_MEANS}; all other tensors match resnet18: fix the tensors that differ, or use the original "
             "checkpoint",
         ),
@@ -608,7 +608,7 @@ def test_import_command_prints_a_valid_path(tmp_path: Path, rr: RunRr, monkeypat
     assert f'path: "{tmp_path / "new.safetensors"}"' in outcome.out  # absolute, because this is not a project folder
     (tmp_path / "params.yaml").touch()
     assert 'path: "new.safetensors"' in rr("import", "c.tar", "--backbone", "conv4", "--output", "new.safetensors").out
-    assert rr("import", "d.tar", "--backbone", "conv4").err.startswith("rr: d.tar is not an existing file")
+    assert rr("import", "d.tar", "--backbone", "conv4").err.startswith("rr: d.tar does not exist or is not a file")
     assert "did you mean 'conv4'" in rr("import", "c.tar", "--backbone", "conv5").err
     outcome = rr("export", "new.safetensors", "--format", "state-dict", "--output", "c.pt")
     assert outcome.code == 0

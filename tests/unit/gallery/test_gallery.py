@@ -186,7 +186,7 @@ def test_unreadable_images_raise_in_one_error_or_are_skipped(folder: Path, rr: R
     for arguments in (("embed", "g", "-o", "f.parquet", "--weights", "w"), ask):
         outcome = rr(*arguments)
         assert outcome.code == 2
-        assert outcome.err.startswith("rr: 14 images cannot be read:\n  g/nowhere.png: a link that leads nowhere; run ")
+        assert outcome.err.startswith("rr: 14 images cannot be read:\n  g/nowhere.png: a broken link; run ")
         assert (
             "g/bad0.jpg: not a readable image (a Git LFS pointer instead of the file; run `git lfs pull`)"
             in outcome.err
@@ -198,7 +198,7 @@ def test_unreadable_images_raise_in_one_error_or_are_skipped(folder: Path, rr: R
     assert outcome.out.splitlines() == [
         "f.parquet: 6 images, 64 features",
         "skipped 12 files: a Git LFS pointer (.jpg 12)",
-        "skipped 1 file: a link that leads nowhere (.png 1)",
+        "skipped 1 file: a broken link (.png 1)",
         "skipped 1 file: an image that cannot be decoded (.jpg 1)",
     ]
     assert "skipped g/deep/bad.jpg: not a readable image" in outcome.err
@@ -286,7 +286,7 @@ def test_several_queries_that_cannot_be_read_are_all_reported(folder: Path, rr: 
     outcome = rr("retrieve", "q1.png", "q2.png", "--gallery", "g", "--weights", "w")
     assert outcome.err.startswith("rr: 2 images cannot be read:\n  q1.png: not a readable image (the file is empty)\n")
     outcome = rr("retrieve", "none1.png", "none2.png", "--gallery", "g", "--weights", "w")
-    assert outcome.err.startswith("rr: none1.png, none2.png are not existing files")
+    assert outcome.err.startswith("rr: none1.png, none2.png do not exist or are not files")
 
 
 def parse_tables(out: str) -> dict[str, list[tuple[int, float, str]]]:
@@ -560,7 +560,7 @@ def test_page_is_self_contained_and_escapes_names(folder: Path, rr: RunRr) -> No
     make_image(90, (900, 300)).save("q.jpg")
     outcome = rr("retrieve", "q.jpg", "--gallery", "s", "--weights", "w", "--output", "page.html")
     assert outcome.code == 0
-    assert "; page page.html written" in outcome.out
+    assert "; page written to page.html" in outcome.out
     html = Path("page.html").read_text()
     page = PageParser()
     page.feed(html)
@@ -877,10 +877,10 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (replace_arguments(ASK, image="none.png"), "none.png is not an existing file"),
-        (replace_arguments(ASK, image="g"), "g is not an existing file"),
+        (replace_arguments(ASK, image="none.png"), "none.png does not exist or is not a file"),
+        (replace_arguments(ASK, image="g"), "g does not exist or is not a file"),
         (replace_arguments(ASK, image="text.png"), "text.png: not a readable image"),
-        (replace_arguments(ASK, gallery="none"), "none is not an existing folder"),
+        (replace_arguments(ASK, gallery="none"), "none does not exist or is not a folder"),
         (replace_arguments(ASK, gallery="empty"), "empty contains no images: add some"),
         (replace_arguments(EMBED, gallery="p"), r"p contains no images \(skipped 1 file: not an image \(.yaml 1\)\)"),
         (replace_arguments(EMBED, weights="g"), "g is a folder: use the backbone.safetensors from a run"),
@@ -907,7 +907,7 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
         (ASK[:1] + ASK[2:], "IMAGE"),
         (
             replace_arguments(EMBED, gallery="g/b.png"),
-            r"g/b.png is not an existing folder \(it is an image; use its folder\)",
+            r"g/b.png does not exist or is not a folder \(it is an image; use its folder\)",
         ),
         (replace_arguments(EMBED, gallery="s3://a/b"), "s3://a/b is a URL: download the files"),
         (replace_arguments(EMBED, gallery="broken"), "broken/x.png: not a readable image"),
@@ -1024,7 +1024,7 @@ def single_thread() -> Iterator[None]:
 
 def test_embed_writes_a_map(folder: Path, rr: RunRr) -> None:
     outcome = rr("embed", "g", "-o", "f.parquet", "--weights", "w", "--map", "m.html")
-    assert outcome.out.splitlines()[0] == "f.parquet: 6 images, 64 features; map m.html written"
+    assert outcome.out.splitlines()[0] == "f.parquet: 6 images, 64 features; map written to m.html"
     page = Path("m.html").read_text(encoding="utf-8")
     data = json.loads(re.findall(r'<figure.*?<script type="application/json">(.*?)</script>', page)[0])
     assert data["names"] == ["a.PNG", "b.png", "deep/c.png", "deep/e.bmp", "deep/er/d.png", "f.webp"]

@@ -231,7 +231,7 @@ def test_gpu_step_compiles_to_one_graph_per_shape(name: str, changes: dict, prec
     ("name", "changes", "message"),
     [
         ("deepcluster", {"clusters": 65}, "65 clusters"),
-        ("infomax", {"batch_size": 65}, "at least one whole mini-batch, but batch_size is 65"),
+        ("infomax", {"batch_size": 65}, "at least one full mini-batch, but batch_size is 65"),
         ("simclr", {"batch_size": 63}, "last mini-batch contains 1 of the 64"),
         ("supervised", {"batch_size": 63}, "last mini-batch contains 1 of the 64"),
     ],

@@ -68,7 +68,7 @@ def test_one_unlabeled_image_is_refused() -> None:
         ("supervised", {"batch_size": 199, "views": 2}, None),
         ("rotation", {"batch_size": 199}, None),
         ("infomax", {"batch_size": 199}, None),
-        ("infomax", {"batch_size": 201}, "at least one whole mini-batch, but batch_size is 201 and"),
+        ("infomax", {"batch_size": 201}, "at least one full mini-batch, but batch_size is 201 and"),
         ("simclr", {"batch_size": 201}, None),
         ("deepcluster", {"clusters_per": "class", "clusters": 20}, None),
         ("deepcluster", {"clusters_per": "class", "clusters": 21}, "its 210 clusters, but the number of training"),

@@ -145,7 +145,7 @@ def test_class_in_a_package_has_all_files_of_the_package(extensions: Path) -> No
     ("drop_last", "batch_size", "expected"),
     [
         (True, 28, [56, 56]),
-        (True, 61, "needs at least one whole mini-batch, but batch_size is 61"),
+        (True, 61, "needs at least one full mini-batch, but batch_size is 61"),
         (False, 28, "the last mini-batch contains 4 of the 60 training images"),
         (False, 55, [110, 10]),
     ],

@@ -300,7 +300,7 @@ def test_supervised_without_labels_raises(project: Path, rr: RunRr) -> None:
         (("--device", "gpu"), "--device gpu: unknown device; use auto, cpu, cuda or cuda:<number>"),
         (("--device", "cpu:0"), "--device cpu:0: unknown device"),
         (("--device", "cuda:"), "--device cuda:: unknown device"),
-        (("--device", "cuda"), "torch finds no GPU on this machine"),
+        (("--device", "cuda"), "torch found no GPU on this machine"),
     ],
 )
 def test_unknown_name_raises(project_copy: Path, rr: RunRr, arguments: tuple[str, str], expected: str) -> None:

@@ -76,7 +76,7 @@ def test_verdicts(params: Params) -> None:
     # Accuracies in percent: relational 60 and 63, random 40 and 42 with a linear layer; 50, 50 and 30, 30 with kNN.
     knn = {"protocol": "knn"}
     assert verdicts(params, make_claim()) == ["holds"]
-    assert verdicts(params, make_claim(margin=15.0)) == ["undecided"]
+    assert verdicts(params, make_claim(margin=15.0)) == ["inconclusive"]
     assert verdicts(params, make_claim(margin=60.0)) == ["does not hold"]
     assert verdicts(params, make_claim(method="random", above="relational")) == ["does not hold"]
     # The standard deviations of kNN are 0, which does not mean that its accuracies are exact.
@@ -94,7 +94,7 @@ def test_verdicts(params: Params) -> None:
 def test_more_claims_widen_the_interval(params: Params) -> None:
     claim, others = make_claim(margin=6.0), [make_claim(margin=20.0 + k / 10) for k in range(20)]
     assert verdicts(params, claim) == ["holds"]
-    assert verdicts(params, claim, *others) == ["undecided"] * 21
+    assert verdicts(params, claim, *others) == ["inconclusive"] * 21
     # Claims that the grid does not test do not count.
     assert verdicts(params, claim, *(make_claim(backbone="resnet32", margin=float(k)) for k in range(20)))[0] == "holds"
 

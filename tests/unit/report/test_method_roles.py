@@ -128,7 +128,7 @@ def test_sentences_on_tables_without_bounds_or_without_other_methods(monkeypatch
     tables = accuracy_tables(collect_results(make_params(methods=("random", "supervised"))))
     assert summarize_tables(tables) == "This table shows only bounds, because it has no self-supervised method."
     tables = accuracy_tables(collect_results(make_params(methods=("random", "relational", "simclr"))))
-    expected = "of the test images correctly (linear), like 1 other method, above random (41.00 %). "
+    expected = "of the test images correctly (linear), tied with 1 other method, above random (41.00 %). "
     assert expected in summarize_tables(tables)
 
 

@@ -170,7 +170,8 @@ def test_finding_counts_over_several_tables(tmp_path: Path, monkeypatch: pytest.
     write_report(params)
     page = read_page()
     expected = (
-        "is above the random backbone in 8 of 8 comparisons and reaches the supervised backbone in 1 of 8 comparisons. "
+        "is above the random backbone in 8 of 8 comparisons and matches or exceeds the supervised backbone in 1 of 8 "
+        "comparisons. "
         "Means"
     )
     assert expected in page.text
@@ -462,7 +463,7 @@ def test_page_of_a_large_grid_is_folded_and_small(tmp_path: Path, monkeypatch: p
     assert {f"{section}one-conv4-two" for section in ("", "classes-")} <= set(headings)
     assert "retrieval-one-conv4-two-retrieval" in headings
     assert "embedding-one-conv4-two-embedding" in headings
-    assert "Views of 10 more methods and datasets" in html
+    assert "Views for 10 more combinations of method and dataset" in html
     assert html.count("<details open") == 1  # the pretraining runs
     # Each image is about 300 kB. The page contains some of them, and links to the others.
     assert len(html) < 2_000_000

@@ -418,7 +418,12 @@ def test_known_deviations_are_documented() -> None:
 @pytest.mark.parametrize(
     ("experiment", "method", "dataset", "text"),
     [
-        ("L4", "deepcluster", "cifar10", "k-means on unaugmented images (the paper’s code uses corrupt images)"),
+        (
+            "L4",
+            "deepcluster",
+            "cifar10",
+            "k-means on unaugmented images (the paper’s code uses augmented images, which a bug has also corrupted)",
+        ),
         (
             "L4",
             "infomax",
@@ -446,8 +451,8 @@ def test_columns_of_a_deviation_are_listed_if_it_does_not_affect_the_whole_row(
     assert comparison_table(results, "Table 1").deviations == [
         "[a] Supervised (supervised-paper, linear) in grain CIFAR-100-20: new linear layer on the network trained on "
         "the fine classes (how the paper got its result is unknown)",
-        "[b] DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses corrupt "
-        "images)",
+        "[b] DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses augmented "
+        "images, which a bug has also corrupted)",
         "[c] Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s "
         "code trains it to help the discriminator)",
     ]
@@ -580,7 +585,8 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
         sentence,
         "5 results were compared using a confidence interval.",
         "(on average 0.25) would still be “above” or “below” by chance.",
-        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses corrupt images)",
+        "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses augmented "
+        "images, which a bug has also corrupted)",
         "prints this accuracy at the end of supervised training, so the paper most likely reports it.",
     ]
     markdown = read_markdown()
@@ -657,9 +663,9 @@ def test_averages_of_our_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert comparison is not None
     baselines, simclr = comparison.averages
     start = "Margin of relational reasoning over the mean of the four self-supervised baselines, averaged over the"
-    values = "+16.08 points here (with settings that differ from the paper’s), +14.08 in the paper."
+    values = "+16.08 points in our runs (with settings that differ from the paper’s), +14.08 in the paper."
     assert baselines == f"{start} 6 columns of Table 1: {values}"
-    assert "over SimCLR, averaged over the 6 columns of Table 1: +4.87 points here" in simclr
+    assert "over SimCLR, averaged over the 6 columns of Table 1: +4.87 points in our runs" in simclr
     assert "+2.87 in the paper" in simclr
     without_stl10 = build_comparison(collect_results(params.model_copy(update={"grid": grids[:2]})))
     assert without_stl10 is not None
@@ -750,11 +756,11 @@ def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: py
     views, labels = comparison.studies
     assert [panel.title for panel in views.panels] == ["Relational", "RotationNet", "Supervised"]
     # Each view adds a thousandth, so 32 views instead of 2 add three points for every seed.
-    assert "here from 0 to 3, the paper (digitized) from 0 to 5." in views.panels[0].svg
-    assert "here from 0 to 3, the paper (digitized) from 0 to 0.66." in views.panels[1].svg
+    assert "ours from 0 to 3, the paper (digitized) from 0 to 5." in views.panels[0].svg
+    assert "ours from 0 to 3, the paper (digitized) from 0 to 0.66." in views.panels[1].svg
     assert [panel.title for panel in labels.panels] == ["CIFAR-10, %", "CIFAR-100, %"]
-    assert "here from 52.1 to 62, the paper (digitized) from 74.99 to 90.7." in labels.panels[0].svg
-    runs = "here (seed 1),here (seed 2),here (seed 3),the paper (digitized)"
+    assert "ours from 52.1 to 62, the paper (digitized) from 74.99 to 90.7." in labels.panels[0].svg
+    runs = "here (seed 1),ours (seed 2),ours (seed 3),the paper (digitized)"
     assert views.panels[0].csv.startswith(f"views,{runs}\n2,0,0,0,0\n")
     # The x axis of the plot shows the fractions at equal distances, so its positions are not in the file.
     assert labels.panels[0].csv.startswith(f"label fraction,{runs}\n0,")

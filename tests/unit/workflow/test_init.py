@@ -85,7 +85,7 @@ def test_labeled_folder_is_added_with_a_grid(params_file: Path, rr: RunRr) -> No
         "train: all folders; test: 0.2 of the images of each class, held out",
         "classes (train + test images): robin (24 + 6), wren (16 + 4)",
         "size of all images: 90 × 70 pixels",
-        "replaced: the former grid, which trained on shapes",
+        "the previous grid, which trained on shapes, was replaced",
         "params.yaml: dataset My-birds with images of 64 × 64 pixels; method relational-My-birds with 8 views per "
         "image, batches of 10 images and 200 epochs; evaluations: linear, knn, retrieval",
         "next: `rr check My-birds` looks for duplicates and other problems; `dvc repro` trains and writes the report",
@@ -114,7 +114,7 @@ def test_claims_of_the_former_grid_are_removed(params_file: Path, rr: RunRr) -> 
     num_claims = len(load_params(params_file).grid[0].claims)
     assert num_claims
     save_images(Path("birds"), {"robin": 30, "wren": 20}, (90, 70))
-    assert f"\nremoved with the former grid: {num_claims} claims\n" in rr("init", "birds").out
+    assert f"\nthe {num_claims} claims of the previous grid were removed\n" in rr("init", "birds").out
     assert load_params(params_file).grid[0].claims == []
 
 

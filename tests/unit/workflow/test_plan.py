@@ -337,7 +337,7 @@ def test_plan_of_a_grid_without_evaluations(project: Path, rr: RunRr) -> None:
     assert "2 pretraining runs, 2,400 views, 2 s if run one after the other\n" in outcome.out
     assert "not included in the time: 0 feature extractions and 0 evaluations\n" in outcome.out
     disk_space = next(line for line in outcome.out.splitlines() if line.startswith("disk space: "))
-    assert disk_space.endswith(" kB for betons, as much as the original files for data/raw, and 0 kB for features")
+    assert disk_space.endswith(" kB for betons and 0 kB for features, plus the size of the original files for data/raw")
 
 
 def test_problems_are_listed_after_the_plan(project: Path, rr: RunRr) -> None:

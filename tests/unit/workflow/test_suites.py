@@ -155,8 +155,8 @@ def test_replaced_methods_and_removed_claims_are_reported(params_file: Path) -> 
     params_file.write_text(dump_yaml(yaml, content))
     assert suites.use_suite("methods-cifar10", params_file).splitlines()[1:] == [
         f"replaced, because the suite defines them differently: {variant}",
-        "replaced: the former grid, which trained on cifar10, cifar100",
-        "removed with the former grid: 4 claims",
+        "the previous grid, which trained on cifar10, cifar100, was replaced",
+        "the 4 claims of the previous grid were removed",
     ]
 
 
