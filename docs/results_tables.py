@@ -36,12 +36,12 @@ TASKS = (("cifar10", "cifar10"), ("cifar100", "cifar100"), ("cifar10", "cifar100
          ("cifar100", "cifar100-20"))  # fmt: skip
 # The protocols in the few-labels table, with their column headings.
 FEW_LABELS = {
-    "linear-1": "linear, 1 %",
-    "linear-10": "10 %",
-    "linear-25": "25 %",
-    "linear": "100 %",
-    "finetune-1": "finetuning, 1 %",
-    "finetune-10": "10 %",
+    "linear-1": "linear, 1%",
+    "linear-10": "10%",
+    "linear-25": "25%",
+    "linear": "100%",
+    "finetune-1": "finetuning, 1%",
+    "finetune-10": "10%",
 }
 
 

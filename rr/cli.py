@@ -681,7 +681,7 @@ for _group in (app, suite):
 def main() -> None:
     """Run the command line, and end the process without unloading libraries: unloading torch takes half a second."""
     _replace_closed_streams()
-    gc.set_threshold(100_000)  # fewer garbage collections make imports 10 % faster
+    gc.set_threshold(100_000)  # fewer garbage collections make imports 10% faster
     try:
         run()
     except SystemExit as error:

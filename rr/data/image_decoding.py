@@ -238,7 +238,7 @@ def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) 
     # the end of an image.
     if kind == b"VP8L":  # lossless: about one bit or less for each pixel and channel
         return 8 * num_zeros > 4 * num_pixels
-    # Lossy: with noise above a plain area, up to 48 % of the bytes were zeros. The data of AVIF images may end in
+    # Lossy: with noise above a plain area, up to 48% of the bytes were zeros. The data of AVIF images may end in
     # metadata.
     return num_zeros > len(pixels) / 2
 

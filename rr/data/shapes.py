@@ -12,7 +12,7 @@ import numpy as np
 from rr.data.raw import SPLITS
 
 _CHUNK_SIZE = 256  # number of images generated at a time, to limit the memory used by temporary arrays
-# Range of the square root of the object's area, as a fraction of the image size. A disc spans 46 to 56 % of the image.
+# Range of the square root of the object's area, as a fraction of the image size. A disc spans 46 to 56% of the image.
 _SCALES = (0.41, 0.5)
 _MAX_SHIFT = 0.07  # maximum offset of the object from the image center along each axis, as a fraction of the image size
 _NUM_CLUTTER = 3  # number of clutter objects per image

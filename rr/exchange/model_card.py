@@ -97,7 +97,7 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
             _describe_training(record) if record else "There is no record of how these weights were trained.\n",
         ]
     if record and (rows := list(_evaluation_rows(weights.parent, sha256))):
-        header = "| target | protocol | metric | value | 95 % interval |\n| --- | --- | --- | ---: | ---: |\n"
+        header = "| target | protocol | metric | value | 95% interval |\n| --- | --- | --- | ---: | ---: |\n"
         note = f"\n{_INTERVAL}" if any(row[-1] != _NO_INTERVAL for row in rows) else ""
         sections += ["## Evaluation\n", header + "".join(f"| {' | '.join(row)} |\n" for row in rows) + note]
     sections += [

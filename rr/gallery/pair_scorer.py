@@ -69,7 +69,7 @@ def _make_calibrated_scorer(head: NumpyRelationHead, metrics: dict[str, Any], ta
     description = (
         f"calibrated (Platt scaling) on {pairs} pairs of augmented test images of {target}: half of the pairs are two "
         "views of one image, the others are views of two images; on other such pairs, the accuracy is "
-        f"{100 * metrics['relation_accuracy']:.1f} % and the calibration error is "
-        f"{100 * metrics['relation_calibration_error']:.1f} % ({file})"
+        f"{100 * metrics['relation_accuracy']:.1f}% and the calibration error is "
+        f"{100 * metrics['relation_calibration_error']:.1f}% ({file})"
     )
     return PairScorer(head, Calibration(metrics["relation_slope"], metrics["relation_intercept"]), description)

@@ -104,8 +104,8 @@ def cluster(points_NP: np.ndarray, num_clusters: int, config: DeepClusterConfig,
 
     The `n_init` runs use a random sample of 10,000 points (or 10 per cluster, if that is more). Only the best run
     continues with all points. For 100 clusters of CIFAR-10 features (50,000 points in 64 dimensions), five runs of at
-    most 30 iterations then take 1.1 s instead of 3.8 s, and the within-cluster sum of squares differs by up to 0.1 % in
-    either direction. For 1,000 clusters, they take 8 s instead of 35 s, and the sum is 0.1 to 0.2 % larger. The same
+    most 30 iterations then take 1.1 s instead of 3.8 s, and the within-cluster sum of squares differs by up to 0.1% in
+    either direction. For 1,000 clusters, they take 8 s instead of 35 s, and the sum is 0.1 to 0.2% larger. The same
     seed always produces the same result.
 
     Args:

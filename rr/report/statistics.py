@@ -26,7 +26,7 @@ def mean_std(values: Sequence[float]) -> MeanStd:
 
 
 def mean_confidence_interval(value: MeanStd) -> tuple[float, float]:
-    """Return the 95 % confidence interval for a mean, from Student's t distribution.
+    """Return the 95% confidence interval for a mean, from Student's t distribution.
 
     Raises:
         ValueError: if `value` is based on a single value, which has no standard deviation.

@@ -150,7 +150,7 @@ class Progress:
         percent, rate, left = self.percent, self.rate, self.seconds_left
         elapsed = time.monotonic() - self._command_start_time
         parts = [
-            f"{math.floor(percent)} %" if percent is not None else format_count(self.done, self.unit),
+            f"{math.floor(percent)}%" if percent is not None else format_count(self.done, self.unit),
             format_rate(rate, self.unit) if rate else f"{format_duration(elapsed)} elapsed",
             f"{format_duration(left)} left" if left is not None else "",
             self.note,
@@ -159,7 +159,7 @@ class Progress:
 
     def _summary(self) -> str:
         """Return the text of the last line."""
-        percent = "" if self.percent is None else f"{math.floor(self.percent)} %"
+        percent = "" if self.percent is None else f"{math.floor(self.percent)}%"
         seconds = time.monotonic() - self._start_time
         work = f"{format_count(self.done - self._initial, self.unit)} in {format_duration(seconds)}"
         return ", ".join(filter(None, [percent, work, self.note]))

@@ -195,7 +195,7 @@ def _table_row(run: dict[str, Any]) -> tuple[str, ...]:
         run["stage"],
         " ".join(run["names"]),
         run["state"],
-        count if percent is None else f"{math.floor(percent)} %",
+        count if percent is None else f"{math.floor(percent)}%",
         format_rate(rate, unit) if rate and is_active else "",
         format_duration(left) if left is not None and is_active else "",
         f"{format_duration(_seconds_since(run['time']))} ago" if "time" in run else "",

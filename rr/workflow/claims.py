@@ -46,7 +46,7 @@ def describe_data(claim: ClaimConfig) -> str:
 
 
 def seeds_for_power(difference: float, margin: float, std: tuple[float, float], alpha: float) -> int | None:
-    """Return how many seeds per method are needed to show, with 80 % probability, that a difference exceeds a margin.
+    """Return how many seeds per method are needed to show, with 80% probability, that a difference exceeds a margin.
 
     The test is a two-sided Welch test at the level `alpha`. Its power is computed with the noncentral t distribution.
 
@@ -90,7 +90,7 @@ def describe_required_seeds(params: Params) -> Iterator[str]:
             count = seeds_for_power(assumed.difference, claim.margin, std, ALPHA / num_tested)
             needed = f"{count} seeds" if count else f"more than {_MAX_SEEDS:,} seeds"
             yield (
-                f"{text}needs {needed} for a power of {100 * POWER:.0f} % if the difference is "
+                f"{text}needs {needed} for a power of {100 * POWER:.0f}% if the difference is "
                 f"{assumed.difference:g} points and the standard deviations over seeds are {std[0]:g} and {std[1]:g} "
                 f"({assumed.source}); {has}"
             )

@@ -42,7 +42,7 @@ class RecomputedEpoch:
 def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
     """Return a description of the first difference, or None.
 
-    If `exact` is true, all results must be identical, bit for bit. Otherwise, the loss may differ by up to 2 % and the
+    If `exact` is true, all results must be identical, bit for bit. Otherwise, the loss may differ by up to 2% and the
     accuracy by up to 0.02, and nothing else is compared.
     """
     for column, recorded in epoch.recorded.items():

@@ -30,7 +30,7 @@ def dump_yaml(tree: Any) -> bytes:
 
 
 def corrupt_yaml(tree: dict[str, Any], rng: random.Random) -> bytes:
-    """Return `tree` as YAML, with slightly changed numbers, with changed values (40 % each) or with damaged text."""
+    """Return `tree` as YAML, with slightly changed numbers, with changed values (40% each) or with damaged text."""
     choice = rng.random()
     if choice < 0.8:
         tree = copy.deepcopy(tree)

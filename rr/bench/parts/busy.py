@@ -49,7 +49,7 @@ def run(settings: Settings) -> PartResult:
             assert ratio
             case.facts["fraction_kept"] = 1 / ratio.median
             result.cases.append(case)
-            kept = f"{100 / ratio.median:.0f} % (quartiles {100 / ratio.q3:.0f} to {100 / ratio.q1:.0f} %)"
+            kept = f"{100 / ratio.median:.0f}% (quartiles {100 / ratio.q3:.0f} to {100 / ratio.q1:.0f}%)"
             result.notes.append(f"While the loops run, training on {threads} threads keeps {kept} of its throughput.")
     result.notes.append(
         "The loops have the same priority as the training process. They are stopped during every other turn."

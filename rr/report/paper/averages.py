@@ -15,8 +15,8 @@ _RIVALS = {"the mean of the four self-supervised baselines": BASELINES, "SimCLR"
 def describe_averages_in_abstract(table: ComparisonTable) -> list[str]:
     """Return a sentence on each average in the abstract: the margin of relational reasoning in Table 1 (`table`).
 
-    The abstract's "+14 %" is the margin over the mean of four baselines, although the abstract calls it the margin over
-    the best competitor. The "+3 %" is the margin over SimCLR. The sentence includes our average only if none of our
+    The abstract's "+14%" is the margin over the mean of four baselines, although the abstract calls it the margin over
+    the best competitor. The "+3%" is the margin over SimCLR. The sentence includes our average only if none of our
     results is missing.
     """
     sentences = []

@@ -27,7 +27,7 @@ class Verdict(StrEnum):
 
 MEANINGS = {
     Verdict.AGREES: (
-        "the 95 % confidence interval of the difference (Welch’s, for unequal variances) contains 0. This does not "
+        "the 95% confidence interval of the difference (Welch’s, for unequal variances) contains 0. This does not "
         "mean that the results are the same: with few seeds, the interval is wide."
     ),
     Verdict.ABOVE: "our result is higher, and the interval does not contain 0.",
@@ -85,6 +85,6 @@ def describe_chance_differences(verdicts: Iterable[Verdict]) -> str:
     verb, risk = "was" if count == 1 else "were", 1 - CONFIDENCE
     return (
         f"{format_count(count, 'results')} {verb} compared using a confidence interval. If all our results truly "
-        f"agreed with the paper’s, about {100 * risk:.0f} % of the compared results (on average {count * risk:.2g}) "
+        f"agreed with the paper’s, about {100 * risk:.0f}% of the compared results (on average {count * risk:.2g}) "
         "would still be “above” or “below” by chance."
     )

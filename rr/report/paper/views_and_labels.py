@@ -25,7 +25,7 @@ _VIEWS_CAPTION = (
 )
 _LABELS_CAPTION = (
     "Linear evaluation with all labels, ResNet-32: accuracy in percent against the percentage of labels that supply "
-    "positive pairs in pretraining. The paper’s points above 0 % were read from its figure with a precision of about "
+    "positive pairs in pretraining. The paper’s points above 0% were read from its figure with a precision of about "
     "0.25. How the paper used the labels is unknown."
 )
 _BASE_VIEWS = 2  # the value of K that all other values are compared with

@@ -110,7 +110,7 @@ def format_epoch_axis(axes: Axes) -> None:
 
 
 def format_percent_axes(axes: Axes) -> None:
-    """Show epochs on the x axis, and 0 to 100 % on the y axis so that plots can be compared."""
+    """Show epochs on the x axis, and 0 to 100% on the y axis so that plots can be compared."""
     format_epoch_axis(axes)
     axes.set_ylim(0, 100)
 

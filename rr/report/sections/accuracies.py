@@ -76,7 +76,7 @@ def build_accuracies(results: GridResults) -> Accuracies | None:
 def _describe_protocol(evaluations: Sequence[EvaluationResult]) -> str:
     settings = evaluations[0].settings
     fraction, count = settings.get("label_fraction") or 1, settings.get("images_per_class")
-    suffix = f", with {100 * fraction:g} % of the labels of each class" if fraction < 1 else ""
+    suffix = f", with {100 * fraction:g}% of the labels of each class" if fraction < 1 else ""
     suffix = f", with {format_count(count, 'labels')} per class" if count else suffix
     if isinstance(rates := settings.get("learning_rate"), list):
         listed = ", ".join(f"{rate:g}" for rate in rates)

@@ -28,7 +28,7 @@ _EXPLANATION = (
     "A claim holds if the confidence interval of the difference (Welch’s interval, in percentage points of accuracy) "
     "lies above the claim’s margin. It does not hold if the interval lies below the margin. Otherwise, it is "
     "inconclusive. The confidence levels are corrected for the number of tested claims with Holm’s method, so the "
-    f"probability of any false verdict is at most {100 * ALPHA:.0f} %. The record of a pretraining run contains the "
+    f"probability of any false verdict is at most {100 * ALPHA:.0f}%. The record of a pretraining run contains the "
     "hashes of the claims that were in the grid when training started, so the last column shows which claims were "
     "added or changed later."
 )
@@ -61,7 +61,7 @@ def build_claims(results: GridResults) -> Claims | None:
         if index in levels:
             low, high = welch_interval(_mean_accuracy(ours), _mean_accuracy(theirs), 1 - levels[index])
             verdict = _decide_verdict(low, high, claim.margin)
-            confidence = f"{100 * (1 - levels[index]):.4g} %"
+            confidence = f"{100 * (1 - levels[index]):.4g}%"
             interval = f"{format_difference(low)} to {format_difference(high)} ({confidence})"
         verdicts.append(verdict)
         rows.append(

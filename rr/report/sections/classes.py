@@ -220,13 +220,13 @@ def _summarize_class_gap(table: ResultTable, class_names: list[str], accuracies:
     highest, lowest = int(np.nanargmax(by_class)), int(np.nanargmin(by_class))
     if format_percent(by_class[highest]) == format_percent(by_class[lowest]):
         return (
-            f"{best.method} ({table.first_protocol}) classifies {format_percent(by_class[lowest])} % of the test "
+            f"{best.method} ({table.first_protocol}) classifies {format_percent(by_class[lowest])}% of the test "
             f"images of every class of {table.target} correctly. {seed_note([accuracy.count])}"
         )
     return (
         f"A high mean does not guarantee unbiased predictions: {best.method} ({table.first_protocol}) classifies "
-        f"{format_percent(accuracy.mean)} % of the test images of {table.target} correctly, but "
-        f"{format_percent(by_class[highest])} % of {class_names[highest]} and {format_percent(by_class[lowest])} % of "
+        f"{format_percent(accuracy.mean)}% of the test images of {table.target} correctly, but "
+        f"{format_percent(by_class[highest])}% of {class_names[highest]} and {format_percent(by_class[lowest])}% of "
         f"{class_names[lowest]}, a gap of {format_percent(by_class[highest] - by_class[lowest])} percentage points. "
         f"{seed_note([accuracy.count])}"
     )

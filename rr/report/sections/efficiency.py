@@ -113,7 +113,7 @@ def _compare_with_simclr(by_method: dict[str, list[PretrainResult]], means: dict
             max_cost = min(curves[ours][-1][0], curves[theirs][-1][0])
             our_accuracy, their_accuracy = (accuracy_at(curves[method], max_cost) for method in (ours, theirs))
             if our_accuracy is not None and their_accuracy is not None:
-                values = f"{our_accuracy:.2f} % for {ours} and {their_accuracy:.2f} % for {theirs}"
+                values = f"{our_accuracy:.2f}% for {ours} and {their_accuracy:.2f}% for {theirs}"
                 parts.append(f"{values} ({template.format(max_cost)})")
     if not parts:
         return ""

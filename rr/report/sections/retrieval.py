@@ -89,7 +89,7 @@ def _describe_relation_head_effect(method: str, seeds: Sequence[EvaluationResult
         return f"{text} (a single seed, so the variation between seeds is unknown)."
     low, high = mean_confidence_interval(change)
     verdict = "it helps" if low > 0 else "it makes retrieval worse" if high < 0 else "the effect is inconclusive"
-    return f"{text} (95 % interval over seeds {format_difference(low)} to {format_difference(high)}): {verdict}."
+    return f"{text} (95% interval over seeds {format_difference(low)} to {format_difference(high)}): {verdict}."
 
 
 def _example_panel(evaluation: EvaluationResult, budget: ByteBudget) -> ImagePanel:

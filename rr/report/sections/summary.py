@@ -146,7 +146,7 @@ def _describe_best(best: _Best) -> str:
     role = f" ({best.row.role})" if best.row.role else ""
     text = (
         f"On {best.table.target}, {best.row.method}{role} classifies "
-        f"{format_mean_std(best.cell.value, format_percent)} % of the test images correctly ({best.protocol})"
+        f"{format_mean_std(best.cell.value, format_percent)}% of the test images correctly ({best.protocol})"
     )
     num_tied = sum(row.cells[best.protocol].is_best for row in best.table.rows if best.protocol in row.cells) - 1
     if num_tied > 0:
@@ -155,7 +155,7 @@ def _describe_best(best: _Best) -> str:
     for bound in filter(None, map(best.bound, (Role.LOWER_BOUND, Role.UPPER_BOUND))):
         margin = _margin(best.row, bound, best.protocol)
         word = "above" if margin > 0 else "below" if margin < 0 else "equal to"
-        comparisons.append(f"{word} {bound.method} ({format_percent(bound.cells[best.protocol].value.mean)} %)")
+        comparisons.append(f"{word} {bound.method} ({format_percent(bound.cells[best.protocol].value.mean)}%)")
     return f"{text}, {' and '.join(comparisons)}" if comparisons else text
 
 
@@ -168,7 +168,7 @@ def _position_between_bounds(best: _Best) -> str:
     if not low < best.cell.value.mean < high:
         return ""
     fraction = (best.cell.value.mean - low) / (high - low)
-    return f". This is {100 * fraction:.0f} % of the way from the lower to the upper bound"
+    return f". This is {100 * fraction:.0f}% of the way from the lower to the upper bound"
 
 
 def _margin(row: ResultRow, bound: ResultRow, protocol: str) -> float:

@@ -80,7 +80,7 @@ def train_both(
             )
             errors.append(float((rr_gradient - reference_gradient).norm() / reference_gradient.norm()))
     if same_weights:
-        # The input of a ReLU can be so close to 0 that rounding changes its sign, and thus a gradient by 1 %.
+        # The input of a ReLU can be so close to 0 that rounding changes its sign, and thus a gradient by 1%.
         assert max(errors) < 0.03
         assert sorted(errors)[STEPS // 2] < 1e-4
     assert len({rr_loss for rr_loss, _ in losses}) == STEPS
@@ -99,7 +99,7 @@ def test_training_matches_the_reference_in_float64(method: str, views: int, imag
 
 @pytest.mark.parametrize(("method", "views", "images"), CASES)
 def test_every_step_matches_the_reference_in_float32(method: str, views: int, images: int) -> None:
-    """Each step starts from equal weights, because rounding errors of the fused kernels grow to 1 % within 50 steps."""
+    """Each step starts from equal weights, because rounding errors of the fused kernels grow to 1% within 50 steps."""
     for rr_loss, reference_loss in train_both(method, views, images, torch.float32, same_weights=True):
         assert rr_loss == pytest.approx(reference_loss, rel=1e-5)
 

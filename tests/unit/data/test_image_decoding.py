@@ -240,7 +240,7 @@ def test_mpo_file_needs_only_its_first_image() -> None:
 def test_image_with_a_large_plain_area_is_not_damaged(size: tuple[int, int], lossless: bool) -> None:
     pixels = np.zeros((*size, 3), np.uint8)
     pixels[: size[0] // 4, : size[1] // 4] = [0, 0, 255]
-    for quality in (0, 95):  # at the lowest quality and method, 98 % of a lossless image are zeros
+    for quality in (0, 95):  # at the lowest quality and method, 98% of a lossless image are zeros
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=quality, method=0)
         assert decode_image(buffer.getvalue()).shape == pixels.shape

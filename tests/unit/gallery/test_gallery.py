@@ -648,7 +648,7 @@ def test_compare_prints_the_calibrated_probability(folder: Path, rr: RunRr) -> N
     probability = 1 / (1 + np.exp(0.5 - 2 * expected_logit(Path("h"), *pair)))
     assert first_line == f"g/b.png and g/f.webp are views of the same image with probability {probability:.4f}"
     assert calibration.startswith("calibrated (Platt scaling) on 40 pairs of augmented test images of shapes")
-    assert "the accuracy is 90.0 % and the calibration error is 2.0 %" in calibration
+    assert "the accuracy is 90.0% and the calibration error is 2.0%" in calibration
     assert rr("compare", *pair[::-1], "--weights", "h").out.splitlines()[0].endswith(f" {probability:.4f}")
     facts = json.loads(rr("compare", *pair, "--weights", "h", "--json").out)
     assert (facts["first"], facts["second"], facts["calibration"]) == (*pair, calibration)

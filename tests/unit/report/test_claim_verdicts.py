@@ -112,7 +112,7 @@ def test_page_shows_when_a_claim_was_stated(params: Params) -> None:
     assert [row[2] for row in rows] == ["holds", "holds", "untested"]
     assert rows[0][:2] == ["relational above random", "shapes, conv4 → shapes, linear"]
     assert rows[0][3] == "+20.50"
-    assert rows[0][4].endswith(" (97.5 %)")
+    assert rows[0][4].endswith(" (97.5%)")
     assert [row[5] for row in rows] == [
         "before training", "after 2 of the 4 runs had started", "no such runs",
     ]  # fmt: skip

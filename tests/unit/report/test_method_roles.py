@@ -76,8 +76,8 @@ def test_best_method_is_self_supervised(settings: dict[str, Any], note: str) -> 
     params = write_grid({"relational": settings}, methods=("random", "supervised", "relational", "simclr"))
     write_report(params)
     for text in (read_page().text, " ".join(read_markdown().split())):
-        assert "On shapes, simclr classifies 55.00 ± 0.00 % of the test images correctly (linear), above" in text
-        assert "unbiased predictions: simclr (linear) classifies 55.00 %" in text
+        assert "On shapes, simclr classifies 55.00 ± 0.00% of the test images correctly (linear), above" in text
+        assert "unbiased predictions: simclr (linear) classifies 55.00%" in text
         assert f"{note}: " in text
         assert "list explains the notes" in text
     assert "| **55.00 ± 0.00** |" in read_markdown()
@@ -102,8 +102,8 @@ def test_report_without_self_supervised_method() -> None:
     write_report(params)
     for text in (read_page().text, " ".join(read_markdown().split())):
         assert (
-            "On shapes, relational (imported) classifies 61.50 ± 2.12 % of the test images correctly (linear), above "
-            "random (41.00 %)."
+            "On shapes, relational (imported) classifies 61.50 ± 2.12% of the test images correctly (linear), above "
+            "random (41.00%)."
         ) in text
         assert "in bold" not in text
         assert "pretrained on shapes" not in text
@@ -128,7 +128,7 @@ def test_sentences_on_tables_without_bounds_or_without_other_methods(monkeypatch
     tables = accuracy_tables(collect_results(make_params(methods=("random", "supervised"))))
     assert summarize_tables(tables) == "This table shows only bounds, because it has no self-supervised method."
     tables = accuracy_tables(collect_results(make_params(methods=("random", "relational", "simclr"))))
-    expected = "of the test images correctly (linear), tied with 1 other method, above random (41.00 %). "
+    expected = "of the test images correctly (linear), tied with 1 other method, above random (41.00%). "
     assert expected in summarize_tables(tables)
 
 

@@ -117,8 +117,8 @@ def test_only_self_supervised_methods_are_bold(params: Params) -> None:
 def test_finding_compares_the_best_method_with_its_bounds(params: Params) -> None:
     write_report(params)
     expected = (
-        "On shapes, relational classifies 61.50 ± 2.12 % of the test images correctly (linear), above random "
-        "(41.00 %) and below supervised (81.00 %). This is 51 % of the way from the lower to the upper bound. Means "
+        "On shapes, relational classifies 61.50 ± 2.12% of the test images correctly (linear), above random "
+        "(41.00%) and below supervised (81.00%). This is 51% of the way from the lower to the upper bound. Means "
         "are over 2 seeds."
     )
     assert expected in read_page().text
@@ -129,7 +129,7 @@ def test_finding_reports_a_method_below_its_lower_bound(params: Params) -> None:
     for seed in (1, 2):
         write_metrics(paths.PretrainPaths("shapes", "conv4", "relational", seed), "linear", 0.1)
     write_report(params)
-    assert "below random (41.00 %) and below supervised (81.00 %). Means" in read_page().text
+    assert "below random (41.00%) and below supervised (81.00%). Means" in read_page().text
 
 
 def test_single_seed_has_no_standard_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,9 +154,9 @@ def test_finding_names_the_best_method_on_each_target(tmp_path: Path, monkeypatc
         write_metrics(paths.PretrainPaths("shapes", "conv4", "relational", seed), "linear", 0.9, target="others")
     write_report(params)
     expected = (
-        "On shapes, relational classifies 61.50 ± 2.12 % of the test images correctly (linear), above random (41.00 %) "
-        "and below supervised (81.00 %). On others, relational classifies 90.00 ± 0.00 % of the test images correctly "
-        "(linear), above random (41.00 %) and above supervised (81.00 %). Means are over 2 seeds."
+        "On shapes, relational classifies 61.50 ± 2.12% of the test images correctly (linear), above random (41.00%) "
+        "and below supervised (81.00%). On others, relational classifies 90.00 ± 0.00% of the test images correctly "
+        "(linear), above random (41.00%) and above supervised (81.00%). Means are over 2 seeds."
     )
     assert expected in read_page().text
 
@@ -389,7 +389,7 @@ def test_finding_skips_a_protocol_without_self_supervised_method(
     write_report(params)
     # No bound was evaluated with kNN, so the finding mentions no bound.
     text = read_page().text
-    assert "On shapes, relational classifies 50.00 ± 0.00 % of the test images correctly (knn). Means" in text
+    assert "On shapes, relational classifies 50.00 ± 0.00% of the test images correctly (knn). Means" in text
     assert "a gap of 75.00 percentage points" in text
 
 

@@ -180,7 +180,7 @@ def test_interval_agrees_with_scipy(ours: tuple[float, float, int], theirs: tupl
     if hasattr(test, "confidence_interval"):
         interval = test.confidence_interval(0.95)
         assert (low, high) == pytest.approx((interval.low, interval.high))
-    # If one end of the interval is exactly 0, the p-value is 5 %.
+    # If one end of the interval is exactly 0, the p-value is 5%.
     shifted = (theirs[0] + (high - low) / 2, *ours[1:])
     assert ttest_ind_from_stats(*shifted, *theirs, equal_var=False).pvalue == pytest.approx(0.05)
 
@@ -496,7 +496,7 @@ def test_chance_differences() -> None:
     verdicts = [*[Verdict.AGREES] * 38, Verdict.ABOVE, Verdict.BELOW, Verdict.OTHER_SETTINGS, Verdict.TOO_FEW_SEEDS]
     assert describe_chance_differences(verdicts) == (
         "40 results were compared using a confidence interval. If all our results truly agreed with the paper’s, about "
-        "5 % of the compared results (on average 2) would still be “above” or “below” by chance."
+        "5% of the compared results (on average 2) would still be “above” or “below” by chance."
     )
     assert "1 result was compared" in describe_chance_differences([Verdict.ABOVE])
 
@@ -760,7 +760,7 @@ def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: py
     assert "ours from 0 to 3, the paper (digitized) from 0 to 0.66." in views.panels[1].svg
     assert [panel.title for panel in labels.panels] == ["CIFAR-10, %", "CIFAR-100, %"]
     assert "ours from 52.1 to 62, the paper (digitized) from 74.99 to 90.7." in labels.panels[0].svg
-    runs = "here (seed 1),ours (seed 2),ours (seed 3),the paper (digitized)"
+    runs = "ours (seed 1),ours (seed 2),ours (seed 3),the paper (digitized)"
     assert views.panels[0].csv.startswith(f"views,{runs}\n2,0,0,0,0\n")
     # The x axis of the plot shows the fractions at equal distances, so its positions are not in the file.
     assert labels.panels[0].csv.startswith(f"label fraction,{runs}\n0,")

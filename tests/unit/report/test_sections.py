@@ -72,8 +72,8 @@ def test_worst_and_best_class(params: Params) -> None:
             assert [method, protocol, *expected] in page.rows
     assert ["cat", "75.00", "75.00", "75.00"] in page.rows
     sentence = (
-        "A high mean does not guarantee unbiased predictions: relational (linear) classifies 61.50 % of the test "
-        "images of shapes correctly, but 100.00 % of $a$ & <b> and 25.00 % of dog, a gap of 75.00 percentage points. "
+        "A high mean does not guarantee unbiased predictions: relational (linear) classifies 61.50% of the test "
+        "images of shapes correctly, but 100.00% of $a$ & <b> and 25.00% of dog, a gap of 75.00 percentage points. "
         "Means are over 2 seeds."
     )
     assert sentence in page.text
@@ -132,7 +132,7 @@ def test_class_without_test_images_is_neither_worst_nor_best(params: Params) -> 
         write_predictions(evaluation, pq.read_table(evaluation.predictions), [*CLASS_NAMES, "bird"])
     write_report(params)
     assert ["bird", "–", "–", "–"] in read_page().rows
-    assert "25.00 % of dog" in read_page().text
+    assert "25.00% of dog" in read_page().text
 
 
 def test_many_classes_have_a_list_of_confusions_instead_of_a_matrix(params: Params) -> None:
@@ -314,7 +314,7 @@ def test_retrieval_shows_whether_the_relation_head_helps(full_report: tuple[str,
     ]  # fmt: skip
     # The mean of the changes is 2.00 and their standard error is 0.1; t with one degree of freedom is 12.71.
     sentence = (
-        "relational: reordering changes the mAP by +2.00 percentage points (95 % interval over seeds +0.73 to +3.27): "
+        "relational: reordering changes the mAP by +2.00 percentage points (95% interval over seeds +0.73 to +3.27): "
         "it helps."
     )
     assert sentence in page.text
@@ -349,18 +349,18 @@ def test_dynamics_plot_the_history(full_report: tuple[str, str]) -> None:
 
 
 PAIRS_SENTENCE = (
-    "At the largest cost that both methods reach, the kNN accuracy, interpolated between epochs, is 65.00 % for "
-    "relational and 50.00 % for simclr (2,500 pairs)"
+    "At the largest cost that both methods reach, the kNN accuracy, interpolated between epochs, is 65.00% for "
+    "relational and 50.00% for simclr (2,500 pairs)"
 )
 
 
 def test_efficiency_at_equal_cost(full_report: tuple[str, str]) -> None:
     html, markdown = full_report
-    # Relational reaches 35 % at 1000 pairs (10 s) and 75 % at 3000 pairs (32 s). SimCLR reaches 30 % at 1500 pairs
-    # (16 s) and 50 % at 2500 pairs (40 s). At 2500 pairs, they have 35 + 40 × 3/4 = 65 and 50. At 32 s, they have 75
+    # Relational reaches 35% at 1000 pairs (10 s) and 75% at 3000 pairs (32 s). SimCLR reaches 30% at 1500 pairs
+    # (16 s) and 50% at 2500 pairs (40 s). At 2500 pairs, they have 35 + 40 × 3/4 = 65 and 50. At 32 s, they have 75
     # and 30 + 20 × 16/24 = 43.33.
     expected = (
-        f"{PAIRS_SENTENCE}, and 75.00 % for relational and 43.33 % for simclr (32.0 seconds of training). "
+        f"{PAIRS_SENTENCE}, and 75.00% for relational and 43.33% for simclr (32.0 seconds of training). "
         "Means are over 2 seeds."
     )
     assert expected in ParsedPage(html).text

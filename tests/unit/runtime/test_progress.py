@@ -51,13 +51,13 @@ def run_units(clock: Clock, name: str, total: int | None, unit: str, seconds: fl
 def test_slow_units_have_seconds_per_unit(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     run_units(clock, "evaluate", 5, "epochs", 12)
     assert capsys.readouterr().err.splitlines() == [
-        "evaluate: 0 %, 2 s elapsed",
-        "evaluate: 0 %, 12 s elapsed",
-        "evaluate: 20 %, 22 s elapsed",
-        "evaluate: 40 %, 32 s elapsed",
-        "evaluate: 60 %, 12 s/epoch, 24 s left",
-        "evaluate: 80 %, 12 s/epoch, 12 s left",
-        "evaluate: 100 %, 5 epochs in 60 s",
+        "evaluate: 0%, 2 s elapsed",
+        "evaluate: 0%, 12 s elapsed",
+        "evaluate: 20%, 22 s elapsed",
+        "evaluate: 40%, 32 s elapsed",
+        "evaluate: 60%, 12 s/epoch, 24 s left",
+        "evaluate: 80%, 12 s/epoch, 12 s left",
+        "evaluate: 100%, 5 epochs in 60 s",
     ]
 
 
@@ -70,7 +70,7 @@ def test_first_unit_does_not_affect_the_estimate(clock: Clock, capsys: pytest.Ca
     lines = capsys.readouterr().err.splitlines()
     estimates = [re.search(r", 100 images/s, (\d+) s left", line) for line in lines]
     assert [int(match[1]) for match in estimates if match] == [48, 38, 28, 18, 8]
-    assert lines[-1] == "convert: 100 %, 6,000 images in 2 min"
+    assert lines[-1] == "convert: 100%, 6,000 images in 2 min"
 
 
 def test_last_line_does_not_count_units_of_an_earlier_process(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,8 +79,8 @@ def test_last_line_does_not_count_units_of_an_earlier_process(clock: Clock, caps
         clock.sleep(3)
         bar.advance(40)
     assert capsys.readouterr().err.splitlines() == [
-        "pretrain: 60 %, 2 s elapsed",
-        "pretrain: 100 %, 40 views in 3 s",
+        "pretrain: 60%, 2 s elapsed",
+        "pretrain: 100%, 40 views in 3 s",
     ]
 
 
@@ -121,8 +121,8 @@ def test_innermost_progress_is_shown_and_no_line_twice(clock: Clock, capsys: pyt
         clock.sleep(8)
     assert capsys.readouterr().err.splitlines() == [
         "evaluate: 2 s elapsed",
-        "evaluate: 0 %, 5 s elapsed, features",
-        "evaluate: 100 %, 100 images in 3 s, features",
+        "evaluate: 0%, 5 s elapsed, features",
+        "evaluate: 100%, 100 images in 3 s, features",
         "evaluate: 16 s elapsed",
     ]
 
@@ -135,7 +135,7 @@ def test_error_prints_no_last_line(clock: Clock, capsys: pytest.CaptureFixture[s
 
     with pytest.raises(KeyboardInterrupt):
         interrupt()
-    assert capsys.readouterr().err.splitlines() == ["convert: 0 %, 2 s elapsed"]
+    assert capsys.readouterr().err.splitlines() == ["convert: 0%, 2 s elapsed"]
     assert progress._active == []
 
 
@@ -204,7 +204,7 @@ def test_terminal_shows_a_bar_in_the_main_process(environment: dict[str, str], h
     assert ("\x1b[?25l" in output) == has_bar
     assert output.count("\x1b[?25l") == output.count("\x1b[?25h")  # the cursor is visible at the end
     if has_bar:
-        assert re.search(r"100 %, \d s elapsed, features", output)
+        assert re.search(r"100%, \d s elapsed, features", output)
         assert output.rstrip().endswith("\x1b[2K")  # the bar without a total is removed
 
 

@@ -49,7 +49,7 @@ def test_plan_says_how_many_seeds_a_claim_needs(project: Path, rr: RunRr) -> Non
     lines = [line for line in outcome.out.splitlines() if line.startswith("claim: ")]
     start = "claim: relational more than 1 points above random (shapes, conv4 → shapes, knn): "
     assert lines == [  # the grid tests two of the three claims
-        f"{start}needs 14 seeds for a power of 80 % if the difference is 3 points and the standard deviations over "
+        f"{start}needs 14 seeds for a power of 80% if the difference is 3 points and the standard deviations over "
         "seeds are 1 and 2 (a pilot study); the grid has 1",
         f"{start}the grid has 1; add `assumed` to the claim to compute how many seeds it needs",
         f"{start.replace('conv4', 'resnet32')}this grid does not test it",
