@@ -17,7 +17,7 @@ def test_latex_is_balanced_and_escaped(params: Params) -> None:
     assert r"random (lower bound) & 41.00 $\pm$ 1.41 & 30.00 $\pm$ 0.00 & -- \\" in text
     check_latex(text)
     assert escape_latex(r"a_b & 5% of {x} \ ~ ^ $ #") == (
-        r"a\_b \& 5 \% of \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \$ \#"
+        r"a\_b \& 5\% of \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \$ \#"
     )
 
 

@@ -62,7 +62,7 @@ def test_run_is_listed_only_while_it_is_active(monkeypatch: pytest.MonkeyPatch) 
             assert (run["rate"], run["seconds_left"]) == (100, 4)
             header, line = status.render_status(as_json=False).splitlines()
             assert header.split() == ["stage", "run", "state", "done", "rate", "left", "updated", "message"]
-            assert line.startswith("pretrain  shapes conv4 relational 1  running  80%  100 views/s  4 s")
+            assert line.startswith("pretrain  shapes conv4 relational 1  running  80%   100 views/s  4 s")
             assert line.endswith("ago  epoch 3/4, loss 0.1")
             assert json.loads(status.render_status(as_json=True)) == status.list_unfinished_runs()
     assert status.list_unfinished_runs() == []
