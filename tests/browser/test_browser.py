@@ -117,6 +117,18 @@ frame.onload = async () => {
   touch("touchstart", finger(1, 100), finger(2, 150));
   touch("touchmove", finger(1, 75), finger(2, 175));
   results.pinch = state();
+  press("0");
+  for (const key of ["+", "+", "+", "+"]) press(key);
+  canvas.dispatchEvent(new view.KeyboardEvent("keydown", { key: "ArrowRight", shiftKey: true, bubbles: true }));
+  const center = () => {
+    const { k, x, y } = canvas.__zoom, [width, height] = [canvas.clientWidth, canvas.clientHeight];
+    const size = Math.min(width, height) - 28;
+    return [((width / 2 - x) / k - width / 2) / size, ((height / 2 - y) / k - height / 2) / size];
+  };
+  results.center = [center()];
+  frame.style.width = `${frame.clientWidth - 70}px`;
+  await wait();
+  results.center.push(center());
   fetch("result", { method: "POST", body: JSON.stringify(results) });
 };
 </script>"""
@@ -186,6 +198,9 @@ def test_map_of_images_is_explored(full_report: tuple[str, str], tmp_path: Path,
     assert result["errors"]["visible"] == str(sum(errors))
     assert result["layers"] == [f"{method}, seed 1" for method in METHODS]
     assert float(result["pinch"]["scale"]) == pytest.approx(2)
+    before, after = result["center"]
+    assert abs(before[0]) > 0.01
+    assert after == pytest.approx(before, abs=1e-3)
 
 
 def run_probe(page: str, probe: str, tmp_path: Path) -> Any:

@@ -96,7 +96,8 @@
       tree = d3.quadtree(visible, (i) => layer.points[2 * i], (i) => -layer.points[2 * i + 1]);
       status.textContent = `${visible.length.toLocaleString("en")} of ${count.toLocaleString("en")} images`;
       figure.dataset.visible = visible.length;
-      const shown = [...new Set(visible.map((i) => labels[i]))].sort((a, b) => a - b).filter((one) => one < NUM_COLORS);
+      const shown = [...new Set(visible.map((i) => labels[i]))].sort((a, b) => a - b)
+        .filter((one) => one < NUM_COLORS || (one === NO_CLASS && totals.size > 1));
       legend.replaceChildren(...shown.map((one) => element("li", {}, swatch(one), className(one))));
       redraw();
     }
@@ -123,7 +124,7 @@
       context.fillRect(0, 0, width, height);
       const inView = visible.filter((i) => { const [a, b] = [x(i), y(i)]; return a > -40 && b > -40 && a < width + 40 && b < height + 40; });
       const showsImages = sprite.image.complete && inView.length <= MAX_IMAGES_IN_VIEW && transform.k > 2;
-      const radius = Math.min(6, (count > 4000 ? 2 : 2.6) * Math.min(1.3, Math.max(0.5, size / 600)) * Math.sqrt(transform.k));
+      const radius = Math.min(6, (count > 4000 ? 2 : 2.6) * Math.min(1.3, Math.max(0.75, size / 600)) * Math.sqrt(transform.k));
       figure.dataset.images = showsImages ? inView.length : 0;
       if (showsImages) {
         const side = Math.min(sprite.tile, Math.max(20, 5 * transform.k));
@@ -259,10 +260,16 @@
     for (const one of [classSelect, errorSelect]) one.addEventListener("change", () => { focusOn(null, true); applyFilter(); });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColors(); applyFilter(); });
     new ResizeObserver(() => {
+      // The center of the view, relative to the map; it stays the same.
+      const [right, down] = transform.invert([width / 2, height / 2]).map((one, axis) => (one - [width, height][axis] / 2) / size);
       [width, height] = [view.clientWidth, view.clientHeight];
       size = Math.max(1, Math.min(width, height) - 2 * MARGIN);
       [canvas.width, canvas.height] = [width, height].map((one) => Math.round(one * devicePixelRatio));
       zoom.extent([[0, 0], [width, height]]).translateExtent([[0, 0], [width, height]]);
+      if (transform.k > 1) {
+        surface.call(zoom.transform, d3.zoomIdentity.translate(width / 2, height / 2).scale(transform.k)
+          .translate(-width / 2 - right * size, -height / 2 - down * size));
+      }
       redraw();
     }).observe(view);
     canvas.style.touchAction = "pan-y";
