@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rr.backbones.base import Backbone
 from rr.backbones.padded_conv2d import PaddedConv2d
+from rr.compute.plain_layers import is_plain
 
 CHANNELS = (3, 8, 16, 32, 64)
 NUM_FUSED_CONVS = 2  # the first blocks also fuse the convolution; with more channels, torch is faster
@@ -44,8 +45,8 @@ class Conv4(Backbone):
     def forward(self, images_B3SS: Tensor) -> Tensor:
         """Map (B, 3, S, S) with S ≥ 8 to (B, 64).
 
-        Training in float32 on a CPU uses fused layers. They support only first derivatives and do not call the
-        individual layers' hooks.
+        Training in float32 on a CPU uses fused layers, which support only first derivatives, unless layers have been
+        replaced or have hooks.
         """
         if self.training and self._can_fuse(images_B3SS):
             return self._forward_fused(images_B3SS)
@@ -80,7 +81,7 @@ class Conv4(Backbone):
 
     def _can_fuse(self, images_B3SS: Tensor) -> bool:
         """Return whether the fused layers can be used. For invalid shapes, the unfused layers raise an error."""
-        if images_B3SS.device.type != "cpu":
+        if images_B3SS.device.type != "cpu" or not self._has_original_layers():
             return False
         from rr.backbones import fused_block  # imports numba, which is needed only for training on a CPU
 
@@ -88,6 +89,24 @@ class Conv4(Backbone):
         stride = 2 ** (len(self.blocks) - 1)
         is_valid = channels == CHANNELS[0] and B * (H // stride) * (W // stride) > 1
         return is_valid and fused_block.can_fuse(images_B3SS, self._conv_norm_layers())
+
+    def _has_original_layers(self) -> bool:
+        """Return whether all layers are those that `__init__` creates, and have no hooks."""
+        for i, block in enumerate(self.blocks):
+            layers, is_last = tuple(block.children()), i == len(self.blocks) - 1
+            kinds = (PaddedConv2d, nn.BatchNorm2d, nn.ReLU, nn.AdaptiveAvgPool2d if is_last else nn.AvgPool2d)
+            if len(layers) != len(kinds) or not all(map(is_plain, layers, kinds)):
+                return False
+            conv, pool = cast(nn.Conv2d, layers[0]), layers[-1]
+            if not (
+                (conv.in_channels, conv.out_channels) == CHANNELS[i : i + 2]
+                and (conv.in_channels, conv.out_channels) == CHANNELS[i : i + 2]
+                and (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+                and (conv.groups, conv.bias, conv.padding_mode) == (1, None, "zeros")
+                and (pool.output_size == 1 if is_last else (pool.kernel_size, pool.stride, pool.padding) == (2, 2, 0))
+            ):
+                return False
+        return True
 
     def _conv_norm_layers(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         return [cast(tuple[nn.Conv2d, nn.BatchNorm2d], tuple(block.children())[:2]) for block in self.blocks]

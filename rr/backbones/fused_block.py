@@ -38,8 +38,7 @@ def can_fuse(images_BCHW: Tensor, layers: list[tuple[nn.Conv2d, nn.BatchNorm2d]]
         return False
     tensors = [images_BCHW]
     for conv, norm in layers:
-        is_batch_norm = type(norm) is nn.BatchNorm2d  # not a SyncBatchNorm
-        if not (is_batch_norm and norm.training and norm.track_running_stats and norm.affine and norm.momentum):
+        if not (norm.training and norm.track_running_stats and norm.affine and norm.momentum):
             return False
         tensors += [*conv.parameters(), *norm.parameters()]
     return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)

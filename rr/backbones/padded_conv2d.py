@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class PaddedConv2d(nn.Conv2d):
-    """A convolution (groups=1) that, in float32 on a GPU, pads its input with all-zero channels.
+    """A convolution (groups=1) that, when it is trained in float32 on a GPU, pads its input with all-zero channels.
 
     If there are fewer input channels than output channels, cuDNN computes the weight gradient with a slow kernel. On an
     H100, with 2,048 images of 32 × 32 pixels, this gradient takes 5.1 ms for 3 input and 8 output channels, but 0.35 ms
@@ -15,7 +15,9 @@ class PaddedConv2d(nn.Conv2d):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
-        if x_BCHW.device.type == "cuda" and not torch.is_autocast_enabled("cuda"):
+        needs_gradient = torch.is_grad_enabled() and self.weight.requires_grad
+        is_float32_on_gpu = x_BCHW.device.type == "cuda" and not torch.is_autocast_enabled("cuda")
+        if is_float32_on_gpu and needs_gradient and self.in_channels < self.out_channels:
             return self.forward_with_padded_channels(x_BCHW)
         return super().forward(x_BCHW)
 

@@ -195,3 +195,12 @@ def check_saved_layers(kind: str, method: Method, num_classes: int) -> None:
             f"{kind}: relation_head must keep its norm and its activation, which re-ranking and rr compare assume, got "
             f"{head.norm} and {head.activation}"
         )
+    H = head.output.in_features if isinstance(head.output, nn.Linear) else 0
+    shapes = {"linear.weight": (H, 2 * D if head.aggregation == "cat" else D), "linear.bias": (H,)}
+    shapes |= {f"norm.{name}": (H,) for name in ("weight", "bias", "running_mean", "running_var")}
+    shapes |= {"norm.num_batches_tracked": (), "output.weight": (1, H), "output.bias": (1,)}
+    if {name: tuple(value.shape) for name, value in head.state_dict().items()} != shapes:
+        raise UserError(
+            f"{kind}: relation_head must be None or have the layers of RelationHead({D}, {head.aggregation!r}), got "
+            f"{head.linear} and {head.output}"
+        )

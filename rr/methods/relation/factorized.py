@@ -1,17 +1,19 @@
-"""The relation loss in plain torch, for any device and dtype.
+"""The relation loss in plain torch, for any device, and any dtype from float32 on.
 
 A linear layer maps a concatenation to a sum, W [z_i; z_j] + b = W_a z_i + (W_b z_j + b). The first layer is therefore
 applied once to each of the K·M representations, and the results are added for each pair. The aggregations `sum` and
-`mean` have the same property. `max` does not, so the first layer is applied to every pair.
+`mean` have the same property. `max` does not, so the first layer is applied to every pair, as it is if this layer is
+not a plain `nn.Linear`.
 """
 
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rr.compute.minimum_precision import at_least_float32
+from rr.compute.plain_layers import is_plain
 from rr.methods.relation.pair_loss import PairLossConfig, PairStatistics, pair_loss, pair_statistics
 
 if TYPE_CHECKING:
@@ -39,14 +41,14 @@ def factorized_relation_loss(
             left_PD = torch.cat((left_PD, left_PD))
             right_PD = torch.cat((positive_PD, right_PD.index_select(0, negative_rows[0])))
         hidden_PH = at_least_float32(head.linear(head.aggregate(left_PD, right_PD)))
-    elif head.aggregation == "max":
-        left_P, right_P = pair_row_indices(K, M, negative_rows, positive_rows)
-        pairs_PD = torch.maximum(rows_ND.index_select(0, left_P), rows_ND.index_select(0, right_P))
-        hidden_PH = at_least_float32(head.linear(pairs_PD))
     else:
         left_P, right_P = pair_row_indices(K, M, negative_rows, positive_rows)
-        left_NH, right_NH = left_and_right_hidden_terms(head, rows_ND)
-        hidden_PH = left_NH.index_select(0, left_P) + right_NH.index_select(0, right_P)
+        if head.aggregation != "max" and is_plain(head.linear, nn.Linear):
+            left_NH, right_NH = left_and_right_hidden_terms(head, rows_ND)
+            hidden_PH = left_NH.index_select(0, left_P) + right_NH.index_select(0, right_P)
+        else:
+            pairs_PI = head.aggregate(rows_ND.index_select(0, left_P), rows_ND.index_select(0, right_P))
+            hidden_PH = at_least_float32(head.linear(pairs_PI))
     with torch.autocast(features_KMD.device.type, enabled=False):
         logits_P = head.output(head.activation(head.norm(hidden_PH))).squeeze(1)
         positive, negative = logits_P.split((len(logits_P) - negative_rows.numel(), negative_rows.numel()))
@@ -91,4 +93,4 @@ def left_and_right_hidden_terms(head: "RelationHead", rows_ND: Tensor) -> tuple[
         left_NH = at_least_float32(F.linear(rows_ND, weight)) / 2
     else:
         raise ValueError(f"aggregation {head.aggregation!r} cannot be written as a sum of terms of two rows")
-    return left_NH, left_NH + bias
+    return left_NH, left_NH if bias is None else left_NH + bias

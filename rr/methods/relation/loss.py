@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from rr.compute.plain_layers import is_plain
 from rr.compute.torch_threads import single_threaded
 from rr.methods.relation.factorized import factorized_relation_loss
 from rr.methods.relation.head import RelationHead
@@ -83,7 +84,7 @@ def _select_implementation(head: RelationHead, features_KMD: Tensor) -> Callable
     layers = {head.linear: nn.Linear, norm: nn.BatchNorm1d, activation: nn.LeakyReLU, head.output: nn.Linear}
     if (
         head.aggregation != "max"
-        and all(type(layer) is kind and not _has_hooks(layer) for layer, kind in layers.items())
+        and all(is_plain(layer, kind) for layer, kind in layers.items())
         and head.linear.bias is not None
         and head.output.bias is not None
         and activation.negative_slope == 0.01  # the kernels contain this value
@@ -99,11 +100,6 @@ def _select_implementation(head: RelationHead, features_KMD: Tensor) -> Callable
 
         return fused_relation_loss
     return factorized_relation_loss
-
-
-def _has_hooks(layer: nn.Module) -> bool:
-    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    return any(getattr(layer, kind) for kind in kinds)
 
 
 def check_tensors(
@@ -123,6 +119,8 @@ def check_tensors(
         raise ValueError(
             f"the features are {features_KMD.dtype}, but the head is {head.linear.weight.dtype}: convert one of them"
         )
+    if torch.finfo(head.linear.weight.dtype).bits < 32:
+        raise ValueError(f"the head is {head.linear.weight.dtype}, but must be at least float32: convert it")
     num_negatives = M if M > 1 else 0
     for name, rows, num_columns in (
         ("negative_rows", negative_rows, num_negatives),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rr import backbones
 from rr.backbones import fused_block
 from rr.backbones.conv4 import Conv4
+from rr.backbones.padded_conv2d import PaddedConv2d
 
 SHAPES = [(B, size) for size in (8, 16, 32, 37, 64) for B in (1, 2, 64) if (B, size) != (1, 8)]
 
@@ -211,6 +212,43 @@ def test_unfused_layers_are_used_when_fusion_is_impossible() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert not is_fused(make_network()(x))
     assert not is_fused(torch.compile(make_network(), backend="eager")(x))
+
+
+@pytest.mark.parametrize(
+    ("block", "position", "layer"),
+    [
+        (0, 2, nn.GELU()),
+        (3, 2, nn.LeakyReLU()),
+        (0, 0, nn.Conv2d(3, 8, 5, padding=2, bias=False)),
+        (1, 0, nn.Conv2d(8, 16, 3, padding=1, bias=False, padding_mode="reflect")),
+        (2, 0, PaddedConv2d(16, 32, 3, padding=1, bias=True)),
+        (1, 3, nn.MaxPool2d(2)),
+        (2, 3, nn.AvgPool2d(2, stride=1)),
+        (1, 1, nn.SyncBatchNorm(16).eval()),
+    ],
+)
+def test_replaced_layers_are_used(block: int, position: int, layer: nn.Module) -> None:
+    network, x = make_network(), make_images(4, 24)
+    network.blocks[block][position] = copy.deepcopy(layer)
+    reference = copy.deepcopy(network)
+    out = network(x)
+    assert not is_fused(out)
+    assert torch.equal(out, reference.forward_unfused(x))
+
+
+@pytest.mark.parametrize("change", ["hook", "spectral norm", "more layers"])
+def test_changed_layers_are_used(change: str) -> None:
+    network, x = make_network(), make_images(4, 24)
+    if change == "hook":
+        network.blocks[1][2].register_forward_hook(lambda module, inputs, output: 2 * output)
+    elif change == "spectral norm":
+        network.blocks[0][0] = torch.nn.utils.spectral_norm(network.blocks[0][0])
+    else:
+        network.blocks[0].append(nn.Tanh())
+    reference = copy.deepcopy(network)
+    out = network(x)
+    assert not is_fused(out)
+    assert torch.equal(out, reference.forward_unfused(x))
 
 
 def test_state_of_a_fused_network_loads_into_another_network() -> None:

@@ -135,6 +135,8 @@ def test_classifier_that_cannot_be_evaluated_raises(
         ({"activation": nn.ReLU()}, r"must keep its norm and its activation, .* and ReLU\(\)"),
         ({"norm": nn.BatchNorm1d(256, eps=1e-3)}, r"must keep its norm and its activation, .*eps=0.001"),
         ({"norm": nn.Identity()}, r"must keep its norm and its activation, .* got Identity\(\) and"),
+        ({"linear": nn.Linear(64, 256)}, r"must .* layers of RelationHead\(64, 'cat'\), got Linear\(in_features=64,"),
+        ({"output": nn.Linear(256, 1, bias=False)}, r"must .* layers of RelationHead\(64, 'cat'\), got .*bias=False"),
         (None, r"must be None or an rr.methods.relation.RelationHead, got Linear"),
     ],
 )

@@ -199,20 +199,39 @@ class _OwnNorm(nn.BatchNorm1d):
         lambda head: setattr(head, "output", nn.Sequential(nn.Dropout(0.0), nn.Linear(256, 1))),
         lambda head: setattr(head, "output", nn.Linear(256, 1, bias=False)),
         lambda head: head.activation.register_forward_hook(lambda module, inputs, output: 2 * output),
+        lambda head: head.linear.register_forward_hook(lambda module, inputs, output: output.sin()),
+        lambda head: setattr(head, "linear", nn.Linear(head.linear.in_features, 256, bias=False)),
+        lambda head: setattr(head, "linear", _Doubled(head.linear.in_features, 256)),
     ],
 )
-def test_changed_layers_are_used_for_any_number_of_views(change: Callable[[RelationHead], object]) -> None:
+@pytest.mark.parametrize("aggregation", ["cat", "sum"])
+def test_changed_layers_are_used_for_any_number_of_views(
+    change: Callable[[RelationHead], object], aggregation: Aggregation
+) -> None:
     torch.manual_seed(0)
-    head, features = RelationHead(8), torch.randn(4, 3, 8)
+    head, features = RelationHead(8, aggregation), torch.randn(4, 3, 8)
     plain_loss, _ = relation_loss(head, features, roll_negative_rows(4, 3))
     torch.manual_seed(0)
-    changed = RelationHead(8)
+    changed = RelationHead(8, aggregation)
     change(changed)
     negative_rows = roll_negative_rows(4, 3)
     loss, _ = relation_loss(changed, features, negative_rows)
     expected = reference(negative_rows, FOCAL)(changed, features)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert loss.item() != pytest.approx(plain_loss.item(), rel=1e-5)
+
+
+class _Doubled(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + input.sum(1, keepdim=True)
+
+
+def test_spectral_norm_of_the_first_layer_is_trained() -> None:
+    torch.manual_seed(0)
+    head = RelationHead(8)
+    torch.nn.utils.spectral_norm(head.linear)
+    relation_loss(head, torch.randn(4, 3, 8))[0].backward()
+    assert head.linear.weight_orig.grad.abs().sum() > 0  # type: ignore[union-attr]
 
 
 def test_head_that_overrides_forward_raises() -> None:

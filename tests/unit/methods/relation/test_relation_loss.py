@@ -1,5 +1,6 @@
 """Tests of the relation head, the reference logits, the pair loss, its statistics, and errors."""
 
+import copy
 import math
 from typing import get_args
 
@@ -163,6 +164,8 @@ def test_invalid_tensors_raise(function) -> None:  # type: ignore[no-untyped-def
         function(head, features.numpy(), negative_rows)
     with pytest.raises(ValueError, match=r"the features are torch\.float64, but the head is torch\.float32"):
         function(head, features.double(), negative_rows)
+    with pytest.raises(ValueError, match=r"the head is torch\.bfloat16, but must be at least float32: convert it"):
+        function(copy.deepcopy(head).bfloat16(), features.bfloat16(), negative_rows)
     with pytest.raises(ValueError, match="expects features of size 8, got 7"):
         function(head, features[..., :7], negative_rows)
     with pytest.raises(ValueError, match="at least 2 views"):
