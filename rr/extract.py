@@ -7,7 +7,7 @@ features, and in all epochs of a protocol.
 from pathlib import Path
 from typing import Any
 
-from rr.backbones.weights import load_backbone
+from rr.backbones.weights import check_image_size, load_backbone
 from rr.data.feature_file import SplitFeatures, write_features
 from rr.data.photograph_beton import open_split
 from rr.errors import UserError
@@ -30,10 +30,12 @@ def extract(weights: Path, target: TargetDataset, output: Path, *, device: str, 
         The number of features per image, and the number of images in each split.
 
     Raises:
-        UserError: if the weights are not a valid backbone file, or if a feature is NaN or infinite.
+        UserError: if the weights are not a valid backbone file or are for images of another size, or if a feature is
+            NaN or infinite.
     """
     betons = {split: open_split(path, target.preprocessing, threads=threads) for split, path in target.betons.items()}
     backbone = load_backbone(weights).to(device)
+    check_image_size(backbone, target.preprocessing.image_size, weights)
     splits = {}
     num_images = sum(map(len, betons.values()))
     with Progress("extract", num_images, "images") as progress:

@@ -38,7 +38,7 @@ from rr.runtime.signals import EXIT_MESSAGES
 from rr.views import make_views
 
 _DATASET = Preprocessing(image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
-_NUM_CLASSES, _BATCH_SIZE, _NUM_BATCHES = 4, 16, 3
+_NUM_CLASSES, _MIN_BATCH_SIZE, _NUM_BATCHES = 4, 16, 3
 _NO_DYNAMICS = DynamicsConfig(every_n_epochs=0, images=50)
 
 
@@ -74,7 +74,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
     through four classes. The checks are:
 
     - The loss is a finite number, and the metrics contain `accuracy`.
-    - All backbone parameters receive gradients that are finite and not all zero.
+    - All backbone parameters that require gradients receive some that are finite and not all zero.
     - Two training runs with the same seed produce bit-identical results, and a different seed produces different
       weights.
     - A training run that is interrupted within an epoch and then continued produces the same result, bit for bit.
@@ -93,9 +93,10 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
     config = lookup(params.methods, name, f"{params_file}: methods")
     if not isinstance(config, TrainableConfig):
         raise UserError(f"{params_file}: methods.{name} is not a trainable method, so there is nothing to check")
-    config = config.model_copy(update={"epochs": 2, "batch_size": _BATCH_SIZE, "schedule": CONSTANT})
+    batch_size = max(_MIN_BATCH_SIZE, data_requirements(config).min_batch_size)  # type: ignore[arg-type]
+    config = config.model_copy(update={"epochs": 2, "batch_size": batch_size, "schedule": CONSTANT})
     rng = np.random.default_rng(0)
-    num_images = _NUM_BATCHES * _BATCH_SIZE
+    num_images = _NUM_BATCHES * batch_size
     images = rng.integers(0, 256, (num_images, 32, 32, 3), np.uint8)
     labels = np.arange(num_images) % _NUM_CLASSES
     backbone_config = params.backbones.get(backbone)
@@ -127,8 +128,9 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
 def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths.PARAMS_FILE) -> None:
     """Check that a backbone does what the stages require.
 
+    - It is a subclass of `rr.backbones.base.Backbone`.
     - It maps images (B, 3, S, S) to finite float32 representations (B, num_features), in both train and eval mode.
-    - All parameters receive gradients that are finite and not all zero.
+    - All parameters that require gradients receive some that are finite and not all zero.
     - The weights depend only on torch's random state.
     - A saved and reloaded backbone produces the same representations, bit for bit.
 
@@ -155,15 +157,12 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
             f"{key} differs between two networks with the same seed: take all random numbers from torch's global state"
         )
     features = backbone(images)
-    expected = (len(images), backbone.num_features)
-    assert tuple(features.shape) == expected, (
-        f"the output must have shape (B, num_features) = {expected}, got {features.shape}"
-    )
-    assert features.dtype == torch.float32, f"the output must be float32, got {features.dtype}"
-    assert features.isfinite().all(), "the output is NaN or infinite"
+    _check_features(features, (len(images), backbone.num_features), "train")
     # After a normalization layer, the gradient of a plain sum would be zero, so weight the features.
-    (features * torch.linspace(-1, 1, features.numel()).view(expected)).sum().backward()
+    (features * torch.linspace(-1, 1, features.numel()).view(features.shape)).sum().backward()
     _check_gradients(backbone)
+    with torch.inference_mode():
+        _check_features(backbone.eval()(images), (len(images), backbone.num_features), "eval")
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         path = Path(folder, "backbone.safetensors")
         save_backbone(backbone, path)
@@ -246,7 +245,7 @@ def _check_loss(config: TrainableConfig, backbone: backbones.Backbone, images: n
     """Check the loss of one mini-batch and the gradients of that loss."""
     method = methods.build(config, backbone, _NUM_CLASSES).train()  # type: ignore[arg-type]
     label_fraction = data_requirements(config).label_fraction  # type: ignore[arg-type]
-    M = _BATCH_SIZE
+    M = config.batch_size
     views = make_views(
         images[:M], np.arange(M), augmentation=config.augmentations, seed=0, epoch=0, num_views=config.views,
         mean=_DATASET.mean, std=_DATASET.std, device="cpu",
@@ -265,8 +264,18 @@ def _check_loss(config: TrainableConfig, backbone: backbones.Backbone, images: n
     _check_gradients(backbone)
 
 
+def _check_features(features: torch.Tensor, shape: tuple[int, int], mode: str) -> None:
+    assert tuple(features.shape) == shape, (
+        f"in {mode} mode, the output must have shape (B, num_features) = {shape}, got {tuple(features.shape)}"
+    )
+    assert features.dtype == torch.float32, f"in {mode} mode, the output must be float32, got {features.dtype}"
+    assert features.isfinite().all(), f"in {mode} mode, the output is NaN or infinite"
+
+
 def _check_gradients(backbone: backbones.Backbone) -> None:
     for name, parameter in backbone.named_parameters():
+        if not parameter.requires_grad:
+            continue
         gradient = parameter.grad
         assert gradient is not None, f"the backbone parameter {name} receives no gradient"
         assert gradient.isfinite().all(), f"the gradient of the backbone parameter {name} is NaN or infinite"

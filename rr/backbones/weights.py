@@ -66,8 +66,22 @@ def save_backbone(
         temporary.write_bytes(save(state, metadata={"rr": json.dumps(metadata)}))
 
 
-def load_backbone(path: Path) -> backbones.Backbone:
-    """Load a backbone file, and return the backbone in eval mode with frozen weights.
+def check_image_size(backbone: backbones.Backbone, image_size: int, weights: Path) -> None:
+    """Raise UserError if a backbone was built for images of a size other than `image_size`."""
+    if backbone.image_size not in (None, image_size):
+        raise UserError(
+            f"{weights} contains {backbone.name} for images of {backbone.image_size} × {backbone.image_size} pixels, "
+            f"not of {image_size} × {image_size}: use a dataset or preprocessing with image_size "
+            f"{backbone.image_size}"
+        )
+
+
+def load_backbone(path: Path, *, frozen: bool = True) -> backbones.Backbone:
+    """Load a backbone file, and return the backbone in eval mode.
+
+    Args:
+        path: the file.
+        frozen: whether no parameter requires a gradient. Otherwise, those do that also do in a new backbone.
 
     Raises:
         UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
@@ -82,7 +96,7 @@ def load_backbone(path: Path) -> backbones.Backbone:
         names = [name for name in file.keys() if not name.startswith(LAYER_PREFIXES)]  # noqa: SIM118
         backbone.load_state_dict({name: file.get_tensor(name) for name in names})
         _check_finite(backbone)
-    return backbone.requires_grad_(False).eval()
+    return (backbone.requires_grad_(False) if frozen else backbone).eval()
 
 
 def _load_config(path: Path, entry: dict[str, Any]) -> ExtensionBackboneConfig:

@@ -108,16 +108,19 @@ def find_duplicates(signatures: Sequence[Signature], is_test: np.ndarray) -> tup
     for rows in groups.values():
         duplicates += [Duplicate("exact duplicate", row, rows[0], 1.0) for row in rows[1:]]
         is_leaked[rows] = not is_test[rows].all()
+    has_train_copy = is_leaked.copy()
     first_rows = [rows[0] for rows in groups.values() if not signatures[rows[0]].is_blank]
     search = _Search(signatures)
     for rows in ([row for row in first_rows if is_test[row]], [row for row in first_rows if not is_test[row]]):
         for row in rows:
             matches = search.find(row)
-            if not is_test[row]:
-                of_test = [match for match in matches if is_test[match.other]]
-                for match in of_test:
+            of_test = [match for match in matches if is_test[match.other]]
+            for match in of_test:
+                if not is_test[row] or has_train_copy[row]:
                     is_leaked[groups[signatures[match.other].digest]] = True
-                matches = of_test or matches
+                if has_train_copy[match.other]:
+                    is_leaked[groups[signatures[row].digest]] = True
+            matches = of_test or matches
             if matches:
                 duplicates.append(max(matches, key=lambda match: match.correlation))
             if is_test[row] or not matches:

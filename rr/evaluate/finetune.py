@@ -47,7 +47,7 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     """
     train, test, preprocessing = inputs.open_split("train"), inputs.open_split("test"), inputs.target.preprocessing
     device = inputs.device
-    backbone = inputs.load_backbone().requires_grad_(True).train()
+    backbone = inputs.load_backbone(frozen=False).train()
     torch.manual_seed(inputs.seed)
     classifier = nn.Linear(backbone.num_features, inputs.num_classes).to(device)
     rows = choose_labeled_rows(train.labels, config, inputs.seed)

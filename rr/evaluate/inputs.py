@@ -66,15 +66,15 @@ class EvaluationInputs:
 
         return open_split(self.target.betons[split], self.target.preprocessing, threads=self.threads)
 
-    def load_backbone(self) -> Backbone:
-        """Return the pretrained backbone on `device`, in eval mode and with frozen weights.
+    def load_backbone(self, *, frozen: bool = True) -> Backbone:
+        """Return the pretrained backbone on `device`, in eval mode; see `rr.backbones.weights.load_backbone`.
 
         Raises:
             UserError: if the weights are not a valid backbone file.
         """
         from rr.backbones.weights import load_backbone
 
-        return load_backbone(self.pretraining.weights).to(self.device)
+        return load_backbone(self.pretraining.weights, frozen=frozen).to(self.device)
 
     def load_relation_head(self) -> NumpyRelationHead | None:
         """Return the relation head trained with the backbone, or None if the backbone was trained without one.

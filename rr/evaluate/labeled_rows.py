@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rr.data.label_fraction import keep_label_fraction
+from rr.data.label_fraction import keep_label_fraction, shuffle_class
 from rr.params import FinetuneConfig, LinearConfig
 
 _VALIDATION_STREAM = 1 << 32  # added to the class number so that this choice uses its own random numbers
@@ -21,7 +21,7 @@ def choose_labeled_rows(labels: np.ndarray, config: LinearConfig | FinetuneConfi
     """
     if config.images_per_class is None:
         return np.flatnonzero(keep_label_fraction(labels, config.label_fraction or 1.0, seed) >= 0)
-    rows = [_shuffle_class(labels, label, seed)[: config.images_per_class] for label in np.unique(labels)]
+    rows = [shuffle_class(labels, label, seed)[: config.images_per_class] for label in np.unique(labels)]
     return np.sort(np.concatenate(rows))
 
 
@@ -37,12 +37,6 @@ def choose_validation_rows(labels: np.ndarray, fraction: float, seed: int) -> np
     """
     rows = []
     for label in np.unique(labels):
-        order = _shuffle_class(labels, label, seed, _VALIDATION_STREAM)
+        order = shuffle_class(labels, label, seed, _VALIDATION_STREAM)
         rows.append(order[: min(max(1, round(fraction * len(order))), len(order) - 1)])
     return np.sort(np.concatenate(rows))
-
-
-def _shuffle_class(labels: np.ndarray, label: int, seed: int, stream: int = 0) -> np.ndarray:
-    """Return the rows of a class in random order."""
-    rows = np.flatnonzero(labels == label)
-    return rows[np.random.Generator(np.random.Philox(key=[seed, int(label) + stream])).permutation(len(rows))]

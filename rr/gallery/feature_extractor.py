@@ -20,12 +20,13 @@ from PIL.ImageFile import ImageFile
 from safetensors.torch import load_file
 
 from rr.backbones.base import Backbone
-from rr.backbones.weights import load_backbone, read_metadata
+from rr.backbones.weights import check_image_size, load_backbone, read_metadata
 from rr.compute.device import resolve_device
 from rr.data import image_decoding
 from rr.data.image_decoding import UnreadableImageError, crop_center, decode_image, decode_photograph
 from rr.data.preprocessing import Preprocessing, parse_preprocessing, shorter_side_before_crop
 from rr.errors import UserError
+from rr.evaluate.feature_extraction import batch_size_for
 from rr.gallery.images import read_images
 from rr.paths import expand_user
 from rr.runtime.hashing import code_sha256, file_sha256
@@ -49,13 +50,12 @@ class FeatureExtractor:
     call this object.
 
     Attributes:
-        backbone: the backbone in eval mode, on `device`.
+        backbone: the backbone in eval mode.
         weights: the file from which it was loaded.
         sha256: SHA-256 of that file.
         image_size: height and width of the images in pixels.
         mean: mean of each channel, for values in [0, 1].
         std: standard deviation of each channel, for values in [0, 1].
-        device: torch device of the backbone.
         stored_size: the `stored_size` of the dataset if the backbone was trained on photographs, otherwise None. It
             determines how images are resized.
     """
@@ -66,7 +66,6 @@ class FeatureExtractor:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    device: str
     stored_size: int | None = None
 
     def check_unchanged(self, reason: str) -> None:
@@ -84,6 +83,11 @@ class FeatureExtractor:
             original = saved.get(name)
             if original is None or value.dtype != original.dtype or not torch.equal(value.cpu(), original):
                 raise UserError(f"the weights of this backbone are no longer those in {self.weights}, so {reason}")
+
+    @property
+    def version(self) -> list[tuple[int, int]]:
+        """A value that changes if the weights are replaced, moved or modified in place, as by an optimizer."""
+        return [(value.data_ptr(), value._version) for value in self.backbone.state_dict().values()]
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -104,12 +108,21 @@ class FeatureExtractor:
         return self.backbone.num_features
 
     @property
+    def device(self) -> torch.device:
+        """Torch device of the backbone, on which the features are computed."""
+        return next(self.backbone.parameters()).device
+
+    @property
     def batch_size(self) -> int:
-        """Number of images to process at a time."""
+        """Number of images to decode at a time."""
         return max(1, min(_MAX_BATCH_IMAGES, _MAX_BATCH_PIXELS // self.image_size**2))
 
     def decode_and_resize(self, data: bytes | Image.Image) -> np.ndarray:
         """Decode and resize an encoded image, or resize a PIL image, as `rr evaluate` does.
+
+        For a backbone that was trained on photographs, the pixels can differ slightly from those in `rr evaluate`,
+        which crops JPEG images from the beton file. JPEG images that are given as bytes may be decoded at a reduced
+        size, so a PIL image of the same file can also give slightly different pixels.
 
         Returns:
             The pixels, uint8 (image_size, image_size, 3).
@@ -159,17 +172,18 @@ class FeatureExtractor:
             UserError: if a feature is NaN or infinite.
         """
         return self._extract_in_batches(
-            images_BSS3, partial(normalize, mean=self.mean, std=self.std, device=self.device)
+            images_BSS3, partial(normalize, mean=self.mean, std=self.std, device=str(self.device))
         )
 
     def _extract_in_batches(self, images: Any, normalize_batch: Callable[[Any], torch.Tensor]) -> np.ndarray:
         batches = [np.empty((0, self.num_features), np.float32)]
+        batch_size = batch_size_for(self.image_size, str(self.device))
         training = [module for module in self.backbone.modules() if module.training]  # while it is being finetuned
         self.backbone.eval()
         try:
-            with torch.inference_mode(), torch.autocast(torch.device(self.device).type, enabled=False):
-                for start in range(0, len(images), self.batch_size):
-                    inputs = normalize_batch(images[start : start + self.batch_size])
+            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+                for start in range(0, len(images), batch_size):
+                    inputs = normalize_batch(images[start : start + batch_size])
                     batches.append(self.backbone(inputs).float().cpu().numpy())
         finally:
             for module in training:
@@ -249,7 +263,7 @@ def load_feature_extractor(
 
     Raises:
         UserError: if the file is not a valid backbone file, if `preprocessing` is None and the metadata lacks a valid
-            image size, mean or std, or if the device does not exist.
+            image size, mean or std, if the backbone was built for another image size, or if the device does not exist.
         ValueError: if `preprocessing` has a different type.
     """
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
@@ -264,9 +278,10 @@ def load_feature_extractor(
             raise UserError(f"{weights}: {error}: {hint}") from error
         if preprocessing is None:
             raise UserError(f"{weights}: its metadata lacks the image size, mean or std: {hint}")
+    check_image_size(backbone, preprocessing.image_size, weights)
     return FeatureExtractor(
         backbone, weights, file_sha256(weights), preprocessing.image_size, preprocessing.mean, preprocessing.std,
-        device, preprocessing.stored_size,
+        preprocessing.stored_size,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import torch
 from rr.data.preprocessing import Preprocessing
 from rr.data.printable_names import path_to_text
 from rr.data.skipped_files import UnreadablePolicy
+from rr.errors import UserError
 from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery.feature_extractor import FeatureExtractor, ImageLike, load_feature_extractor
 from rr.gallery.images import list_images
@@ -87,6 +88,7 @@ class Gallery:
         found, _ = update_index(index_path, backbone, root, files, skipped)
         skipped.raise_if_unreadable()
         self.images, self.vectors, self.backbone = found.images, found.vectors, backbone
+        self._version = backbone.version
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,11 +99,15 @@ class Gallery:
         Unlike `rr retrieve`, the search does not leave out the query if it is itself in the gallery.
 
         Raises:
-            UserError: if the image cannot be read.
+            UserError: if the image cannot be read, or if the backbone has changed since the gallery was created.
             ValueError: if `query` contains several images, or if `top` is less than 1.
         """
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}")
+        if self.backbone.version != self._version:
+            raise UserError(
+                "the backbone has changed since the features of this gallery were computed: create it again"
+            )
         vector = _require_one(self.backbone(query), "query")
         rows, similarities = (values[0] for values in find_nearest(vector, self.vectors, top))
         return [Hit(k + 1, float(similarities[k]), self.images[row]) for k, row in enumerate(rows)]
@@ -149,9 +155,9 @@ def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> 
     """Return the probability that two images are views of the same image, like `rr compare`.
 
     The probability is computed by the relation head that was trained with the backbone. It is calibrated if the weights
-    are released weights, or if `runs/evaluate` contains an evaluation of them with the `embedding` protocol in which
-    the head gave higher scores to views of the same image. Otherwise, it is the head's raw score, which is usually too
-    close to one half.
+    are released weights, or if `runs/evaluate` in the current folder contains an evaluation of them with the
+    `embedding` protocol in which the head gave higher scores to views of the same image. Otherwise, it is the head's
+    raw score, which is usually too close to one half.
 
     Args:
         first: an image.

@@ -1,4 +1,4 @@
-"""An augmentation in `params.yaml`, with checks beyond those of the `Augmentation` class."""
+"""An augmentation in `params.yaml`, whose strengths must not be given without their operation."""
 
 from typing import Annotated, Any
 
@@ -33,32 +33,6 @@ def _check_given_keys(given: dict[str, Any]) -> None:
             )
 
 
-def _check_effect(augmentation: Augmentation) -> None:
-    """Raise ValueError if an operation is on, but its strengths leave every image as it is."""
-    a = augmentation
-    if a.crop == "padded" and not a.padding:
-        raise ValueError("crop: padded has no effect, because padding is 0: raise padding, or set crop to none")
-    if a.crop == "resized" and a.scale == (1, 1) and a.ratio[0] <= 1 <= a.ratio[1]:
-        raise ValueError(
-            "crop: resized has no effect, because scale is [1, 1] and ratio includes 1: lower the first value of "
-            "scale, or set crop to none"
-        )
-    if a.jitter and not any((a.brightness, a.contrast, a.saturation, a.hue)):
-        raise ValueError(
-            "jitter has no effect, because brightness, contrast, saturation and hue are 0: raise one of them, or set "
-            "jitter to 0.0"
-        )
-    if a.affine and a.zoom == (1, 1) and not any((a.degrees, a.translate, a.shear)):
-        raise ValueError(
-            "affine has no effect, because degrees, translate and shear are 0 and zoom is [1, 1]: change one of them, "
-            "or set affine to 0.0"
-        )
-    if a.erase and a.erase_area in (0, 1):
-        reason = "0" if not a.erase_area else "1, and a square as large as the image is never erased"
-        remedy = "raise" if not a.erase_area else "lower"
-        raise ValueError(f"erase has no effect, because erase_area is {reason}: {remedy} it, or set erase to 0.0")
-
-
 def _validate(value: Any, validate_fields: ValidatorFunctionWrapHandler) -> Augmentation:
     if isinstance(value, dict):
         # The validator receives Python values. For these, a strict model does not accept lists in place of tuples.
@@ -66,7 +40,6 @@ def _validate(value: Any, validate_fields: ValidatorFunctionWrapHandler) -> Augm
     augmentation: Augmentation = validate_fields(value)
     if isinstance(value, dict):
         _check_given_keys(value)
-    _check_effect(augmentation)
     return augmentation
 
 

@@ -41,7 +41,8 @@ class Augmentation:
             image is never erased.
 
     Raises:
-        ValueError: if a value is out of range; the message names the field.
+        ValueError: if a value is out of range, or if an operation is on but its strengths leave every image as it is;
+            the message names the field.
     """
 
     crop: Literal["none", "resized", "padded"] = "none"
@@ -83,6 +84,32 @@ class Augmentation:
         self._check_range("ratio", math.inf)
         self._check_range("blur_sigma", math.inf)
         self._check_range("zoom", math.inf)
+        self._check_effect()
+
+    def _check_effect(self) -> None:
+        """Raise ValueError if an operation is on, but its strengths leave every image as it is."""
+        a = self
+        if a.crop == "padded" and not a.padding:
+            raise ValueError("crop: padded has no effect, because padding is 0: raise padding, or set crop to none")
+        if a.crop == "resized" and a.scale == (1, 1) and a.ratio[0] <= 1 <= a.ratio[1]:
+            raise ValueError(
+                "crop: resized has no effect, because scale is [1, 1] and ratio includes 1: lower the first value of "
+                "scale, or set crop to none"
+            )
+        if a.jitter and not any((a.brightness, a.contrast, a.saturation, a.hue)):
+            raise ValueError(
+                "jitter has no effect, because brightness, contrast, saturation and hue are 0: raise one of them, or "
+                "set jitter to 0.0"
+            )
+        if a.affine and a.zoom == (1, 1) and not any((a.degrees, a.translate, a.shear)):
+            raise ValueError(
+                "affine has no effect, because degrees, translate and shear are 0 and zoom is [1, 1]: change one of "
+                "them, or set affine to 0.0"
+            )
+        if a.erase and a.erase_area in (0, 1):
+            reason = "0" if not a.erase_area else "1, and a square as large as the image is never erased"
+            remedy = "raise" if not a.erase_area else "lower"
+            raise ValueError(f"erase has no effect, because erase_area is {reason}: {remedy} it, or set erase to 0.0")
 
     def _check_number(self, name: str, low: float, high: float, description: str) -> None:
         value = getattr(self, name)

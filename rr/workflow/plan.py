@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from rr import paths
+from rr.methods.requirements import images_per_epoch
 from rr.params import Params
 from rr.params.methods import TrainableConfig
 from rr.runtime.formatting import format_bytes, format_count, format_duration, format_table
@@ -199,7 +200,7 @@ def _estimate_work(
         return 0, None, None
     if known is None or runs[0] not in rates:
         return None, None, None
-    views, rate = len(known.train_labels) * config.views * config.epochs, rates[runs[0]]
+    views, rate = images_per_epoch(config, len(known.train_labels)) * config.views * config.epochs, rates[runs[0]]
     return views, rate, len(runs) * views / rate
 
 

@@ -52,6 +52,22 @@ def test_method_of_the_guide_passes(extensions: Path) -> None:
 
 
 @pytest.mark.slow
+def test_method_that_needs_large_batches_passes(extensions: Path) -> None:
+    write_simsiam(extensions)
+    file = extensions / "simsiam.py"
+    text = file.read_text()
+    for old, new in (
+        ("        views: Literal[2]\n", "        min_batch_size: ClassVar[int] = 24\n        views: Literal[2]\n"),
+        ("from typing import Literal\n", "from typing import ClassVar, Literal\n"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+    write_params(Path(), lambda params: params["methods"].update(simsiam=SIMSIAM))
+    check_method("simsiam")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["supervised", "relational"])
 def test_methods_of_this_project_pass(project: Path, name: str) -> None:
     check_method(name)
@@ -198,6 +214,16 @@ def test_method_with_an_own_backbone_passes(own_classes: Path) -> None:
     check_method("relational", backbone="separable")
 
 
+def test_backbone_with_a_frozen_parameter_passes(own_classes: Path) -> None:
+    file = own_classes / "separable.py"
+    text = file.read_text().replace("from torch import", "import torch\nfrom torch import")
+    frozen = "        self.offset = nn.Parameter(torch.ones(1), requires_grad=False)\n        self.num_features"
+    file.write_text(
+        text.replace("        self.num_features", frozen).replace(".mean((2, 3))", ".mean((2, 3)) + self.offset")
+    )
+    check_backbone("separable", image_size=16)
+
+
 @pytest.mark.parametrize(
     ("code", "change", "message"),
     [
@@ -205,6 +231,12 @@ def test_method_with_an_own_backbone_passes(own_classes: Path) -> None:
         (".mean((2, 3))", ".mean((2, 3)).double()", "the output must be float32"),
         (".mean((2, 3))", ".mean((2, 3)) * torch.inf", "the output is NaN or infinite"),
         (".mean((2, 3))", ".mean((2, 3)) * 0", "is zero"),
+        (
+            ".mean((2, 3))",
+            ".mean((2, 3)).to(torch.float32 if self.training else torch.float64)",
+            "in eval mode, .* float32",
+        ),
+        (".mean((2, 3))", ".mean((2, 3)) * (1 if self.training else torch.nan)", "in eval mode, the output is NaN"),
         (".mean((2, 3))", ".mean((2, 3)).detach() + self.layers[0].weight.mean()", "receives no gradient"),
         (
             "        self.num_features",

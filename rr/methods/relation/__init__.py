@@ -3,6 +3,5 @@
 from rr.methods.relation.head import RelationHead
 from rr.methods.relation.loss import relation_loss
 from rr.methods.relation.pair_loss import PairLossConfig
-from rr.methods.relation.reference import direct_logits_and_targets
 
-__all__ = ["PairLossConfig", "RelationHead", "direct_logits_and_targets", "relation_loss"]
+__all__ = ["PairLossConfig", "RelationHead", "relation_loss"]

@@ -1,7 +1,6 @@
 """The relation loss.
 
 `relation_loss` usually applies the first linear layer of the head once per representation instead of once per pair.
-`rr.methods.relation.reference` computes the logits of all pairs directly.
 """
 
 import contextlib

@@ -125,6 +125,14 @@ def test_every_copy_of_a_leaked_test_image_is_leaked() -> None:
     assert is_leaked.tolist() == [False, True, True, False]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+def test_test_image_similar_to_a_training_copy_of_another_test_image_is_leaked(order: tuple[int, ...]) -> None:
+    images = [make_signature("a", 0), make_signature("b", 1), make_signature("a", 0)]
+    is_test = [True, True, False]
+    _, is_leaked = find_duplicates([images[i] for i in order], np.array([is_test[i] for i in order]))
+    assert is_leaked.tolist() == [is_test[i] for i in order]
+
+
 def test_image_that_is_only_similar_to_a_left_out_image_stays() -> None:
     values = [0, 2**8 - 1, 2**16 - 1]  # the second is near both others, which differ in 16 bits
     duplicates, _ = find_duplicates([make_signature(str(v), v) for v in values], np.zeros(3, bool))

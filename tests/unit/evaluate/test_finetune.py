@@ -55,7 +55,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Beton, Beton]:
 
 def build_backbone(name: str = "conv4") -> nn.Module:
     torch.manual_seed(0)
-    return backbones.build(name).requires_grad_(False).eval()
+    return backbones.build(name).eval()
 
 
 def train_and_predict(
@@ -65,7 +65,7 @@ def train_and_predict(
     train, test = (SplitFeatures(np.zeros((len(split), 64)), split.labels, split.index) for split in splits)
     inputs = make_inputs(
         train, test, {}, DATASET, ["class"] * 10, seed=5,
-        load_backbone=lambda: copy.deepcopy(backbone or build_backbone()),
+        load_backbone=lambda frozen: copy.deepcopy(backbone or build_backbone()).requires_grad_(not frozen),
         open_split={"train": splits[0], "test": splits[1]}.get,
     )  # fmt: skip
     return finetune.train_and_predict(inputs, make_config(**changes))
@@ -77,7 +77,7 @@ def test_matches_direct_implementation(splits: tuple[Beton, Beton]) -> None:
 
     torch.manual_seed(5)
     layer = nn.Linear(64, 10)
-    backbone = build_backbone().requires_grad_(True).train()
+    backbone = build_backbone().train()
     assert train.images is not None
     assert test.images is not None
     moments = {}

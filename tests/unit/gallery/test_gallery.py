@@ -698,7 +698,7 @@ def test_released_weights_are_found_by_name(folder: Path, rr: RunRr, monkeypatch
 
 DOCUMENTED_WEIGHTS = dict(
     re.findall(
-        r"^\| `(\S+)` \| .* \| (\d+\.\d\d) % \|", (ROOT / "docs/guides/weights.md").read_text(encoding="utf-8"), re.M
+        r"^\| `(\S+)` \| .* \| (\d+\.\d\d)% \|", (ROOT / "docs/guides/weights.md").read_text(encoding="utf-8"), re.M
     )
 )
 

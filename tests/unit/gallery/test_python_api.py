@@ -122,6 +122,37 @@ def test_finetuned_weights_are_not_used_with_an_index_or_the_relation_head(
         rr.compare(PIXELS[0], PIXELS[1], backbone)
 
 
+@pytest.mark.parametrize("change", ["step", "load", "layer", "type"])
+def test_gallery_of_a_backbone_that_has_changed_cannot_be_searched(backbone: FeatureExtractor, change: str) -> None:
+    save_tree(Path("g"), {"": 2})
+    gallery = rr.Gallery("g", backbone)
+    network = backbone.backbone.train().requires_grad_()
+    assert len(gallery.search(PIXELS[0])) == 2  # neither of these two calls changes the features
+    if change == "step":
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, fused=True)
+        network(torch.rand(4, 3, 32, 32)).sum().backward()
+        optimizer.step()
+    elif change == "load":
+        network.load_state_dict(random_backbone("conv4").state_dict())
+    elif change == "layer":
+        network.classifier = torch.nn.Linear(64, 3)
+    else:
+        network.double()
+    with pytest.raises(rr.UserError, match="the backbone has changed since the features of this gallery were computed"):
+        gallery.search(PIXELS[0])
+
+
+def test_backbone_for_another_image_size_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_backbone("conv4")
+    network.image_size = 64
+    monkeypatch.setattr("rr.gallery.feature_extractor.load_backbone", lambda path: network)
+    with pytest.raises(
+        rr.UserError, match=r"contains conv4 for images of 64 × 64 pixels, not of 32 × 32: use a dataset"
+    ):
+        rr.load_backbone("conv4-cifar10-simclr")
+    assert rr.load_backbone("conv4-cifar10-simclr", rr.Preprocessing(64, (0.5,) * 3, (0.25,) * 3)).image_size == 64
+
+
 def test_comparison_does_not_change_the_random_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The random state belongs to all threads, so it must not even be reset for a moment."""
     backbone = rr.load_backbone("conv4-cifar10-relational-k4")
@@ -404,7 +435,7 @@ def test_statistics_of_another_scale_raise(backbone: FeatureExtractor) -> None:
 
 
 def test_device_may_be_a_torch_device(backbone: FeatureExtractor) -> None:
-    assert rr.load_backbone("w", device=torch.device("cpu")).device == "cpu"
+    assert rr.load_backbone("w", device=torch.device("cpu")).device == torch.device("cpu")
 
 
 def test_arguments_of_a_wrong_type_raise(backbone: FeatureExtractor) -> None:

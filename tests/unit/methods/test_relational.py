@@ -7,12 +7,13 @@ import golden
 import pytest
 import torch
 from golden import small_config
+from relation_reference import direct_logits_and_targets
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rr import backbones, params
-from rr.methods.relation import PairLossConfig, RelationHead, direct_logits_and_targets, relation_loss
+from rr.methods.relation import PairLossConfig, RelationHead, relation_loss
 from rr.methods.relation.dot_product_loss import dot_product_loss
 from rr.methods.relation.pair_loss import pair_statistics
 from rr.methods.relation.pairs import roll_negative_rows, sample_negative_rows

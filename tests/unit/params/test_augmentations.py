@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import PAPER_AUGMENTATION, write_params
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from rr.errors import UserError
 from rr.params import load_params
@@ -94,9 +94,12 @@ def test_every_key_is_an_operation_or_a_strength() -> None:
         {"erase": 1.0, "erase_area": 1.0},
     ],
 )
-def test_rejected_policies_leave_images_as_they_are(policy: dict[str, Any], size: int) -> None:
-    with pytest.raises(ValidationError, match="has no effect"):
-        PARSER.validate_python(Augmentation(**policy))
+def test_rejected_policies_leave_images_as_they_are(
+    policy: dict[str, Any], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="has no effect"):
+        Augmentation(**policy)
+    monkeypatch.setattr(Augmentation, "_check_effect", lambda self: None)
     parameters = sample_view_parameters(Augmentation(**policy), 0, 0, np.arange(200), 2, size)
     assert (parameters.crop == [0, 0, size, size]).all()
     assert np.isin(parameters.jitter_factors, [0, 1]).all()

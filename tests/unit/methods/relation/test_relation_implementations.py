@@ -13,9 +13,10 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
+from relation_reference import direct_logits_and_targets
 from torch import Tensor, nn
 
-from rr.methods.relation import PairLossConfig, RelationHead, direct_logits_and_targets, relation_loss
+from rr.methods.relation import PairLossConfig, RelationHead, relation_loss
 from rr.methods.relation.factorized import factorized_relation_loss
 from rr.methods.relation.fused import fused_relation_loss
 from rr.methods.relation.head import Aggregation

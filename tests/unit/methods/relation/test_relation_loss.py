@@ -7,9 +7,10 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
+from relation_reference import direct_logits_and_targets
 from torch import Tensor
 
-from rr.methods.relation import PairLossConfig, RelationHead, direct_logits_and_targets, relation_loss
+from rr.methods.relation import PairLossConfig, RelationHead, relation_loss
 from rr.methods.relation.head import Aggregation
 from rr.methods.relation.pair_loss import pair_loss
 from rr.methods.relation.pairs import roll_negative_rows, sample_negative_rows

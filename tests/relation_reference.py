@@ -1,4 +1,4 @@
-"""Reference implementation, used only in tests, which computes the logits of all pairs directly."""
+"""Reference for the relation loss, which passes all pairs through the head."""
 
 import torch
 from torch import Tensor
