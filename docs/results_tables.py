@@ -114,6 +114,23 @@ def few_labels_table() -> str:
     return "\n".join(lines)
 
 
+def neighbor_table() -> str:
+    """Return the kNN accuracies and the retrieval metrics of Conv-4, with a link to the metrics of each seed."""
+    lines = [
+        "| data | method | kNN accuracy, % | seeds | precision at 10, % | mAP, % | seeds |",
+        "| :-- | :-- | --: | :-- | --: | --: | :-- |",
+    ]
+    for dataset in ("cifar10", "cifar100"):
+        for method, (_, label) in METHODS.items():
+            experiment = Experiment("conv4", dataset, dataset, method)
+            knn, retrieval = (_metrics_files(experiment, protocol) for protocol in ("knn", "retrieval"))
+            if knn and retrieval:
+                values = [_mean_text(retrieval, name) for name in ("precision_at_10", "mean_average_precision")]
+                cells = (_mean_text(knn, "accuracy"), _links(knn), *values, _links(retrieval))
+                lines.append(_format_row(name_in_paper(dataset), label, *cells))
+    return "\n".join(lines)
+
+
 def cost_table() -> str:
     """Return the duration of each pretraining run, and its number of views."""
     lines = ["| method, Conv-4 | CIFAR-10, hours | CIFAR-100, hours | views |", "| :-- | :-- | :-- | --: |"]
@@ -147,6 +164,11 @@ def _linked_accuracy(experiment: Experiment, protocol: str) -> str:
     if file is None:
         return "–"
     return f"[{format_two_decimals(100 * _read_json(file)['accuracy'])}]({file.relative_to(DOCS).as_posix()})"
+
+
+def _mean_text(files: Iterable[tuple[int, Path]], metric: str) -> str:
+    """Return a metric in %, as mean ± standard deviation over seeds."""
+    return format_mean_std(mean_std([100 * _read_json(file)[metric] for _, file in files]), format_two_decimals)
 
 
 def _by_seed(pattern: str) -> list[tuple[int, Path]]:
@@ -241,6 +263,7 @@ def update_tables(text: str) -> str:
         "others": other_accuracy_table,
         "costs": cost_table,
         "labels": few_labels_table,
+        "neighbors": neighbor_table,
         "summary": summary_table,
     }
     return GENERATED.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)

@@ -12,12 +12,12 @@ from rr.data.beton import Beton
 from rr.data.preprocessing import Preprocessing
 from rr.evaluate.feature_extraction import extract_features
 from rr.evaluate.knn_vote import knn_vote
-from rr.evaluate.representation_metrics import effective_rank
+from rr.evaluate.representation_metrics import effective_rank, rankme
 from rr.methods.base import Method
 from rr.params import DynamicsConfig
 
 NUM_NEIGHBORS, TEMPERATURE = 20, 0.1
-COLUMNS = ("knn_accuracy", "effective_rank", "gradient_norm_backbone", "gradient_norm_head")
+COLUMNS = ("knn_accuracy", "effective_rank", "rankme", "gradient_norm_backbone", "gradient_norm_head")
 
 
 class DynamicsMonitor:
@@ -56,7 +56,8 @@ class DynamicsMonitor:
 
         - `knn_accuracy`: leave-one-out accuracy of the kNN classifier (20 neighbors by cosine similarity, temperature
           0.1).
-        - `effective_rank`: the effective rank of the features.
+        - `effective_rank`, `rankme`: the effective rank of the centered features, and that of the features themselves.
+          Only the second one becomes 1 if all features become equal up to small noise.
         - `gradient_norm_backbone`, `gradient_norm_head`: Euclidean norms of the gradients of the last step, for the
           parameters of the backbone and for all other parameters.
         """
@@ -69,7 +70,7 @@ class DynamicsMonitor:
             if features.isfinite().all():
                 if self.has_labels:
                     values["knn_accuracy"] = leave_one_out_knn_accuracy(features, self.data.labels[self.rows])
-                values["effective_rank"] = effective_rank(features)
+                values["effective_rank"], values["rankme"] = effective_rank(features), rankme(features)
         except Exception as error:  # such as insufficient memory, or a matrix decomposition that does not converge
             missing = ", ".join(name for name, value in values.items() if math.isnan(value))
             print(f"pretrain: these learning dynamics could not be measured: {missing} ({error})", file=sys.stderr)

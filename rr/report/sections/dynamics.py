@@ -43,11 +43,12 @@ def _plot_metrics(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
     accuracies = {"knn_accuracy": "kNN on frozen features"}
     accuracies |= {"accuracy": "pairs classified correctly"} if is_relational else {}
     information = {"information": "information"}
+    ranks = {"effective_rank": "centered features", "rankme": "features (RankMe)"}
     gradients = {"gradient_norm_backbone": "backbone", "gradient_norm_head": "head"}
     plots: list[tuple[str, str, dict[str, str], Callable[[Axes], None]]] = [
         (accuracy, "Accuracy in percent by epoch", accuracies, format_percent_axes),
         ("Information between views, bits", "Information in bits by epoch", information, format_epoch_axis),
-        ("Effective rank", "Effective rank by epoch", {"effective_rank": "effective rank"}, format_epoch_axis),
+        ("Effective rank", "Effective rank by epoch", ranks, format_epoch_axis),
         ("Gradient norm", "Gradient norm by epoch", gradients, _format_log_axis),
     ]
     panels = []
