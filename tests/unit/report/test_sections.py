@@ -345,7 +345,7 @@ def test_dynamics_plot_the_history(full_report: tuple[str, str]) -> None:
     assert "Information in bits by epoch, mean over seeds: information from -0.1 to 0.3." in labels
     assert "Gradient norm by epoch, mean over seeds: backbone from 1 to 0.1, head from 0.2 to 0.2." in labels
     assert "Relational task and quality of the features" in html
-    assert "Effective rank by epoch, mean over seeds: effective rank from 3 to 5." in labels
+    assert "Effective rank by epoch, mean over seeds: centered features from 3 to 5." in labels
 
 
 PAIRS_SENTENCE = (
