@@ -28,9 +28,9 @@ _EXPLANATION = (
     "A claim holds if the confidence interval of the difference (Welch’s interval, in percentage points of accuracy) "
     "lies above the claim’s margin. It does not hold if the interval lies below the margin. Otherwise, it is "
     "inconclusive. The confidence levels are corrected for the number of tested claims with Holm’s method, so the "
-    f"probability of any false verdict is about {100 * ALPHA:.0f}% or less, if the number of seeds was fixed beforehand. "
-    "The record of a pretraining run contains the hashes of the claims that were in the grid when training started, so "
-    "the last column shows which claims were added or changed later."
+    f"probability of any false verdict is at most about {100 * ALPHA:.0f}%, if the number of seeds was fixed "
+    "beforehand. The record of a pretraining run contains the hashes of the claims that were in the grid when training "
+    "started, so the last column shows which claims were added or changed later."
 )
 
 
