@@ -20,7 +20,7 @@ torch.manual_seed(0)
 torch.set_num_threads(1)
 K, M = 4, 24
 images = np.random.default_rng(0).integers(0, 256, (M, 32, 32, 3), np.uint8)
-augmentation = Augmentation(crop="resized", flip=0.5, jitter=0.8, grayscale=0.2)
+augmentation = Augmentation(crop="resized", flip=0.5, jitter=0.8, brightness=0.4, hue=0.1, grayscale=0.2)
 views = make_views(
     images, np.arange(M), augmentation=augmentation, seed=0, epoch=0, num_views=K, mean=(0.5, 0.5, 0.5),
     std=(0.25, 0.25, 0.25), device="cpu",
