@@ -100,7 +100,6 @@ class Conv4(Backbone):
             conv, pool = cast(nn.Conv2d, layers[0]), layers[-1]
             if not (
                 (conv.in_channels, conv.out_channels) == CHANNELS[i : i + 2]
-                and (conv.in_channels, conv.out_channels) == CHANNELS[i : i + 2]
                 and (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
                 and (conv.groups, conv.bias, conv.padding_mode) == (1, None, "zeros")
                 and (pool.output_size == 1 if is_last else (pool.kernel_size, pool.stride, pool.padding) == (2, 2, 0))
