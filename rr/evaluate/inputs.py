@@ -87,7 +87,7 @@ class EvaluationInputs:
     def load_trained_classifier(self) -> nn.Linear | None:
         """Return the classifier for the target's classes, on `device`.
 
-        It is None if the backbone was trained without a classifier or on a different dataset.
+        Return None if the backbone was trained without a classifier or on a different dataset.
 
         Raises:
             UserError: if the weights are not a valid backbone file, or if the number of classes has changed since

@@ -66,6 +66,14 @@ def is_fused(out: Tensor) -> bool:
     return function is not None
 
 
+def check_unfused(network: Conv4, x: Tensor) -> None:
+    """Check that the network calls its layers one by one."""
+    reference = copy.deepcopy(network)
+    out = network(x)
+    assert not is_fused(out)
+    assert torch.equal(out, reference.forward_unfused(x))
+
+
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     num_threads = torch.get_num_threads()
@@ -205,10 +213,7 @@ def test_unfused_layers_are_used_when_fusion_is_impossible() -> None:
     frozen = make_network()
     frozen.blocks[2][1].eval()
     for network, inputs in ((make_network().eval(), x), (make_network().double(), x.double()), (frozen, x)):
-        reference = copy.deepcopy(network)
-        out = network(inputs)
-        assert not is_fused(out)
-        assert torch.equal(out, reference.forward_unfused(inputs))
+        check_unfused(network, inputs)
     with torch.autocast("cpu", torch.bfloat16):
         assert not is_fused(make_network()(x))
     assert not is_fused(torch.compile(make_network(), backend="eager")(x))
@@ -230,10 +235,7 @@ def test_unfused_layers_are_used_when_fusion_is_impossible() -> None:
 def test_replaced_layers_are_used(block: int, position: int, layer: nn.Module) -> None:
     network, x = make_network(), make_images(4, 24)
     network.blocks[block][position] = copy.deepcopy(layer)
-    reference = copy.deepcopy(network)
-    out = network(x)
-    assert not is_fused(out)
-    assert torch.equal(out, reference.forward_unfused(x))
+    check_unfused(network, x)
 
 
 @pytest.mark.parametrize("change", ["hook", "spectral norm", "more layers"])
@@ -245,10 +247,7 @@ def test_changed_layers_are_used(change: str) -> None:
         network.blocks[0][0] = torch.nn.utils.spectral_norm(network.blocks[0][0])
     else:
         network.blocks[0].append(nn.Tanh())
-    reference = copy.deepcopy(network)
-    out = network(x)
-    assert not is_fused(out)
-    assert torch.equal(out, reference.forward_unfused(x))
+    check_unfused(network, x)
 
 
 def test_state_of_a_fused_network_loads_into_another_network() -> None:

@@ -202,7 +202,7 @@ def test_broken_link_is_damage_if_it_could_be_an_image(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(target)
     listing = list_images(tmp_path)
     assert [file.name for file in listing.damaged] == ["a.jpg", "annex.jpg", "b", "loop.png"]
-    assert listing.damaged[1].problem == ("a broken link; run `git annex get` or `datalad get` in this folder")
+    assert listing.damaged[1].problem == "a broken link; run `git annex get` or `datalad get` in this folder"
     assert listing.skipped == [folder_listing.SkippedFile("c.txt", folder_listing.BROKEN_LINK)]
 
 

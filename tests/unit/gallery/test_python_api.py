@@ -94,15 +94,8 @@ def test_features_do_not_depend_on_the_mode_of_the_network(backbone: FeatureExtr
     assert all(torch.equal(value, before[name]) for name, value in state.items())
 
 
-@pytest.mark.parametrize("change", ["step", "data", "load", "layer", "type"])
-def test_finetuned_weights_are_not_used_with_an_index_or_the_relation_head(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    save_tree(Path("g"), {"": 2})
-    backbone = rr.load_backbone("conv4-cifar10-relational-k4")
-    rr.Gallery("g", copy.deepcopy(backbone), index="i.parquet")
-    network = backbone.backbone.requires_grad_()
+def change_network(network: torch.nn.Module, change: str) -> None:
+    """Change the weights, layers or type of a network in one of the ways that users do."""
     if change == "step":
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, fused=True)
         network(torch.rand(4, 3, 32, 32)).sum().backward()
@@ -115,6 +108,18 @@ def test_finetuned_weights_are_not_used_with_an_index_or_the_relation_head(
         network.classifier = torch.nn.Linear(64, 3)
     else:
         network.double()
+
+
+@pytest.mark.parametrize("change", ["step", "data", "load", "layer", "type"])
+def test_finetuned_weights_are_not_used_with_an_index_or_the_relation_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tree(Path("g"), {"": 2})
+    backbone = rr.load_backbone("conv4-cifar10-relational-k4")
+    rr.Gallery("g", copy.deepcopy(backbone), index="i.parquet")
+    network = backbone.backbone.requires_grad_()
+    change_network(network, change)
     message = r"the weights of this backbone are no longer those in .*, so "
     with pytest.raises(rr.UserError, match=f"{message}their features cannot be stored: omit index"):
         rr.Gallery("g", backbone, index="i.parquet")
@@ -128,16 +133,7 @@ def test_gallery_of_a_backbone_that_has_changed_cannot_be_searched(backbone: Fea
     gallery = rr.Gallery("g", backbone)
     network = backbone.backbone.train().requires_grad_()
     assert len(gallery.search(PIXELS[0])) == 2  # neither of these two calls changes the features
-    if change == "step":
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, fused=True)
-        network(torch.rand(4, 3, 32, 32)).sum().backward()
-        optimizer.step()
-    elif change == "load":
-        network.load_state_dict(random_backbone("conv4").state_dict())
-    elif change == "layer":
-        network.classifier = torch.nn.Linear(64, 3)
-    else:
-        network.double()
+    change_network(network, change)
     with pytest.raises(rr.UserError, match="the backbone has changed since the features of this gallery were computed"):
         gallery.search(PIXELS[0])
 
