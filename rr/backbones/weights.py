@@ -81,7 +81,7 @@ def load_backbone(path: Path, *, frozen: bool = True) -> backbones.Backbone:
 
     Args:
         path: the file.
-        frozen: whether no parameter requires a gradient. Otherwise, those do that also do in a new backbone.
+        frozen: whether to freeze all parameters. If False, the same parameters are trainable as in a new backbone.
 
     Raises:
         UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.

@@ -118,7 +118,7 @@ def import_backbone(
         raise UserError(f"{file} does not exist or is not a file: use the path of a checkpoint")
     is_default, output = output is None, output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
     check_output_path("--output", output, [".safetensors"], file, must_be_utf8=True)
-    if key is None and _is_rr_backbone_file(file, backbone_name, image_size):
+    if key is None and _contains_backbone(file, backbone_name, image_size):
         backbone = load_backbone(file)  # checks the weights
         with _write_output(output, is_default) as temporary:
             shutil.copyfile(file, temporary)  # with the layers and the preprocessing that were saved with it
@@ -158,7 +158,7 @@ def _write_output(output: Path, is_default: bool) -> Iterator[Path]:
             )
 
 
-def _is_rr_backbone_file(file: Path, backbone_name: str, image_size: int | None) -> bool:
+def _contains_backbone(file: Path, backbone_name: str, image_size: int | None) -> bool:
     """Return whether a file was written by this project and contains this backbone for images of this size."""
     try:
         metadata = read_metadata(file)
