@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from rr.data.image_decoding import UNDECODABLE_FORMATS, identify_unreadable_content
+from rr.data.image_decoding import NEEDS_PILLOW_HEIF, UNDECODABLE_FORMATS, identify_unreadable_content
 from rr.data.printable_names import display_name
 from rr.errors import UserError
 
@@ -56,11 +56,12 @@ _CLOUD_SUFFIXES = {".nextcloud": "Nextcloud", ".owncloud": "ownCloud"}  # for pl
 
 # Suffixes of images that Pillow cannot read. (Some versions of Pillow can read AVIF.)
 _UNSUPPORTED_SUFFIXES = {
-    ".heic", ".heif", ".hif", ".heics", ".avif", ".avifs", ".jxl", ".jxr", ".wdp", ".hdp", ".svg", ".svgz", ".psb",
-    ".ai", ".cdr", ".xcf", ".kra", ".exr", ".hdr", ".djvu", ".bpg", ".flif", ".cr2", ".cr3", ".crw", ".nef", ".nrw",
-    ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".erf", ".kdc",
-    ".mrw", ".mef", ".mos", ".dcr", ".raw", ".dcm", ".dicom", ".nii", ".czi", ".lif", ".nd2", ".svs", ".ndpi",
+    ".avif", ".avifs", ".jxl", ".jxr", ".wdp", ".hdp", ".svg", ".svgz", ".psb", ".ai", ".cdr", ".xcf", ".kra", ".exr",
+    ".hdr", ".djvu", ".bpg", ".flif", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".dng", ".orf",
+    ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".erf", ".kdc", ".mrw", ".mef", ".mos", ".dcr", ".raw",
+    ".dcm", ".dicom", ".nii", ".czi", ".lif", ".nd2", ".svs", ".ndpi",
 }  # fmt: skip
+_HEIC_SUFFIXES = {".heic", ".heif", ".hif", ".heics", ".heifs"}
 # Image suffixes that other kinds of files also use. Such a file counts as an image only if Pillow identifies it.
 _AMBIGUOUS_SUFFIXES = {".bw", ".fit", ".gbr", ".im", ".msp", ".pcd", ".ras", ".rgb", ".rgba", ".vda", ".vst"}
 # Common suffixes of files that are certainly not images. To save time, these files are not opened.
@@ -72,7 +73,7 @@ _NON_IMAGE_SUFFIXES = {
 }  # fmt: skip
 _ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 # Formats whose files start with a signature, so an image is recognized even if it has a different suffix.
-_SIGNED_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF", "ICO", "PSD")
+_SIGNED_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF", "HEIF", "ICO", "PSD")
 
 
 class SkippedFile(NamedTuple):
@@ -268,7 +269,7 @@ def _list_ignored(entry: os.DirEntry[str], name: str) -> Iterator[str]:
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Return the suffixes of the formats that Pillow can decode, in lower case."""
+    """Return the suffixes of the formats that `rr.data.image_decoding` can decode, in lower case."""
     formats = Image.registered_extensions()  # includes formats that Pillow can only write
     readable = Image.OPEN.keys() - UNDECODABLE_FORMATS
     # MPO, the format of some stereo cameras, is read as JPEG.
@@ -278,6 +279,8 @@ def image_suffixes() -> frozenset[str]:
 def _reason_not_an_image(path: str, suffix: str) -> str | None:
     if suffix in image_suffixes():
         return OTHER_SUFFIX if suffix in _AMBIGUOUS_SUFFIXES and not _is_identified(path, None) else None
+    if suffix in _HEIC_SUFFIXES:
+        return NEEDS_PILLOW_HEIF
     if suffix in _UNSUPPORTED_SUFFIXES or suffix in Image.registered_extensions():
         return UNSUPPORTED_FORMAT
     if suffix in _ARCHIVE_SUFFIXES:

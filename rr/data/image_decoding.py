@@ -3,6 +3,7 @@
 import io
 import re
 import warnings
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,12 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 # Pillow rejects images above a size limit, and warns about images above half that limit, such as panoramas. A program
 # that imports rr may have its own filter, which has precedence.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning, append=True)
+with suppress(ImportError):  # optional
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(decode_threads=1)  # from here on, Pillow can open HEIC images
+
+NEEDS_PILLOW_HEIF = "a HEIC image; install pillow-heif to use it"
 # Formats that Pillow identifies, but can decode only with the help of other programs, if at all.
 UNDECODABLE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 
@@ -40,8 +47,9 @@ class DecodedImage(NamedTuple):
 def decode_image(data: bytes | Image.Image, image_size: int | None = None) -> np.ndarray:
     """Decode an image and return its RGB pixels, uint8 (H, W, 3).
 
-    All image formats that Pillow supports are accepted. EXIF rotation is applied, transparent pixels are blended with
-    white, and 16-bit values are scaled to 8 bits. Damaged metadata (EXIF, text, color profiles) is ignored.
+    All image formats that Pillow supports are accepted and, if pillow-heif is installed, HEIC images. EXIF rotation is
+    applied, transparent pixels are blended with white, and 16-bit values are scaled to 8 bits. Damaged metadata (EXIF,
+    text, color profiles) is ignored.
 
     Args:
         data: the encoded image, or a PIL image.
@@ -97,11 +105,11 @@ def decode_at_reduced_size(data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
 def has_several_frames(data: bytes) -> bool:
     """Return whether an encoded image has several frames, such as an animation or the pages of a TIFF image.
 
-    The additional images that cameras store in a JPEG image do not count.
+    The additional images that cameras store in a JPEG or HEIC image do not count.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.format not in ("JPEG", "MPO") and getattr(image, "is_animated", False)
+            return image.format not in ("JPEG", "MPO", "HEIF") and getattr(image, "is_animated", False)
     except Exception:  # Pillow's decoders raise many different exceptions
         return False
 
@@ -228,7 +236,7 @@ def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) 
         return data.endswith(bytes(len(_QOI_END))) and not data.rstrip(b"\0").endswith(_QOI_END)
     if image_format in ("JPEG", "MPO"):  # an MPO file contains several JPEG images, of which only the first one is read
         return data.endswith(bytes(_MIN_ZEROS)) and not _has_end_of_jpeg(data)
-    if image_format not in ("WEBP", "AVIF"):
+    if image_format not in ("WEBP", "AVIF", "HEIF"):
         return False
     kind, pixels = _find_compressed_pixels(data, image_format)
     num_zeros = len(pixels) - len(pixels.rstrip(b"\0"))
@@ -238,8 +246,8 @@ def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) 
     # the end of an image.
     if kind == b"VP8L":  # lossless: about one bit or less for each pixel and channel
         return 8 * num_zeros > 4 * num_pixels
-    # Lossy: with noise above a plain area, up to 48% of the bytes were zeros. The data of AVIF images may end in
-    # metadata.
+    # Lossy: in intact images of noise above a plain area, up to 48% of the bytes were zeros. The data of AVIF and HEIC
+    # images may end in metadata.
     return num_zeros > len(pixels) / 2
 
 
@@ -371,8 +379,10 @@ def identify_unreadable_content(data: bytes) -> tuple[str, str] | None:
     if data[257:262] == b"ustar":
         return "a tar archive; extract it", "not an image, despite its suffix"
     if data[4:8] == b"ftyp":
-        name = "a HEIC or AVIF image" if data[8:12] in _HEIF_BRANDS else "a video"
-        return f"{name}, which Pillow cannot read; convert it to JPEG or PNG", "in a format that Pillow cannot read"
+        if data[8:12] not in _HEIC_BRANDS | {b"avif", b"avis"}:
+            return "a video; save frames of it as JPEG or PNG images", "not an image, despite its suffix"
+        if data[8:12] in _HEIC_BRANDS and "HEIF" not in Image.OPEN:
+            return NEEDS_PILLOW_HEIF, NEEDS_PILLOW_HEIF
     return None
 
 
@@ -393,4 +403,4 @@ _OTHER_SIGNATURES = {
     b"rar!\x1a": "a RAR archive; extract it",
     b"7z\xbc\xaf": "a 7z archive; extract it",
 }
-_HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}

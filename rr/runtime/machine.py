@@ -19,6 +19,7 @@ PACKAGES = (
     "scikit-learn",
     "scipy",
     "pillow",
+    "pillow-heif",
     "timm",
     "dvc",
     "snakemake",

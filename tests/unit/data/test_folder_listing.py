@@ -28,9 +28,21 @@ def test_files_are_sorted_by_the_parts_of_their_paths(tmp_path: Path) -> None:
 
 
 def test_only_suffixes_that_pillow_can_decode_are_images() -> None:
-    assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".bmp", ".gif", ".mpo", ".jp2", ".ppm"} <= image_suffixes()
+    assert {
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".tif",
+        ".bmp",
+        ".gif",
+        ".mpo",
+        ".jp2",
+        ".ppm",
+        ".heic",
+    } <= image_suffixes()
     assert image_suffixes().isdisjoint(
-        {".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".eps", ".wmf", ".heic", ".txt"}
+        {".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".eps", ".wmf", ".dng", ".txt"}
     )
 
 
@@ -52,8 +64,8 @@ def test_only_suffixes_that_pillow_can_decode_are_images() -> None:
         ("~snapshot/daily.0/x.png", folder_listing.FROM_PROGRAM),
         ("THUMBS.DB", folder_listing.FROM_PROGRAM),
         ("desktop.ini", folder_listing.FROM_PROGRAM),
-        ("x.heic", folder_listing.UNSUPPORTED_FORMAT),
-        ("x.HEIC", folder_listing.UNSUPPORTED_FORMAT),
+        ("x.jxl", folder_listing.UNSUPPORTED_FORMAT),
+        ("x.DNG", folder_listing.UNSUPPORTED_FORMAT),
         ("x.nef", folder_listing.UNSUPPORTED_FORMAT),
         ("x.svg", folder_listing.UNSUPPORTED_FORMAT),
         ("x.pdf", folder_listing.UNSUPPORTED_FORMAT),

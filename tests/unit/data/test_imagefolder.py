@@ -168,7 +168,7 @@ def test_fetch_prints_and_records_what_it_found(project: Path, rr: RunRr) -> Non
             save_image(project / "images/Train" / class_name / f"{i}.png")
             save_image(project / "images/Test" / class_name / f"{i}.png")
     save_image(project / "images/Val/cat/1.png")
-    (project / "images/Train/cat/1.heic").write_bytes(b"")
+    (project / "images/Train/cat/1.dng").write_bytes(b"")
     add_dataset(project, {"kind": "imagefolder", "path": "images"})
     outcome = rr("fetch", "--dataset", "mine")
     assert outcome.out.splitlines() == [
@@ -178,7 +178,7 @@ def test_fetch_prints_and_records_what_it_found(project: Path, rr: RunRr) -> Non
         "size of all images: 20 × 30 pixels",
         "found 10 test images with a copy in the training split, 1 image with copies in several classes, 20 images of "
         "a single color; rr check lists them",
-        "skipped 1 file: in a format that Pillow cannot read (.heic 1); convert photographs to JPEG to use them",
+        "skipped 1 file: in a format that Pillow cannot read (.dng 1); convert photographs to JPEG to use them",
         "skipped 1 file: outside the splits that are used (.png 1)",
     ]
     record = json.loads((project / "data/raw/mine/run.json").read_text())
@@ -187,6 +187,6 @@ def test_fetch_prints_and_records_what_it_found(project: Path, rr: RunRr) -> Non
     assert record["images_per_class"] == {"train": {"cat": 5, "dog": 5}, "test": {"cat": 5, "dog": 5}}
     assert record["splits"] == {"train": "folder Train", "test": "folder Test", "not used": "Val (1 image)"}
     assert record["skipped"] == {
-        "in a format that Pillow cannot read": {".heic": 1}, "outside the splits that are used": {".png": 1},
+        "in a format that Pillow cannot read": {".dng": 1}, "outside the splits that are used": {".png": 1},
     }  # fmt: skip
     assert record["params"]["datasets.mine.source"]["test_fraction"] == 0.2

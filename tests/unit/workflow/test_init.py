@@ -201,13 +201,13 @@ def test_folders_that_are_not_classes_need_two_options(params_file: Path, rr: Ru
     assert (source.labels, source.on_unreadable, params.grid[0].protocol) == ("none", "skip", ["embedding"])
 
 
-def test_folder_of_heic_files_says_what_to_do(params_file: Path, rr: RunRr) -> None:
-    Path("phone").mkdir()
-    Path("phone/IMG_0001.HEIC").write_bytes(b"x")
-    outcome = rr("init", "phone")
+def test_folder_of_raw_photographs_says_what_to_do(params_file: Path, rr: RunRr) -> None:
+    Path("camera").mkdir()
+    Path("camera/IMG_0001.DNG").write_bytes(b"x")
+    outcome = rr("init", "camera")
     assert outcome.code == 2
     assert outcome.err.startswith(
-        "rr: phone has no images (1 .heic: in a format that Pillow cannot read, so convert photographs to JPEG to use "
+        "rr: camera has no images (1 .dng: in a format that Pillow cannot read, so convert photographs to JPEG to use "
         "them): "
     )
 
