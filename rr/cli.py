@@ -572,6 +572,34 @@ def embed(
 
 
 @app.command()
+def classify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, searched recursively.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV file to write.")],
+    dataset: DatasetOption,
+    backbone: BackboneOption,
+    method: MethodOption,
+    seed: SeedOption,
+    target: TargetOption,
+    protocol: ProtocolOption = "linear",
+    on_unreadable: OnUnreadableOption = "raise",
+    device: DeviceOption = "auto",
+    params: ParamsOption = paths.PARAMS_FILE,
+) -> None:
+    """Predict the class of each image in a folder with the linear or kNN classifier that rr evaluate tests.
+
+    The network must have been pretrained (rr pretrain), and the features of the target dataset must have been computed
+    (rr extract).
+    """
+    with Progress("classify"):
+        from rr import commands
+
+        message = commands.run_classify(
+            folder, output, dataset, backbone, method, seed, target, protocol, on_unreadable, device, params
+        )
+    print(message)
+
+
+@app.command()
 def retrieve(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Query images.")],
     gallery: Annotated[

@@ -24,6 +24,8 @@ from rr.errors import UserError
 from rr.params import (
     NUMPY_PROTOCOLS,
     FolderSource,
+    KnnConfig,
+    LinearConfig,
     Params,
     ParquetSource,
     load_params,
@@ -42,6 +44,7 @@ from rr.runtime.local_copy import ensure_local_copy
 from rr.runtime.lock import exclusive_lock
 from rr.runtime.machine import describe_machine, package_versions
 from rr.runtime.malloc import keep_freed_memory
+from rr.runtime.output_path import check_output_path
 from rr.runtime.signals import run_command
 from rr.runtime.status import forget_run
 from rr.workflow import grid, stage_runs
@@ -65,6 +68,7 @@ from rr.workflow.sync import (
 )
 from rr.workflow.verify import (
     check_unchanged_during_run,
+    find_changed_files,
     find_grid_changed_files,
     find_grid_mismatches,
     find_mismatches,
@@ -72,6 +76,7 @@ from rr.workflow.verify import (
 
 if TYPE_CHECKING:
     from rr.data.preprocessing import Preprocessing
+    from rr.data.skipped_files import UnreadablePolicy
     from rr.evaluate.target_dataset import TargetDataset
     from rr.pretrain import Job
     from rr.workflow.plan import Plan
@@ -503,6 +508,60 @@ def run_evaluate(
     _register_with_engines(stage_run, params_file)
     name, value = next(iter(metrics.items()))
     return f"{run.metrics}: {name.replace('_', ' ')} {value:.4f}"
+
+
+def run_classify(
+    folder: Path,
+    output: Path,
+    dataset: str,
+    backbone: str,
+    method: str,
+    seed: int,
+    target: str,
+    protocol: str,
+    on_unreadable: "UnreadablePolicy",
+    device: str,
+    params_file: Path,
+) -> str:
+    """Predict the classes of the images in `folder` with the classifier that `rr evaluate` tests."""
+    params = load_params(params_file)
+    config = lookup(params.protocols, protocol, "--protocol")
+    lookup(params.datasets, target, "--target")
+    if not isinstance(config, KnnConfig | LinearConfig):
+        raise UserError(f"--protocol {protocol}: its kind is {config.kind}: use a protocol of the kind linear or knn")
+    run = paths.EvaluationPaths(_pretrain_paths(params, dataset, backbone, method, seed), target, protocol)
+    check_output_path("--output", output, [".csv"])
+    from rr.compute.torch_threads import configure_torch
+    from rr.data.dataset_index import read_class_names, read_preprocessing
+    from rr.data.feature_file import read_features
+    from rr.evaluate.protocol_checks import find_protocol_problem
+    from rr.gallery.classify import classify, make_classifier
+
+    _require_unchanged(stage_runs.make_extract_run(params, run.extraction))
+    train, test = (read_features(run.extraction.features, split) for split in ("train", "test"))
+    index = paths.DatasetPaths(target).index
+    class_names = read_class_names(index)
+    if problem := find_protocol_problem(protocol, config, target, class_names, train.labels, test.labels):
+        raise UserError(problem)
+    device = acquire_device(device)
+    configure_torch(params.threads)
+    classifier = make_classifier(config, train, len(class_names), seed=seed, device=device)
+    message = classify(
+        folder, run.pretraining.weights, read_preprocessing(index), classifier, class_names, output,
+        on_unreadable=on_unreadable, device=device,
+    )  # fmt: skip
+    is_correct = classifier(test.features).argmax(1) == test.labels
+    num_images = format_count(len(test), "test images")
+    return f"{message}\naccuracy of this classifier on the {num_images} of {target}: {is_correct.mean():.4f}"
+
+
+def _require_unchanged(run: stage_runs.StageRun) -> None:
+    """Raise UserError if a run has not been completed with its current parameters, or if its files have changed."""
+    messages = find_changed_files(run) + [f"{path} is missing" for path in run.outputs if not path.is_file()]
+    if not find_current_record(run):
+        messages = [f"{run.folder} is missing, or was computed with other parameters"]
+    if messages:
+        raise UserError("\n".join([*messages, f"run rr {run.stage} again, or `dvc repro`"]))
 
 
 def _open_target(name: str, recorder: RunRecorder) -> "TargetDataset":

@@ -51,6 +51,25 @@ def train_and_predict(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Train a linear layer and return class probabilities for the test images.
 
+    The arguments are those of `train_classifier`, and `test_features`, float32 (N_test, D), with `test_labels`, int64
+    (N_test,).
+
+    Returns:
+        Probabilities, float64 (N_test, num_classes), and the metrics: `loss` (on the test images) and those that
+        `train_classifier` returns.
+    """
+    classifier, metrics = train_classifier(train_features, train_labels, config, num_classes=num_classes, seed=seed)
+    with torch.inference_mode():
+        logits = classifier(test_features)
+        loss = F.cross_entropy(logits, torch.from_numpy(test_labels).to(logits.device)).item()
+    return logits.double().softmax(1).cpu().numpy(), {"loss": loss, **metrics}
+
+
+def train_classifier(
+    train_features: Tensor, train_labels: np.ndarray, config: LinearConfig, *, num_classes: int, seed: int
+) -> tuple[nn.Linear, dict[str, float]]:
+    """Train a linear layer and return it.
+
     The optimizer is Adam with a constant learning rate and without weight decay. Images are shuffled in every epoch.
     Only the images that `choose_labeled_rows` returns are used. If `learning_rate` is a list, a layer is trained with
     each rate on about four fifths of these images. The rate with the highest accuracy on the other images (at least one
@@ -59,17 +78,14 @@ def train_and_predict(
     Args:
         train_features: float32 (N, D).
         train_labels: int64 (N,).
-        test_features: float32 (N_test, D).
-        test_labels: int64 (N_test,).
         config: settings, which include the labels to use, the number of epochs, the batch size and the learning rate.
         num_classes: number of classes.
         seed: seed for the initial weights, the image order and the selection of the labels to keep.
 
     Returns:
-        Probabilities, float64 (N_test, num_classes), and the metrics `loss` (on the test images), `train_accuracy` and
-        `train_images` (the number of training images used). If the learning rate was chosen from a list, the metrics
-        also include `learning_rate`, and the accuracy and number of images with which it was chosen
-        (`validation_accuracy` and `validation_images`).
+        The layer, and the metrics `train_accuracy` and `train_images` (the number of training images used). If the
+        learning rate was chosen from a list, the metrics also include `learning_rate`, and the accuracy and number of
+        images with which it was chosen (`validation_accuracy` and `validation_images`).
     """
     kept = choose_labeled_rows(train_labels, config, seed)
     rows = torch.from_numpy(kept).to(train_features.device)
@@ -80,13 +96,8 @@ def train_and_predict(
         rate, choice = _choose_learning_rate(features, labels, config, rate, num_classes, seed)
     classifier = _train(features, labels, config, rate, num_classes, seed)
     with torch.inference_mode():
-        logits = classifier(test_features)
-        metrics = {
-            "loss": F.cross_entropy(logits, torch.from_numpy(test_labels).to(logits.device)).item(),
-            "train_accuracy": (classifier(features).argmax(1) == labels).double().mean().item(),
-            "train_images": len(labels),
-        }
-    return logits.double().softmax(1).cpu().numpy(), metrics | choice
+        train_accuracy = (classifier(features).argmax(1) == labels).double().mean().item()
+    return classifier, {"train_accuracy": train_accuracy, "train_images": len(labels), **choice}
 
 
 def _choose_learning_rate(

@@ -34,8 +34,7 @@ IMAGE_SIZES = (32, 64, 96, 128)
 _STORED_SIZES = (160, 256)  # 256 preserves detail in small crops; below 160, photographs would gain little
 _MAX_IMAGES_OF_LARGEST_SIZE = 100_000  # 3 GB as JPEG
 _BASE = "relational"
-_LABELED_PROTOCOLS = ("linear", "knn", "retrieval")
-_UNLABELED_PROTOCOLS = ("embedding",)  # for images with which the three protocols above cannot be used
+_PROTOCOLS = ("linear", "knn", "retrieval", "embedding")  # the last one can also be used without labels
 
 
 class PretrainingSettings(NamedTuple):
@@ -258,7 +257,7 @@ def set_grid_for_dataset(
     """Return the text of a parameter file whose grid trains on the dataset `name` and, if possible, evaluates on it.
 
     A method with the settings from `choose_settings` is added. The grid also includes random weights as a lower bound,
-    and the protocols that the labels and the number of images allow. Without labels, the protocol is `embedding`.
+    and the protocols that the labels and the number of images allow. Without labels, this is only `embedding`.
 
     Args:
         text: the text of the parameter file, which defines the dataset and the method `relational`.
@@ -277,12 +276,8 @@ def set_grid_for_dataset(
     params = parse_params(text, Path("params.yaml"))
     method, settings = _method_name(name), choose_settings(len(train_labels))
     labels = (class_names, train_labels, test_labels)
-
-    def keep_usable_protocols(candidates: Sequence[str]) -> list[str]:
-        known = [candidate for candidate in candidates if candidate in params.protocols]
-        return [p for p in known if not find_protocol_problem(p, params.protocols[p], name, *labels)]
-
-    protocols = keep_usable_protocols(_LABELED_PROTOCOLS) or keep_usable_protocols(_UNLABELED_PROTOCOLS)
+    known = [protocol for protocol in _PROTOCOLS if protocol in params.protocols]
+    protocols = [p for p in known if not find_protocol_problem(p, params.protocols[p], name, *labels)]
     grid: dict[str, list[Any]] = {
         "data": [name],
         "dataset": [name],

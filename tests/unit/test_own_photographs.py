@@ -1,6 +1,8 @@
 """Run all stages on a folder of photographs of many sizes, without a mean and std in params.yaml."""
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +82,49 @@ def test_all_stages_succeed_and_agree_on_the_preprocessing(project: Path, rr: Ru
     vectors, features = np.stack(table["vector"].to_numpy(zero_copy_only=False)), features[positions]
     cosines = (vectors * features).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(features, axis=1)
     assert cosines.min() > 0.99999
+
+    # `rr classify` uses the classifiers that the evaluations tested.
+    rows = pq.read_table("data/raw/mine/images.parquet", columns=["image"])["image"].combine_chunks()
+    names = rows.field("path").to_pylist()
+    assert rr("evaluate", *RUN, "--target", "mine", "--protocol", "linear").code == 0
+    for protocol in ("knn", "linear"):
+        arguments = (*RUN, "--target", "mine", "--protocol", protocol, "-o", "predictions.csv")
+        outcome = rr("classify", "photographs/test", *arguments)
+        assert outcome.code == 0, outcome.err
+        folder = Path("runs/evaluate/mine/conv4/relational/1/mine", protocol)
+        accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
+        assert outcome.out.startswith("predictions.csv: 12 images (")
+        assert outcome.out.endswith(f"accuracy of this classifier on the 12 test images of mine: {accuracy:.4f}\n")
+        tested = pq.read_table(folder / "predictions.parquet")
+        expected = {
+            names[index]: (["bird", "fish"][prediction], confidence)
+            for index, prediction, confidence in zip(
+                *(tested[name].to_pylist() for name in ("index", "prediction", "confidence")), strict=True
+            )
+        }
+        with open("predictions.csv", newline="") as file:
+            predicted = list(csv.DictReader(file))
+        assert len(predicted) == len(expected) == 12
+        for row in predicted:
+            name, confidence = expected[f"test/{row['path']}"]
+            assert row["class"] == name
+            assert float(row["probability"]) == pytest.approx(confidence, abs=1e-3)
+
+    # With changed features, a missing file or another protocol, nothing is written.
+    Path("predictions.csv").unlink()
+    for protocol, message in (("embedding", "use a protocol of the kind linear or knn"), ("none", "unknown")):
+        outcome = rr("classify", "photographs", *RUN, "--target", "mine", "--protocol", protocol, "-o", "p.csv")
+        assert (outcome.code, message in outcome.err) == (2, True), outcome.err
+    assert "does not end in .csv" in rr("classify", "photographs", *RUN, "--target", "mine", "-o", "p.txt").err
+    features = Path("runs/features/mine/conv4/relational/1/mine/features.safetensors")
+    content = features.read_bytes()
+    for change in (
+        lambda: features.write_bytes(content + b"x"),
+        features.unlink,
+        lambda: shutil.rmtree(features.parent),
+    ):
+        change()
+        outcome = rr("classify", "photographs", *RUN, "--target", "mine", "-o", "p.csv")
+        assert outcome.code == 2
+        assert "run rr extract again, or `dvc repro`" in outcome.err
+    assert not list(Path().glob("p*.csv"))

@@ -87,7 +87,7 @@ def test_labeled_folder_is_added_with_a_grid(params_file: Path, rr: RunRr) -> No
         "size of all images: 90 × 70 pixels",
         "the previous grid, which trained on shapes, was replaced",
         "params.yaml: dataset My-birds with images of 64 × 64 pixels; method relational-My-birds with 8 views per "
-        "image, batches of 10 images and 200 epochs; evaluations: linear, knn, retrieval",
+        "image, batches of 10 images and 200 epochs; evaluations: linear, knn, retrieval, embedding",
         "next: `rr check My-birds` looks for duplicates and other problems; `dvc repro` trains and writes the report",
     ]
     after = load_params(params_file)
@@ -99,7 +99,7 @@ def test_labeled_folder_is_added_with_a_grid(params_file: Path, rr: RunRr) -> No
     assert after.methods["relational-My-birds"] == before.methods["relational"].model_copy(update=changes)
     assert after.grid[0].model_dump() == {
         "data": ["My-birds"], "dataset": ["My-birds"], "backbone": ["conv4"], "seed": [1], "target": ["My-birds"],
-        "method": ["random", "relational-My-birds"], "protocol": ["linear", "knn", "retrieval"], "claims": [],
+        "method": ["random", "relational-My-birds"], "protocol": ["linear", "knn", "retrieval", "embedding"], "claims": [],
     }  # fmt: skip
     assert find_grid_problems(after) == []
     # The images need not be fetched again.
