@@ -23,9 +23,9 @@ from rr.compute.process_group import process_group, require_single_process, tran
 from rr.errors import UserError
 from rr.params import (
     NUMPY_PROTOCOLS,
-    FolderSource,
     KnnConfig,
     LinearConfig,
+    OwnImagesSource,
     Params,
     ParquetSource,
     load_params,
@@ -48,14 +48,9 @@ from rr.runtime.output_path import check_output_path
 from rr.runtime.signals import run_command
 from rr.runtime.status import forget_run
 from rr.workflow import grid, stage_runs
-from rr.workflow.grid_checks import (
-    find_dataset_labels,
-    find_grid_problems,
-    find_machine_problems,
-    find_memory_problem,
-    find_pretraining_problem,
-    runs_on_cluster,
-)
+from rr.workflow.dataset_labels import find_dataset_labels
+from rr.workflow.grid_checks import find_grid_problems, find_pretraining_problem
+from rr.workflow.machine_checks import find_machine_problems, find_memory_problem, runs_on_cluster
 from rr.workflow.params_file import require_single_grid, write_params
 from rr.workflow.records import RunRecorder, find_current_record, find_record, load_record, record_run
 from rr.workflow.sync import (
@@ -256,7 +251,7 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
     run = stage_runs.make_fetch_run(params, dataset)
     if local_copy and not hasattr(config.source, "path"):
         raise UserError(f"--from {local_copy}: the source of {dataset} does not support a local copy: omit --from")
-    if isinstance(config.source, FolderSource | ParquetSource):
+    if isinstance(config.source, OwnImagesSource):
         paths.check_image_folder(local_copy or config.source.path)
     if reason := _find_reason_to_skip(run):
         return reason
@@ -308,7 +303,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
 
         extractor = load_feature_extractor(weights, None, device, "use the backbone.safetensors from a run")
     source = config.source
-    current = source.exclude if isinstance(source, FolderSource | ParquetSource) else None
+    current = source.exclude if isinstance(source, OwnImagesSource) else None
     folder = files.dataset_check_dir
     output = CheckOutputPaths(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
     with exclusive_lock(folder):
@@ -325,7 +320,7 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
         is_current = paths.expand_user(current).resolve() == output.exclude.resolve()
         copy = "" if is_current else f"copy the list to {current}, then "
         lines.append(f"to leave these images out: {copy}run `rr fetch --dataset {dataset}`, then dvc repro")
-    elif can_exclude and isinstance(source, FolderSource | ParquetSource):
+    elif can_exclude and isinstance(source, OwnImagesSource):
         lines.append(
             f"to leave these images out: add `exclude: {output.exclude}` to the source of {dataset} in {params_file}, "
             "then run dvc repro"

@@ -184,7 +184,9 @@ def _check_grid() -> str:
     from rr.params import load_params
     from rr.runtime.formatting import format_count
     from rr.workflow import grid
-    from rr.workflow.grid_checks import find_dataset_labels, find_grid_problems, find_machine_problems
+    from rr.workflow.dataset_labels import find_dataset_labels
+    from rr.workflow.grid_checks import find_grid_problems
+    from rr.workflow.machine_checks import find_machine_problems
 
     params = load_params(paths.PARAMS_FILE)
     if "backbones" not in params.model_fields_set:

@@ -11,7 +11,7 @@ from rr.data.image_summary import ImageSummary, format_sizes_and_problems
 from rr.data.printable_names import display_name, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
-from rr.params import ExtensionSource, FolderSource, ParquetSource, SlimageNetSource, Source, TinyImageNetSource
+from rr.params import ExtensionSource, OwnImagesSource, SlimageNetSource, Source, TinyImageNetSource
 from rr.paths import expand_user
 from rr.runtime.formatting import format_count, format_names
 from rr.runtime.hashing import file_sha256
@@ -32,9 +32,9 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
     Raises:
         UserError: if the source cannot be read, or if an image cannot be decoded (unless `on_unreadable: skip`).
     """
-    is_own, exclude_list = isinstance(source, FolderSource | ParquetSource), None
+    is_own, exclude_list = isinstance(source, OwnImagesSource), None
     summary = ImageSummary()
-    if isinstance(source, FolderSource | ParquetSource):
+    if isinstance(source, OwnImagesSource):
         exclude_list = expand_user(source.exclude) if source.exclude else None
         where = display_name(local_copy) if local_copy else printable(source.path)
         skipped = SkippedFiles(

@@ -50,16 +50,16 @@ class TrainingTask:
 
 def train_with_rr(task: TrainingTask, gate: StepGate) -> None:
     """Train with the training loop of `rr pretrain`."""
-    from rr.bench.settings import DATASET, paper_config
+    from rr.bench.settings import paper_config
+    from rr.bench.training_loop import run_training_loop
     from rr.compute.torch_threads import configure_torch
     from rr.runtime.malloc import keep_freed_memory
-    from rr.workflow.training_speed import train_until_stopped
 
     configure_torch(task.threads)
     keep_freed_memory()
     config = paper_config(task.method, task.views, task.batch_size)
-    train_until_stopped(
-        config, DATASET, task.num_classes, Path(task.beton), Path(task.scratch), gate.step_done, device="cpu",
+    run_training_loop(
+        config, task.num_classes, Path(task.beton), Path(task.scratch), gate.step_done, device="cpu",
         threads=task.threads, backbone=task.backbone,
     )  # fmt: skip
 

@@ -196,6 +196,14 @@ class DatasetConfig(StrictModel):
     mean: tuple[ChannelMean, ChannelMean, ChannelMean] | None = None
     std: tuple[ChannelStd, ChannelStd, ChannelStd] | None = None
 
+    @property
+    def estimated_image_bytes(self) -> int:
+        """The size of a stored image in bytes, assuming 4:3 photographs and a JPEG compression ratio of eight."""
+        if self.stored_size is None:
+            return self.image_size**2 * 3
+        pixels = self.stored_size**2 * 4
+        return pixels if self.quality == "raw" else pixels // 8
+
     @field_validator("quality", mode="before")
     @classmethod
     def _check_quality(cls, value: Any) -> Any:

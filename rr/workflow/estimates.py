@@ -15,7 +15,6 @@ from rr.params import ExtensionBackboneConfig, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.extensions import is_extension_kind
 from rr.pretrain import checkpoint
-from rr.workflow.grid_checks import estimate_image_bytes
 
 _MAX_IMAGE_SIZE = 128  # pixels; a large network would take several seconds to process a larger image
 _LABEL_BYTES = 8  # size of one DeepCluster cluster label
@@ -66,7 +65,7 @@ def estimate_io(
     """
     config: Any = params.methods[run.method]
     dataset = params.datasets[run.dataset]
-    image_bytes = num_images * estimate_image_bytes(dataset)
+    image_bytes = num_images * dataset.estimated_image_bytes
     is_read_once = dataset.stored_size is None and image_bytes <= MAX_RESIDENT_BYTES
     backbone_config = params.backbones.get(run.backbone)
     # User-defined classes may read tensor values when they are built, and tensors on the `meta` device have no values.

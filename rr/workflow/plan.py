@@ -13,6 +13,7 @@ from rr.params.methods import TrainableConfig
 from rr.runtime.formatting import format_bytes, format_count, format_duration, format_table
 from rr.workflow import grid, stage_runs
 from rr.workflow.claims import describe_required_seeds
+from rr.workflow.dataset_labels import DatasetLabels, find_dataset_labels
 from rr.workflow.estimates import (
     IoEstimate,
     MakespanBounds,
@@ -20,7 +21,7 @@ from rr.workflow.estimates import (
     estimate_io,
     estimate_makespan,
 )
-from rr.workflow.grid_checks import DatasetLabels, estimate_image_bytes, find_dataset_labels, find_pretraining_problem
+from rr.workflow.grid_checks import find_pretraining_problem
 from rr.workflow.records import code_hashes, extension_hashes, find_record
 
 # Returns the views per second of each run.
@@ -103,29 +104,22 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
     unfinished = _find_unfinished(params)
     remaining = {key: [run for run in runs if run.folder in unfinished] for key, runs in groups.items()}
     first_runs = [runs[0] for runs in remaining.values() if runs]
-    timed = [  # those that train a network on a known dataset, and have no known problem
-        run
-        for run in first_runs
-        if isinstance(params.methods[run.method], TrainableConfig)
-        and datasets[run.dataset]
-        and not find_pretraining_problem(params, run, datasets[run.dataset])
-    ]
-    rates = throughput(params, timed)
+    rates = throughput(params, [run for run in first_runs if _can_be_timed(params, run, datasets[run.dataset])])
     rows: list[PlanRow] = []
     seconds: dict[paths.PretrainPaths, float] = {}
     io: list[IoEstimate] = []
     for key, runs in groups.items():
-        todo, known = remaining[key], datasets[key[0]]
-        row = PlanRow(*key, len(todo), len(runs) - len(todo), *_estimate_work(params, todo, known, rates))
+        todo, labels = remaining[key], datasets[key[0]]
+        row = PlanRow(*key, len(todo), len(runs) - len(todo), *_estimate_work(params, todo, labels, rates))
         rows.append(row)
-        if known and row.views and row.views_per_second:
+        if labels and row.views and row.views_per_second:
             duration = row.views / row.views_per_second
             seconds |= dict.fromkeys(todo, duration)
-            sizes = (len(known.train_labels), len(known.class_names))
+            sizes = (len(labels.train_labels), len(labels.class_names))
             io += [estimate_io(params, todo[0], *sizes, duration)] * len(todo)
     extractions = [run for run in grid.extractions(params) if run.folder in unfinished]
     evaluations = [run for run in grid.evaluations(params) if run.folder in unfinished]
-    images = {name: known.num_images if known else 0 for name, known in datasets.items()}
+    images = {name: labels.num_images if labels else 0 for name, labels in datasets.items()}
     feature_bytes = sum(estimate_features_bytes(params, run, images[run.target]) for run in extractions)
     longest = max(seconds, key=lambda run: seconds[run]) if seconds else None
     return Plan(
@@ -136,7 +130,7 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         extractions=len(extractions),
         evaluations=len(evaluations),
         beton_bytes=sum(
-            count * estimate_image_bytes(params.datasets[name])
+            count * params.datasets[name].estimated_image_bytes
             for name, count in images.items()
             if paths.DatasetPaths(name).beton_dir in unfinished
         ),
@@ -154,6 +148,12 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
             | {run.target for run in extractions if not datasets[run.target]}
         ),
     )
+
+
+def _can_be_timed(params: Params, run: paths.PretrainPaths, labels: DatasetLabels | None) -> bool:
+    """Return whether a run trains a network on a dataset whose images are known, and has no known problem."""
+    is_trained = isinstance(params.methods[run.method], TrainableConfig)
+    return is_trained and labels is not None and not find_pretraining_problem(params, run, labels)
 
 
 def _find_unfinished(params: Params) -> set[Path]:
@@ -191,16 +191,16 @@ def _find_unfinished(params: Params) -> set[Path]:
 def _estimate_work(
     params: Params,
     runs: Sequence[paths.PretrainPaths],
-    known: DatasetLabels | None,
+    labels: DatasetLabels | None,
     rates: dict[paths.PretrainPaths, float],
 ) -> tuple[int | None, float | None, float | None]:
     """Return the last three fields of a `PlanRow`: views per run, views per second, and seconds for all runs."""
     config = params.methods[runs[0].method] if runs else None
     if not isinstance(config, TrainableConfig):
         return 0, None, None
-    if known is None or runs[0] not in rates:
+    if labels is None or runs[0] not in rates:
         return None, None, None
-    views, rate = images_per_epoch(config, len(known.train_labels)) * config.views * config.epochs, rates[runs[0]]
+    views, rate = images_per_epoch(config, len(labels.train_labels)) * config.views * config.epochs, rates[runs[0]]
     return views, rate, len(runs) * views / rate
 
 

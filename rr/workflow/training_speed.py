@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from rr import paths
 from rr.data.preprocessing import Preprocessing
 from rr.params import DynamicsConfig, MethodConfig, Params
 from rr.runtime.formatting import format_count
-from rr.workflow.grid_checks import find_dataset_labels
+from rr.workflow.dataset_labels import find_dataset_labels
 
 if TYPE_CHECKING:
     from rr.backbones.base import Backbone
@@ -43,43 +43,10 @@ _KEYS_WITHOUT_EFFECT_ON_SPEED = {
 _STEPS_PER_EPOCH = 50
 
 
-class StopTraining(Exception):
-    """Raised by the `on_step` callback to end `train_until_stopped`."""
-
-
-def train_until_stopped(
-    config: MethodConfig,
-    preprocessing: Preprocessing,
-    num_classes: int,
-    beton: Path,
-    directory: Path,
-    on_step: Callable[[int], None],
-    *,
-    device: str,
-    threads: int,
-    backbone: str = "conv4",
-    precision: str = "float32",
-) -> None:
-    """Run `rr.pretrain.pretrain` until `on_step` raises StopTraining.
-
-    This is the full training loop of `rr pretrain`, including data loading, views, history and checkpoints. It calls
-    `on_step` after each step with the number of views in that step. `directory` is an empty folder for the outputs.
-    torch uses the number of threads that `rr.compute.torch_threads.configure_torch` has set; `threads` is the number of
-    threads that read images.
-    """
-    from rr.pretrain import pretrain
-
-    job = _make_job(config, preprocessing, backbone, num_classes, precision)
-    outputs = paths.PretrainFolder("throughput", backbone, config.kind, 0, directory)
-    try:
-        pretrain(job, beton, outputs, device=device, threads=threads, on_step=on_step)
-    except StopTraining:
-        return
-
-
-def _make_job(
+def make_timing_job(
     config: MethodConfig, preprocessing: Preprocessing, backbone: str, num_classes: int, precision: str
 ) -> "Job":
+    """Return the description of a run whose speed is measured. It has no measurements between epochs."""
     from rr.pretrain import Job
 
     return Job(
@@ -107,7 +74,7 @@ class _StepShape:
         """The number of pixels in all views. Most of a step's duration is proportional to it."""
         return self.images * self.views * self.image_size**2
 
-    def shrink(self, work: int, min_image_size: int = _MIN_IMAGE_SIZE) -> "_StepShape":
+    def shrink(self, work: int, min_image_size: int) -> "_StepShape":
         """Return a step of about `work` pixels, with fewer images and, if that is not enough, fewer views or pixels.
 
         At least two images, two views and `min_image_size` x `min_image_size` pixels remain, unless the step has fewer.
@@ -212,7 +179,7 @@ class StepTimer:
         # With a tiny learning rate, the loss on random pixels stays finite.
         changes = {"batch_size": size.images, "views": size.views, "learning_rate": 1e-9}
         config, side = config.model_copy(update=changes), size.image_size
-        job = _make_job(config, self.preprocessing, self.backbone.name, num_classes, self.precision)
+        job = make_timing_job(config, self.preprocessing, self.backbone.name, num_classes, self.precision)
         with tempfile.TemporaryDirectory() as folder:
             path, rows = Path(folder, "train.beton"), np.arange(size.images)
             noise = np.random.default_rng(0).integers(0, 256, (size.images, side, side, 3), np.uint8)
@@ -284,10 +251,12 @@ def measure_views_per_second(
     deadline = time.perf_counter() + limit
     is_first = True
     rates: dict[paths.PretrainPaths, float] = {}
-    steps_left, num_assumed, backbone = num_steps, 0, None
+    steps_left, num_assumed = num_steps, 0
+    backbone: Backbone | None = None
+    timer: StepTimer | None = None
     for pair, ((name, image_size), same_pair) in enumerate(steps.items()):
         if backbone is None or backbone.name != name or backbone.image_size not in (None, image_size):
-            backbone = None  # free the memory of the previous one first
+            timer = backbone = None  # free the memory of the previous one first
             backbone = backbones.build(name, image_size, params.backbones.get(name)).to(device)
         preprocessing = Preprocessing(image_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         timer = StepTimer(backbone, preprocessing, device=device, threads=params.threads, precision=params.precision)
@@ -297,8 +266,8 @@ def measure_views_per_second(
             seconds_left = deadline - time.perf_counter() - (len(steps) - pair - 1)
             run, config = same_step[0], params.methods[same_step[0].method]
             if device != "cpu" or position == 0 or seconds_left > 0:
-                known = find_dataset_labels(params, run.dataset)
-                num_classes = len(known.class_names) if known else 0
+                labels = find_dataset_labels(params, run.dataset)
+                num_classes = len(labels.class_names) if labels else 0
                 seconds = min(max(seconds_left / steps_left, 0.2), 1.0)
                 if is_first and device == "cpu":  # compile kernels, which happens only once
                     start, is_first = time.perf_counter(), False

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from rr.bench.measure import PartResult, Timing, summarize
-from rr.bench.settings import DATASET, IMAGES, VIEWS, Settings, paper_config
+from rr.bench.settings import IMAGES, VIEWS, Settings, paper_config
+from rr.bench.training_loop import StopTraining, run_training_loop
 from rr.compute.device import device_name
 from rr.compute.torch_threads import configure_torch
 from rr.data import beton
-from rr.workflow.training_speed import StopTraining, train_until_stopped
 
 NO_GPU = "Nothing was measured, because torch did not find a GPU."
 _CASES = [(backbone, precision) for backbone in ("conv4", "resnet32") for precision in ("float32", "bfloat16")]
@@ -34,8 +34,8 @@ def run(settings: Settings) -> PartResult:
             with tempfile.TemporaryDirectory() as folder:
                 path = _write_images(Path(folder), num_images)
                 timer = BlockTimer(block_size, settings.steps)
-                train_until_stopped(
-                    paper_config("relational", VIEWS, IMAGES), DATASET, 10, path, Path(folder), timer.on_step,
+                run_training_loop(
+                    paper_config("relational", VIEWS, IMAGES), 10, path, Path(folder), timer.on_step,
                     device="cuda", threads=threads, backbone=backbone, precision=precision,
                 )  # fmt: skip
             name = f"{backbone}, {precision}, K={VIEWS}, M={IMAGES}, {block_size} steps"
@@ -59,7 +59,7 @@ def first_losses(device: str) -> list[float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = _write_images(folder, 5 * IMAGES)
-        train_until_stopped(config, DATASET, 10, path, folder, lambda num_views: None, device=device, threads=1)
+        run_training_loop(config, 10, path, folder, device=device, threads=1)
         with open(folder / "history.csv", encoding="utf-8", newline="") as file:
             return [float(row["loss"]) for row in csv.DictReader(file)]
 

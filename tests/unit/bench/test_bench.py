@@ -23,11 +23,11 @@ from rr.bench.measure import Candidate, Timing, summarize, time_interleaved
 from rr.bench.parts import busy, gpu
 from rr.bench.settings import AUGMENTATION, MEAN, STD, Settings, paper_config
 from rr.bench.table import format_results
+from rr.bench.training_loop import StopTraining
 from rr.compute.optimizers import make_optimizer
 from rr.data.beton import encode_photograph, max_photograph_bytes, write_stored
 from rr.errors import UserError
 from rr.views import make_views
-from rr.workflow.training_speed import StopTraining
 
 QUANTILES = {"min", "q1", "median", "q3", "max", "count"}
 STEPS = 50 if LONG else 15
@@ -322,7 +322,7 @@ def test_gpu_part_times_blocks_after_the_first(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(gpu, "device_name", lambda device: device)
-    monkeypatch.setattr(gpu, "train_until_stopped", train)
+    monkeypatch.setattr(gpu, "run_training_loop", train)
     monkeypatch.setattr(gpu, "first_losses", lambda device: [2.0, 1.0 if device == "cpu" else 1.25])
     result = gpu.run(Settings(steps=3, smoke_test=True))
     case, *others = result.cases

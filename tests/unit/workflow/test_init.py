@@ -99,7 +99,8 @@ def test_labeled_folder_is_added_with_a_grid(params_file: Path, rr: RunRr) -> No
     assert after.methods["relational-My-birds"] == before.methods["relational"].model_copy(update=changes)
     assert after.grid[0].model_dump() == {
         "data": ["My-birds"], "dataset": ["My-birds"], "backbone": ["conv4"], "seed": [1], "target": ["My-birds"],
-        "method": ["random", "relational-My-birds"], "protocol": ["linear", "knn", "retrieval", "embedding"], "claims": [],
+        "method": ["random", "relational-My-birds"], "protocol": ["linear", "knn", "retrieval", "embedding"],
+        "claims": [],
     }  # fmt: skip
     assert find_grid_problems(after) == []
     # The images need not be fetched again.

@@ -31,9 +31,8 @@ from hypothesis import strategies as st
 
 from rr import commands, paths
 from rr.params import Params, load_params
-from rr.workflow import grid_checks, suites
+from rr.workflow import machine_checks, suites
 from rr.workflow.estimates import MakespanBounds, estimate_io, estimate_makespan
-from rr.workflow.grid_checks import estimate_image_bytes
 from rr.workflow.plan import format_plan, make_plan
 from rr.workflow.records import with_digest
 
@@ -135,7 +134,7 @@ def test_io_estimate_matches_values_computed_by_hand(params_file: Path) -> None:
     # More than 1 GiB, so the pixels are streamed.
     assert estimate_io(params, tiny, 100_000, 200, 0.0).read_bytes == 200 * 100_000 * 64 * 64 * 3
     params.datasets["cifar10"] = params.datasets["cifar10"].model_copy(update={"stored_size": 160})
-    stored_bytes = 50_000 * estimate_image_bytes(params.datasets["cifar10"])
+    stored_bytes = 50_000 * params.datasets["cifar10"].estimated_image_bytes
     assert estimate_io(params, run, 50_000, 10, 0.0).read_bytes == 200 * stored_bytes  # photographs are streamed
     clusters = paths.PretrainPaths("cifar10", "conv4", "deepcluster-paper", 1)
     short, long = (estimate_io(params, clusters, 50_000, 10, 200 * seconds) for seconds in (18.0, 150.0))
@@ -155,7 +154,7 @@ def test_size_of_a_stored_image_matches_values_computed_by_hand(
     params_file: Path, settings: dict, expected: float
 ) -> None:
     dataset = load_params(params_file).datasets["cifar10"].model_copy(update=settings)
-    assert estimate_image_bytes(dataset) == pytest.approx(expected)
+    assert dataset.estimated_image_bytes == pytest.approx(expected)
 
 
 def test_checkpoint_size_includes_the_classifier(params_file: Path) -> None:
@@ -365,7 +364,7 @@ def test_measured_plan_has_a_line_on_stderr(project: Path, rr: RunRr) -> None:
 def test_measured_plan_checks_the_memory_of_this_machine(
     project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid_checks, "_memory_bytes", lambda device: 1)
+    monkeypatch.setattr(machine_checks, "_memory_bytes", lambda device: 1)
     outcome = rr("plan")
     assert outcome.code == 2
     assert "a training step of relational on shapes with conv4 (128 views of 32 x 32 pixels) needs more" in outcome.err

@@ -18,12 +18,12 @@ from rr.workflow.training_speed import StepTimer, _StepShape, measure_views_per_
 
 def test_steps_shrink_in_images_then_views_then_pixels() -> None:
     full = _StepShape(images=64, views=32, image_size=224)
-    assert full.shrink(full.work) == full
-    assert full.shrink(full.work // 2) == _StepShape(32, 32, 224)
-    assert full.shrink(full.work // 100) == _StepShape(2, 10, 224)
-    assert full.shrink(4 * 100**2) == _StepShape(2, 2, 100)
-    assert full.shrink(1) == _StepShape(2, 2, 32)
-    assert _StepShape(2, 1, 16).shrink(1) == _StepShape(2, 1, 16)
+    assert full.shrink(full.work, 32) == full
+    assert full.shrink(full.work // 2, 32) == _StepShape(32, 32, 224)
+    assert full.shrink(full.work // 100, 32) == _StepShape(2, 10, 224)
+    assert full.shrink(4 * 100**2, 32) == _StepShape(2, 2, 100)
+    assert full.shrink(1, 32) == _StepShape(2, 2, 32)
+    assert _StepShape(2, 1, 16).shrink(1, 32) == _StepShape(2, 1, 16)
 
 
 def make_timer(
