@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rr.paths import EvaluationPaths, PretrainPaths
 from rr.report.formatting import format_difference, format_mean_std, format_two_decimals
 from rr.report.inputs.collect import EvaluationResult, PretrainResult
-from rr.report.inputs.files import read_metrics, read_typed_record
+from rr.report.inputs.files import read_metrics, read_run_record
 from rr.report.paper.match import Match, make_match
 from rr.report.paper.published import PublishedResult, load_published, name_in_paper
 from rr.report.paper.tables import ComparisonCell
@@ -203,8 +203,8 @@ def _load_evaluations(experiment: Experiment) -> list[EvaluationResult]:
         pretraining = PretrainPaths(experiment.dataset, experiment.backbone, experiment.method, seed)
         paths = EvaluationPaths(pretraining, experiment.target, "linear")
         project = file.parents[len(paths.metrics.parts) - 1]
-        trained = PretrainResult(pretraining, read_typed_record(project / pretraining.folder), {}, b"")
-        record = read_typed_record(project / paths.folder)
+        trained = PretrainResult(pretraining, read_run_record(project / pretraining.folder), {}, b"")
+        record = read_run_record(project / paths.folder)
         evaluations.append(EvaluationResult(paths, trained, record, read_metrics(file, {}), None, b""))
     return evaluations
 

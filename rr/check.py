@@ -77,7 +77,7 @@ class CheckOutputPaths:
     """The files that `check` writes: all findings, an image of some of them, and the list of images to exclude."""
 
     findings: Path
-    sheet: Path
+    image: Path
     exclude: Path
 
 
@@ -85,14 +85,14 @@ def check(
     raw_path: Path,
     files: CheckOutputPaths,
     current_exclude: Path | None,
-    extractor: FeatureExtractor | None = None,
+    extractor: FeatureExtractor | None,
     *,
-    are_rows: bool = False,
+    is_parquet: bool,
 ) -> tuple[str, dict[str, Any]]:
     """Check the images in a raw file and write the findings.
 
     `current_exclude` is the list of images that `rr fetch` left out; the new list also includes them. If `extractor` is
-    given, the image features are also compared. `are_rows` specifies whether the images are rows of Parquet files. If
+    given, the image features are also compared. `is_parquet` specifies whether the images come from Parquet files. If
     so, the list contains their SHA-256.
 
     Returns:
@@ -103,7 +103,7 @@ def check(
     """
     excluded = exclude.read_excluded_names(current_exclude) if current_exclude else []
     raw_file = raw.RawFile(raw_path)
-    names, lines_to_exclude, signatures, features = _read_images(raw_file, extractor, are_rows)
+    names, lines_to_exclude, signatures, features = _read_images(raw_file, extractor, is_parquet)
     is_test = raw_file.splits == "test"
     with Progress("check", note="comparing the images"):
         findings, is_leaked = _collect_findings(raw_file, signatures, features)
@@ -116,9 +116,9 @@ def check(
     exclude.write_excluded_names(files.exclude, excluded)
     with atomic_write(files.findings) as temporary:
         pq.write_table(_make_table(findings, names, raw_file), temporary)
-    files.sheet.unlink(missing_ok=True)
+    files.image.unlink(missing_ok=True)
     if shown := _choose_shown(findings, raw_file.splits):
-        write_png(_render_findings(shown, names, raw_file), files.sheet)
+        write_png(_render_findings(shown, names, raw_file), files.image)
     lines = [
         f"{raw_path}: {format_count(len(names), 'images')} checked",
         f"{is_leaked.sum():,} of {format_count(int(is_test.sum()), 'test images')} have an identical or nearly "
@@ -127,8 +127,8 @@ def check(
         *_warn_of_many_near_duplicates(findings, len(names)),
     ]
     if findings:
-        sheet = f"; some of them are shown in {files.sheet}" if shown else ""
-        lines.append(f"all findings: {files.findings}{sheet}")
+        image_note = f"; some of them are shown in {files.image}" if shown else ""
+        lines.append(f"all findings: {files.findings}{image_note}")
     else:
         lines.append("no findings")
     if rows:
@@ -167,7 +167,7 @@ def _collect_findings(
 
 
 def _read_images(
-    raw_file: raw.RawFile, extractor: FeatureExtractor | None, are_rows: bool
+    raw_file: raw.RawFile, extractor: FeatureExtractor | None, is_parquet: bool
 ) -> tuple[list[str], list[str], list[Signature], np.ndarray | None]:
     """Return each image's name, its line in a list of excluded images, and its signature.
 
@@ -177,7 +177,7 @@ def _read_images(
     lines: list[str] = []
     signatures: list[Signature] = []
     features: list[np.ndarray] = []
-    read_image = partial(_read_image, raw_file.path, extractor.decode_and_resize if extractor else None, are_rows)
+    read_image = partial(_read_image, raw_file.path, extractor.decode_and_resize if extractor else None, is_parquet)
     images = map_ordered(read_image, raw_file.iter_images(), DECODING_THREADS)
     with Progress("check", len(raw_file.labels), "images") as progress:
         while batch := list(islice(images, _BATCH_SIZE)):

@@ -63,8 +63,8 @@ from rr.workflow.sync import (
 )
 from rr.workflow.verify import (
     check_unchanged_during_run,
-    find_changed_files,
-    find_grid_changed_files,
+    describe_changed_files,
+    describe_grid_changed_files,
     find_grid_mismatches,
     find_mismatches,
 )
@@ -130,7 +130,7 @@ def run_init_images(
         )
     files = paths.DatasetPaths(name)
     run = stage_runs.make_fetch_run(params, name)
-    with _undo_without_project(run, params_file):
+    with _delete_outputs_on_failure(run, params_file):
         try:
             with record_run(run) as recorder:
                 from rr.fetch import fetch, format_fetch_facts
@@ -201,7 +201,7 @@ def _load_or_make_params(params_file: Path) -> tuple[Params, str]:
 
 
 @contextmanager
-def _undo_without_project(run: stage_runs.StageRun, params_file: Path) -> Iterator[None]:
+def _delete_outputs_on_failure(run: stage_runs.StageRun, params_file: Path) -> Iterator[None]:
     """Delete what a run has written if the body fails before a project has been created."""
     is_first = not run.folder.exists()
     try:
@@ -303,22 +303,22 @@ def run_check(dataset: str, weights: Path | None, device: str, params_file: Path
 
         extractor = load_feature_extractor(weights, None, device, "use the backbone.safetensors from a run")
     source = config.source
-    current = source.exclude if isinstance(source, OwnImagesSource) else None
+    exclude_list = source.exclude if isinstance(source, OwnImagesSource) else None
     folder = files.dataset_check_dir
     output = CheckOutputPaths(folder / "findings.parquet", folder / "findings.png", folder / "exclude.txt")
     with exclusive_lock(folder):
         summary, facts = check(
             files.images,
             output,
-            paths.expand_user(current) if current else None,
+            paths.expand_user(exclude_list) if exclude_list else None,
             extractor,
-            are_rows=isinstance(source, ParquetSource),
+            is_parquet=isinstance(source, ParquetSource),
         )
     lines = [summary, *format_skipped(record["skipped"])]
     can_exclude = bool(facts["findings"].keys() & set(EXCLUDED_KINDS))
-    if can_exclude and current:
-        is_current = paths.expand_user(current).resolve() == output.exclude.resolve()
-        copy = "" if is_current else f"copy the list to {current}, then "
+    if can_exclude and exclude_list:
+        is_same_file = paths.expand_user(exclude_list).resolve() == output.exclude.resolve()
+        copy = "" if is_same_file else f"copy the list to {exclude_list}, then "
         lines.append(f"to leave these images out: {copy}run `rr fetch --dataset {dataset}`, then dvc repro")
     elif can_exclude and isinstance(source, OwnImagesSource):
         lines.append(
@@ -552,7 +552,7 @@ def run_classify(
 
 def _require_unchanged(run: stage_runs.StageRun) -> None:
     """Raise UserError if a run has not been completed with its current parameters, or if its files have changed."""
-    messages = find_changed_files(run) + [f"{path} is missing" for path in run.outputs if not path.is_file()]
+    messages = describe_changed_files(run) + [f"{path} is missing" for path in run.outputs if not path.is_file()]
     if not find_current_record(run):
         messages = [f"{run.folder} is missing, or was computed with other parameters"]
     if messages:
@@ -576,7 +576,7 @@ def run_report(params_file: Path) -> str:
     """
     require_single_process("report")
     params = load_params(params_file)
-    messages = find_grid_changed_files(params)
+    messages = describe_grid_changed_files(params)
     if messages:
         messages.append("no report was written: update these files with `dvc repro` or `snakemake --cores 8`")
         raise UserError("\n".join(messages))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rr.data import raw, sources
-from rr.data.exclude import check_all_known, read_excluded_names
+from rr.data.exclude import read_excluded_names, reject_unknown_names
 from rr.data.image_summary import ImageSummary, format_sizes_and_problems
 from rr.data.printable_names import display_name, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
@@ -65,7 +65,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
                 yield image
         skipped.raise_if_unreadable()
         if exclude_list:
-            check_all_known(exclude_list, skipped.unknown_excluded)
+            reject_unknown_names(exclude_list, skipped.unknown_excluded)
         _check_classes(counts, dataset.class_names, exclude_list)
 
     images = raw.write(raw_path, dataset._replace(images=iter_images()))

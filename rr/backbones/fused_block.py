@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rr.backbones import batch_norm_kernel, channels_last_kernel, planar_kernel
+from rr.compute.batch_norm import count_batch
 from rr.compute.buffers import BufferPool
 from rr.compute.thread_pool import parallel_for
 
@@ -180,14 +181,10 @@ def _channels_last(tensor_BCHW: Tensor) -> np.ndarray:
 def _compute_norm_and_update_stats(
     partial_sums_2TC: np.ndarray, count: int, norm: nn.BatchNorm2d
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the result of `batch_norm_kernel.compute_norm_and_update_stats` for `norm`, and count the batch."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    assert norm.momentum is not None
-    norm.num_batches_tracked.add_(1)
-    parameters = (norm.weight.detach().numpy(), norm.bias.detach().numpy(), norm.eps, norm.momentum)
-    running_stats = (norm.running_mean.numpy(), norm.running_var.numpy())
+    """Return the result of `batch_norm_kernel.compute_norm_and_update_stats` for `norm`, which counts the batch."""
+    running_mean, running_var, momentum = count_batch(norm)
+    parameters = (norm.weight.detach().numpy(), norm.bias.detach().numpy(), norm.eps, momentum)
+    running_stats = (running_mean.numpy(), running_var.numpy())
     return batch_norm_kernel.compute_norm_and_update_stats(partial_sums_2TC, count, *parameters, *running_stats)
 
 

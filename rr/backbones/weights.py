@@ -86,7 +86,7 @@ def load_backbone(path: Path, *, frozen: bool = True) -> backbones.Backbone:
     Raises:
         UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
     """
-    with _explain_errors(path), safe_open(path, "pt") as file:
+    with _translate_read_errors(path), safe_open(path, "pt") as file:
         metadata = _read_metadata(file)
         image_size = metadata.get("image_size")
         if image_size is not None and not is_valid_image_size(image_size):
@@ -119,7 +119,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is missing, damaged or not a backbone file.
     """
-    with _explain_errors(path), safe_open(path, "np") as file:
+    with _translate_read_errors(path), safe_open(path, "np") as file:
         return _read_metadata(file)
 
 
@@ -129,7 +129,7 @@ def list_saved_layers(path: Path) -> list[str]:
     Raises:
         UserError: if the file is missing, damaged or not a safetensors file.
     """
-    with _explain_errors(path), safe_open(path, "np") as file:
+    with _translate_read_errors(path), safe_open(path, "np") as file:
         keys = list(file.keys())
     return [prefix[:-1] for prefix in LAYER_PREFIXES if any(key.startswith(prefix) for key in keys)]
 
@@ -142,7 +142,7 @@ def load_classifier(path: Path) -> nn.Linear | None:
     Raises:
         UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
     """
-    with _explain_errors(path), safe_open(path, "pt") as file:
+    with _translate_read_errors(path), safe_open(path, "pt") as file:
         num_features = _read_metadata(file)["features"]
         names = [name for name in file.keys() if name.startswith(CLASSIFIER_PREFIX)]  # noqa: SIM118
         if not names:
@@ -173,7 +173,7 @@ def _check_finite(module: nn.Module, prefix: str = "") -> None:
 
 
 @contextmanager
-def _explain_errors(path: Path) -> Iterator[None]:
+def _translate_read_errors(path: Path) -> Iterator[None]:
     """Raise a UserError in place of an error that occurs while the `with` block reads the backbone file at `path`."""
     try:
         raise_if_lfs_pointer(path)

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rr.compute.batch_norm import count_batch
 from rr.compute.minimum_precision import at_least_float32
 from rr.errors import UserError
 
@@ -37,13 +38,9 @@ class SyncBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _update_running_stats(self, mean_C: Tensor, unbiased_C: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased_C.to(self.running_var.dtype), self.momentum)
+        running_mean, running_var, momentum = count_batch(self)
+        running_mean.lerp_(mean_C.to(running_mean.dtype), momentum)
+        running_var.lerp_(unbiased_C.to(running_var.dtype), momentum)
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass  # accept any number of dimensions

@@ -54,7 +54,7 @@ def split_digest(line: str) -> tuple[str, str]:
     return (match["name"], match["digest"]) if match else (line, "")
 
 
-def check_all_known(path: Path, unknown: Iterable[str]) -> None:
+def reject_unknown_names(path: Path, unknown: Iterable[str]) -> None:
     """Raise UserError if a list contains names that the source does not contain (`unknown`)."""
     if names := sorted(map(printable, unknown)):
         raise UserError(

@@ -148,7 +148,7 @@ def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.nd
     return np.asarray(resized.crop((left, top, left + image_size, top + image_size)))
 
 
-def _decode_or_explain(data: bytes | Image.Image, draft_size: int | None = None) -> DecodedImage:
+def _decode_or_explain(data: bytes | Image.Image, draft_size: int | None) -> DecodedImage:
     """Decode an image to RGB, and translate Pillow's errors.
 
     If `draft_size` is given, a JPEG image may be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster.

@@ -16,7 +16,7 @@ from rr.gallery.index_update import (
     join_batches,
     keep_vectors,
     make_skipped_files,
-    read_valid_index,
+    read_index_or_empty,
 )
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.formatting import format_count
@@ -57,7 +57,7 @@ def embed(
     extractor = load_feature_extractor(weights, preprocessing, device)
     index_path = default_index_path(extractor, folder)
     is_index = output.resolve() == index_path.resolve()
-    cached = read_valid_index(index_path, extractor, folder)
+    cached = read_index_or_empty(index_path, extractor, folder)
     shown: list[ImageVectors] = []
 
     def keep_batches_for_map() -> Iterator[ImageVectors]:
@@ -74,7 +74,7 @@ def embed(
                     shutil.copyfile(temporary, copy)
         except BaseException:  # such as Ctrl-C
             if not is_index:
-                computed = read_valid_index(temporary, extractor, folder)
+                computed = read_index_or_empty(temporary, extractor, folder)
                 keep_vectors(index_path, extractor, folder, cached, computed, skipped)
             raise
         skipped.raise_if_unreadable()

@@ -109,7 +109,7 @@ def join_batches(batches: list[ImageVectors], num_features: int) -> ImageVectors
     )
 
 
-def read_valid_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedVectors:
+def read_index_or_empty(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedVectors:
     """Return the contents of the index at `path`, or no vectors if it is missing, damaged or outdated."""
     try:
         return read_index(path, extractor, folder)

@@ -184,13 +184,13 @@ def check_saved_layers(kind: str, method: Method, num_classes: int) -> None:
         )
     if head is None:
         return
-    from rr.methods.relation.head import RelationHead
+    from rr.methods.relation.head import NEGATIVE_SLOPE, RelationHead
 
     if not isinstance(head, RelationHead):
         got = type(head).__name__
         raise UserError(f"{kind}: relation_head must be None or an rr.methods.relation.RelationHead, got {got}")
     norm = [getattr(head.norm, name, None) for name in ("eps", "affine", "track_running_stats")]
-    if norm != [1e-5, True, True] or getattr(head.activation, "negative_slope", None) != 0.01:
+    if norm != [1e-5, True, True] or getattr(head.activation, "negative_slope", None) != NEGATIVE_SLOPE:
         raise UserError(
             f"{kind}: relation_head must keep its norm and its activation, which re-ranking and rr compare assume, got "
             f"{head.norm} and {head.activation}"

@@ -189,7 +189,7 @@ def _valid_keys(location: list[Any], raw: dict[str, Any]) -> list[str]:
         tagged = [
             m for m in members if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
         ]
-        # The key of a dict leads to its value type, and a tag to the union member that has it.
+        # For a dict, continue with the type of its values; for a union, with the member whose `kind` is `part`.
         node = tagged[0] if tagged and node is not Params else (arguments[-1] if arguments else node)
     if isinstance(node, type) and issubclass(node, BaseModel):
         return list(node.model_fields)

@@ -182,6 +182,8 @@ class Trainer:
         self.job, self.config, self.method, self.data = job, config, method, data
         self.device, self.group, self.on_step, self.on_epoch = device, group, on_step, on_epoch
         self.progress: Progress | None = None
+        self.signals: list[int] = []  # those received while the loop runs
+        self.last_checkpoint_time = self.epoch_start = self.start_time
         self.checkpoint = checkpoint
         self.num_images = images_per_epoch(job.method, len(data))
         if parallel:

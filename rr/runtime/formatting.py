@@ -57,7 +57,7 @@ def format_count(count: int, unit: str, singular: str = "") -> str:
     return f"{count:,} {(singular or unit.removesuffix('s')) if count == 1 else unit}"
 
 
-def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int) -> str:
     """Return a table as plain text, one line per row, without borders, colors, wrapping or truncation.
 
     The cells are text without line breaks. The first `text_columns` columns are left-aligned, and the others are

@@ -71,15 +71,15 @@ class Augmentation:
         if self.crop not in ("none", "resized", "padded"):
             raise ValueError(f"crop must be 'none', 'resized' or 'padded', got {self.crop!r}")
         for name in ("flip", "jitter", "grayscale", "blur", "solarize", "affine", "erase"):
-            self._check_number(name, 0.0, 1.0, "a probability")
+            self._check_number(name, 1.0, "a probability")
         for name in ("brightness", "contrast", "saturation"):
-            self._check_number(name, 0.0, math.inf, "a finite number")
-        self._check_number("hue", 0.0, 0.5, "a fraction of a full turn of the color wheel")
-        self._check_number("padding", 0.0, 1.0, "a fraction of the image size")
-        self._check_number("degrees", 0.0, 180.0, "an angle in degrees")
-        self._check_number("translate", 0.0, 1.0, "a fraction of the image size")
-        self._check_number("erase_area", 0.0, 1.0, "a fraction of the image area")
-        self._check_number("shear", 0.0, math.nextafter(90.0, 0.0), "an angle below 90 degrees")
+            self._check_number(name, math.inf, "a finite number")
+        self._check_number("hue", 0.5, "a fraction of a full turn of the color wheel")
+        self._check_number("padding", 1.0, "a fraction of the image size")
+        self._check_number("degrees", 180.0, "an angle in degrees")
+        self._check_number("translate", 1.0, "a fraction of the image size")
+        self._check_number("erase_area", 1.0, "a fraction of the image area")
+        self._check_number("shear", math.nextafter(90.0, 0.0), "an angle below 90 degrees")
         self._check_range("scale", 1.0)
         self._check_range("ratio", math.inf)
         self._check_range("blur_sigma", math.inf)
@@ -111,10 +111,10 @@ class Augmentation:
             remedy = "raise" if not a.erase_area else "lower"
             raise ValueError(f"erase has no effect, because erase_area is {reason}: {remedy} it, or set erase to 0.0")
 
-    def _check_number(self, name: str, low: float, high: float, description: str) -> None:
+    def _check_number(self, name: str, high: float, description: str) -> None:
         value = getattr(self, name)
-        if not (_is_finite(value) and low <= value <= high):
-            raise ValueError(f"{name} must be {description} in [{low:g}, {high:g}], got {value!r}")
+        if not (_is_finite(value) and 0.0 <= value <= high):
+            raise ValueError(f"{name} must be {description} in [0, {high:g}], got {value!r}")
 
     def _check_range(self, name: str, high: float) -> None:
         value = getattr(self, name)

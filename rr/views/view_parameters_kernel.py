@@ -17,7 +17,7 @@ from numba import njit
 MAX_CROP_TRIES = 10  # blocks 0 to 9, one per attempt: area, aspect ratio, top, left
 FLAGS_BLOCK = 10  # flip, jitter, grayscale, order of the jitter
 FACTORS_BLOCK = 11  # brightness, contrast, saturation, hue
-AFFINE_BLOCK = 12  # whether to apply the affine map, angle, horizontal and vertical translation
+AFFINE_BLOCK = 12  # whether to apply the affine map, angle, horizontal translation, vertical translation
 AFFINE_BLOCK_2 = 13  # zoom, shear, whether to erase
 ERASE_BLOCK = 14  # top, left
 FILTER_BLOCK = 15  # whether to blur, sigma, whether to solarize
@@ -60,17 +60,6 @@ def uniform(word, low, high):
 def randint(word, count):
     """Convert a random word to an int64 that is uniformly distributed in [0, count), up to a bias of count / 2**32."""
     return np.int64((word * np.uint64(count)) >> SHIFT_32)
-
-
-@njit(cache=True, nogil=True)
-def philox_words(num_blocks, seed, epoch, index, view):
-    """Return the first `num_blocks` blocks of random words of one view, uint64 (num_blocks, 4), for tests."""
-    out = np.empty((num_blocks, 4), np.uint64)
-    for block in range(num_blocks):
-        out[block] = philox_block(
-            np.uint64(block), np.uint64(seed), np.uint64(epoch), np.uint64(index), np.uint64(view)
-        )
-    return out
 
 
 @njit

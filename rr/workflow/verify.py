@@ -14,7 +14,7 @@ from rr.workflow.records import code_files, find_current_record, load_record, re
 from rr.workflow.stage_runs import StageRun, iter_stage_runs, stage_params
 
 
-def find_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
+def describe_changed_files(run: StageRun, hash_file: Callable[[Path], str] = file_sha256) -> list[str]:
     """Return a message for each existing input or output file that differs from the run's record.
 
     If the run has no record, nothing is compared.
@@ -130,7 +130,7 @@ def count_comparable_files(runs: list[StageRun]) -> tuple[int, int]:
     return comparable, len(files) - comparable
 
 
-def find_grid_changed_files(params: Params) -> list[str]:
+def describe_grid_changed_files(params: Params) -> list[str]:
     """Return a message for each file, from the raw images to the report's inputs, that differs from its record.
 
     Missing files are ignored, because weights and images may be on another machine when a report is written. A file
@@ -138,7 +138,7 @@ def find_grid_changed_files(params: Params) -> list[str]:
     """
     hash_file = functools.cache(file_sha256)
     runs = [run for run in iter_stage_runs(params) if run.stage != "report"]
-    checked_runs = _check_runs("report", runs, lambda run: find_changed_files(run, hash_file))
+    checked_runs = _check_runs("report", runs, lambda run: describe_changed_files(run, hash_file))
     return [message for _, messages in checked_runs for message in messages]
 
 

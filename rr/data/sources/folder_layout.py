@@ -499,7 +499,7 @@ def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, d
     )
 
 
-def _ambiguity_error(seen: str, remedy: str = "") -> UserError:
+def _ambiguity_error(problem: str, remedy: str = "") -> UserError:
     """Return the error for an ambiguous layout. `remedy` is what to do in the most likely case."""
     start = f"{remedy}. Otherwise, specify" if remedy else "Specify"
-    return UserError(f"ambiguous layout: {seen}. {start} {_HOW_TO_SPECIFY}")
+    return UserError(f"ambiguous layout: {problem}. {start} {_HOW_TO_SPECIFY}")

@@ -22,7 +22,7 @@ def adjust_held_out(test: set[bytes], by_label: Mapping[int, set[bytes]], num_im
     """
     test = set(test)
     for distinct in by_label.values():
-        if distinct <= test:  # some may have been chosen for other classes
+        if distinct <= test:  # an image with copies in several classes may have been chosen for another class
             test.remove(max(distinct))
     all_digests = set().union(*by_label.values())
     if not test:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rr.data import raw
-from rr.data.exclude import check_all_known
+from rr.data.exclude import reject_unknown_names
 from rr.data.folder_listing import (
     UNREADABLE_FILE,
     DamagedFile,
@@ -62,7 +62,7 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     names = [*listing.files, *(file.name for file in listing.damaged)]
     excluded = {name: SkippedFile(name, EXCLUDED) for name in names if skipped.is_excluded(name)}
     if source.exclude:
-        check_all_known(expand_user(source.exclude), skipped.unknown_excluded)
+        reject_unknown_names(expand_user(source.exclude), skipped.unknown_excluded)
     listing = listing._replace(
         files=[name for name in listing.files if name not in excluded],
         damaged=[file for file in listing.damaged if file.name not in excluded],

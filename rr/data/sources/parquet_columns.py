@@ -236,11 +236,11 @@ def _choose_image_column(path: Path, schema: pa.Schema, key: str | None, feature
 
 
 def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, features: dict[str, Any]) -> str | None:
-    def is_label(name: str) -> bool:
+    def is_label_column(name: str) -> bool:
         return schema.names.count(name) == 1 and _label_kind(schema.field(name).type) is not None
 
     if key is not None:
-        if not is_label(key):
+        if not is_label_column(key):
             raise _column_error(
                 path,
                 schema,
@@ -248,12 +248,13 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
             )
         return key
     if named := [name for expected in _LABEL_NAMES for name in _match_ignoring_case(schema.names, expected)]:
-        if is_label(named[0]):
+        if is_label_column(named[0]):
             return named[0]
         problem = f"has a column '{named[0]}' that contains neither integers nor text"
         raise _column_error(path, schema, f"{problem}; convert it, or set `label: NAME` or `labels: none` {_KEY_HINT}")
-    marked = [name for name in schema.names if is_label(name) and features.get(name, {}).get("_type") == "ClassLabel"]
-    candidates = marked or [name for name in schema.names if is_label(name) and _LABEL_LIKE.fullmatch(name.lower())]
+    columns = [name for name in schema.names if is_label_column(name)]
+    marked = [name for name in columns if features.get(name, {}).get("_type") == "ClassLabel"]
+    candidates = marked or [name for name in columns if _LABEL_LIKE.fullmatch(name.lower())]
     if len(candidates) == 1:
         return candidates[0]
     if all(is_image_type(field.type) for field in schema):

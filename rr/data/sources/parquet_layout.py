@@ -265,10 +265,10 @@ def _matches_pattern(name: Sequence[str], pattern: Sequence[str]) -> bool:
     return bool(name) and fnmatchcase(name[0], first) and _matches_pattern(name[1:], rest)
 
 
-def _ambiguity_error(seen: str, remedy: str = "") -> UserError:
+def _ambiguity_error(problem: str, remedy: str = "") -> UserError:
     """Return the error for ambiguous files. `remedy` is an alternative to specifying them in params.yaml."""
     start = f"{remedy}, or specify" if remedy else "Specify"
-    return UserError(f"ambiguous files: {seen}. {start} {_HOW_TO_SPECIFY}")
+    return UserError(f"ambiguous files: {problem}. {start} {_HOW_TO_SPECIFY}")
 
 
 def _list_names(files: Sequence[_File]) -> str:

@@ -28,6 +28,7 @@ from rr.compute.batch_norm import update_running_stats
 from rr.compute.thread_pool import parallel_for
 from rr.methods.relation import fused_kernel
 from rr.methods.relation.factorized import left_and_right_hidden_terms
+from rr.methods.relation.head import NEGATIVE_SLOPE
 from rr.methods.relation.pair_loss import (
     PairLossConfig,
     PairStatistics,
@@ -216,7 +217,7 @@ def _compute_logits(
         )
     left.linear_term_N += np.float32(output_bias)
     logits_P = np.empty(len(left.partners_P), np.float32)
-    relu_weight_H = np.float32(0.99) * weight_H
+    relu_weight_H = np.float32(1 - NEGATIVE_SLOPE) * weight_H
     row_values = (left.folded_NH, right.folded_NH, left.linear_term_N, right.linear_term_N)
     _run_tiles(fused_kernel.pair_logits, left, *row_values, relu_weight_H, *left.partner_lists, logits_P)
     return logits_P

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from rr.methods.relation.head import NEGATIVE_SLOPE
+
 Array = np.ndarray
 
 TILE_ROWS = 32
@@ -154,7 +156,7 @@ def apply_batch_norm_and_linear_term(
     for n in range(start_tile * TILE_ROWS, min(stop_tile * TILE_ROWS, N)):
         for c in range(H):
             out_NH[n, c] = rows_NH[n, c] * scale_H[c] + shift_H[c]
-        linear_term_N[n] = np.float32(0.01 * _dot(weight_H, out_NH, n))
+        linear_term_N[n] = np.float32(NEGATIVE_SLOPE * _dot(weight_H, out_NH, n))
 
 
 @njit(**_FAST_OPTIONS, forceinline=True)  # see rr/backbones/planar_kernel.py
@@ -236,8 +238,8 @@ def leaky_relu_grad_sums(
     """
     N, H = own_NH.shape
     zero = np.float32(0)
-    leak = np.float32(0.01)
-    relu_factor = np.float32(0.99)
+    leak = np.float32(NEGATIVE_SLOPE)
+    relu_factor = np.float32(1 - NEGATIVE_SLOPE)
     for tile in range(start_tile, stop_tile):
         for c in range(H):
             partial_sums_2TH[0, tile, c] = 0

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 Aggregation = Literal["cat", "sum", "mean", "max"]
 
+NEGATIVE_SLOPE = 0.01  # of the LeakyReLU; the fused kernels are compiled with this value
+
 
 class RelationHead(nn.Module):
     """Predict whether two representations come from the same image (see the paper's section on the relation module).
@@ -34,7 +36,7 @@ class RelationHead(nn.Module):
         self.aggregation: Aggregation = aggregation
         self.linear = nn.Linear(2 * num_features if aggregation == "cat" else num_features, hidden_dim)
         self.norm = nn.BatchNorm1d(hidden_dim)
-        self.activation = nn.LeakyReLU(0.01, inplace=True)
+        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
         self.output = nn.Linear(hidden_dim, 1)
 
     def aggregate(self, left_PD: Tensor, right_PD: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rr.compute.plain_layers import is_plain
 from rr.compute.torch_threads import single_threaded
 from rr.methods.relation.factorized import factorized_relation_loss
-from rr.methods.relation.head import RelationHead
+from rr.methods.relation.head import NEGATIVE_SLOPE, RelationHead
 from rr.methods.relation.pair_loss import PAPER_PAIR_LOSS, PairLossConfig, PairStatistics
 from rr.methods.relation.pairs import roll_negative_rows
 
@@ -86,7 +86,7 @@ def _select_implementation(head: RelationHead, features_KMD: Tensor) -> Callable
         and all(is_plain(layer, kind) for layer, kind in layers.items())
         and head.linear.bias is not None
         and head.output.bias is not None
-        and activation.negative_slope == 0.01  # the kernels contain this value
+        and activation.negative_slope == NEGATIVE_SLOPE
         and features_KMD.device.type == head.linear.weight.device.type == "cpu"
         and features_KMD.dtype == head.linear.weight.dtype == torch.float32
         and features_KMD.shape[0] > TORCH_MAX_VIEWS

@@ -10,7 +10,7 @@ from rr.errors import UserError
 from rr.params import CLASSIFICATION_PROTOCOLS, ClaimConfig, MethodConfig, Params
 from rr.paths import DatasetPaths, EvaluationPaths, FeaturePaths, PretrainPaths, record_file
 from rr.report.grouping import unique
-from rr.report.inputs.files import RunRecord, read_history, read_image_names, read_metrics, read_png, read_typed_record
+from rr.report.inputs.files import RunRecord, read_history, read_image_names, read_metrics, read_png, read_run_record
 from rr.report.inputs.predictions import EmbeddingMap, Predictions, read_embedding_map, read_predictions
 from rr.report.method_roles import Role, find_role
 from rr.workflow.claims import grid_claims
@@ -148,7 +148,7 @@ def collect_results(params: Params) -> GridResults:
     }
     results = GridResults(
         list(runs.values()),
-        [ExtractionResult(run, read_typed_record(run.folder)) for run in extractions(params)],
+        [ExtractionResult(run, read_run_record(run.folder)) for run in extractions(params)],
         [_collect_evaluation(run, runs[run.pretraining]) for run in evaluations(params)],
         grid_claims(params),
     )
@@ -170,7 +170,7 @@ def collect_results(params: Params) -> GridResults:
 
 def _collect_pretraining(run: PretrainPaths, config: MethodConfig, color: int) -> PretrainResult:
     section = f"methods.{run.method}"
-    record = read_typed_record(run.folder, section)
+    record = read_run_record(run.folder, section)
     # The code of a user-defined method defines the fraction of labels, so the record does not contain it.
     role = find_role(record.params[section], getattr(config, "label_fraction", 0.0))
     return PretrainResult(run, record, read_history(run.history), read_png(run.views), color, role)
@@ -178,7 +178,7 @@ def _collect_pretraining(run: PretrainPaths, config: MethodConfig, color: int) -
 
 def _collect_evaluation(run: EvaluationPaths, pretraining: PretrainResult) -> EvaluationResult:
     section = f"protocols.{run.protocol}"
-    record = read_typed_record(run.folder, section)
+    record = read_run_record(run.folder, section)
     settings = record.params[section]
     metrics = read_metrics(run.metrics, _metric_ranges(settings))
     per_image: Predictions | EmbeddingMap | None = None

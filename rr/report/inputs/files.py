@@ -84,7 +84,7 @@ class RunRecord:
 _RunRecord = TypeAdapter(RunRecord)
 
 
-def read_typed_record(folder: Path, section: str | None = None) -> RunRecord:
+def read_run_record(folder: Path, section: str | None = None) -> RunRecord:
     """Return the record of a run.
 
     Args:

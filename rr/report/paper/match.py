@@ -91,7 +91,7 @@ def comparable_accuracy(published: PublishedResult, evaluation: EvaluationResult
 def _comparable_metric(published: PublishedResult, evaluations: Sequence[EvaluationResult]) -> str:
     """Return the name of the metric to compare. Networks trained with earlier versions have no saved classifier."""
     has_classifiers = all(TRAINED_CLASSIFIER in run.metrics for run in evaluations)
-    return TRAINED_CLASSIFIER if published.is_accuracy_of_network and has_classifiers else "accuracy"
+    return TRAINED_CLASSIFIER if published.is_trained_classifier_accuracy and has_classifiers else "accuracy"
 
 
 def find_run_deviations(published: PublishedResult, run: EvaluationResult) -> list[Deviation]:
@@ -107,7 +107,7 @@ def make_match(published: PublishedResult, evaluations: Sequence[EvaluationResul
     first, pretraining = evaluations[0], evaluations[0].pretraining
     metric = _comparable_metric(published, evaluations)
     deviations = unique(deviation for run in evaluations for deviation in find_run_deviations(published, run))
-    if published.is_accuracy_of_network and metric == "accuracy":
+    if published.is_trained_classifier_accuracy and metric == "accuracy":
         deviations.append(Deviation("new linear layer on the frozen backbone (paper: the trained network)", False))
     return Match(
         method=pretraining.paths.method,

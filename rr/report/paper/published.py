@@ -88,7 +88,7 @@ class PublishedResult:
         return 1 if self.table == LIGHTLY else PAPER_SEEDS
 
     @property
-    def is_accuracy_of_network(self) -> bool:
+    def is_trained_classifier_accuracy(self) -> bool:
         """Whether this is most likely the accuracy of the trained network itself, not of a new linear layer.
 
         The authors' code prints this accuracy at the end of supervised training.

@@ -201,7 +201,7 @@ def find_deviations(
         datasets: what the run recorded about its datasets, from `recorded_datasets`.
     """
     deviations = []
-    protocol = {} if published.is_accuracy_of_network else _PROTOCOLS[published.protocol]
+    protocol = {} if published.is_trained_classifier_accuracy else _PROTOCOLS[published.protocol]
     for settings, expected, prefix in (
         (method_settings, _paper_settings(published, method_settings["kind"]), ""),
         (protocol_settings, protocol, f"{published.protocol} "),

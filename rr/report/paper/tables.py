@@ -139,8 +139,8 @@ class ComparisonTable:
     @property
     def supervised_note(self) -> str:
         """A note that says which accuracy of supervised networks is compared; empty if no such accuracy is compared."""
-        cells = (cell.published for cell in self.matched_cells)
-        return _SUPERVISED_NOTE if any(published and published.is_accuracy_of_network for published in cells) else ""
+        published = filter(None, (cell.published for cell in self.matched_cells))
+        return _SUPERVISED_NOTE if any(result.is_trained_classifier_accuracy for result in published) else ""
 
     @property
     def as_table(self) -> Table:

@@ -60,7 +60,7 @@ def data_uri(image_format: str, content: bytes) -> str:
     return f"data:image/{image_format};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def image_panel(title: str, caption: str, png: bytes, file: Path, budget: ByteBudget, max_scale: int = 3) -> ImagePanel:
+def image_panel(title: str, caption: str, png: bytes, file: Path, budget: ByteBudget, max_scale: int) -> ImagePanel:
     """Return the content of a PNG file as a panel, enlarged by an integer factor of at most `max_scale`.
 
     A large image is embedded as WebP with lossy compression. If it exceeds the budget or the maximum size of a WebP

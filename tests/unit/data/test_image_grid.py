@@ -1,4 +1,4 @@
-"""Tests of arranged images and rendered text."""
+"""Tests of image grids and of images of text."""
 
 import numpy as np
 

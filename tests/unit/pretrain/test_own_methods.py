@@ -207,21 +207,21 @@ class Stop(Exception):
     """Raised instead of communicating."""
 
 
-class Recorder(ProcessGroup):
-    """A process group that records what the processes compare."""
+class StoppingGroup(ProcessGroup):
+    """A process group whose `check_identical` raises Stop with its argument."""
 
     def check_identical(self, facts: dict[str, str]) -> None:
         raise Stop(facts)
 
 
 def test_processes_compare_both_checkpoints(data: Path) -> None:
-    """If the newest one is damaged, the previous one is loaded."""
+    """Both files matter: if the newest checkpoint is damaged, the previous one is loaded."""
     checkpoint = data.with_name("resume.pt")
     previous_checkpoint(checkpoint).write_bytes(b"content")
     backbone = backbones.build("conv4")
     parallel = DataParallelMethod(ProcessGroup(), backbone)
     with pytest.raises(Stop) as raised:
-        make_trainer(data, Own(backbone), group=Recorder(), parallel=parallel)
+        make_trainer(data, Own(backbone), group=StoppingGroup(), parallel=parallel)
     assert list(raised.value.args[0].values()) == ["", file_sha256(previous_checkpoint(checkpoint))]
 
 

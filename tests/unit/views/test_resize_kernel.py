@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from philox import philox_words
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from rr.views.resize_kernel import resize_box
-from rr.views.view_parameters_kernel import MAX_CROP_TRIES, philox_words, sample_resized_crop
+from rr.views.view_parameters_kernel import MAX_CROP_TRIES, sample_resized_crop
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

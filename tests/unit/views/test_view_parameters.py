@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from philox import philox_words
 from scipy import stats
 from torchvision import transforms as T
 
@@ -70,8 +71,6 @@ def test_philox_published_vectors(counter_and_key, expected):
 
 
 def test_random_words_depend_on_all_bits_of_their_arguments():
-    from rr.views.view_parameters_kernel import philox_words
-
     streams = [
         philox_words(15, *arguments)
         for arguments in [

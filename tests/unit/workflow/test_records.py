@@ -78,7 +78,7 @@ with record_run(RUN):
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -9
     visible = {name: text for name, text in read_folder().items() if not name.startswith(".")}
     assert visible == before
-    assert verify.find_changed_files(RUN) == []
+    assert verify.describe_changed_files(RUN) == []
     with record_run(RUN):  # the next run removes the temporary files of the killed one
         write_outputs("newer")
     assert set(read_folder()) == {"a.txt", "b.txt", "run.json"}
