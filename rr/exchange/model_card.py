@@ -18,6 +18,7 @@ from rr.backbones.base import Backbone
 from rr.backbones.weights import read_metadata
 from rr.params.extensions import is_extension_kind
 from rr.report.method_roles import Role, find_role
+from rr.report.statistics import accuracy_confidence_interval
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_duration
 from rr.runtime.hashing import file_sha256
@@ -194,16 +195,13 @@ def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[tuple[str, .
         for name in _METRICS:
             if name in metrics:
                 is_proportion = name in _ACCURACIES and 0 <= metrics[name] <= 1  # a user-defined protocol may differ
-                interval = _accuracy_interval(metrics[name], metrics["test_images"]) if is_proportion else _NO_INTERVAL
+                interval = _format_interval(metrics[name], metrics["test_images"]) if is_proportion else _NO_INTERVAL
                 yield target, protocol, name.replace("_", " "), f"{metrics[name]:.4f}", interval
 
 
-def _accuracy_interval(accuracy: float, num_images: int) -> str:
-    """Return the Wilson score interval for an accuracy on `num_images` test images, as text."""
-    from scipy.stats import binomtest  # takes half a second to import
-
-    interval = binomtest(round(accuracy * num_images), num_images).proportion_ci(method="wilson")
-    return f"{interval.low:.4f} to {interval.high:.4f}"
+def _format_interval(accuracy: float, num_images: int) -> str:
+    low, high = accuracy_confidence_interval(accuracy, num_images)
+    return f"{low:.4f} to {high:.4f}"
 
 
 def _format_table(facts: dict[str, str]) -> str:

@@ -35,3 +35,14 @@ def mean_confidence_interval(value: MeanStd) -> tuple[float, float]:
         raise ValueError("a confidence interval needs at least two values")
     margin = float(stdtrit(value.count - 1, (1 + CONFIDENCE) / 2)) * value.std / math.sqrt(value.count)
     return value.mean - margin, value.mean + margin
+
+
+def accuracy_confidence_interval(accuracy: float, num_images: int) -> tuple[float, float]:
+    """Return the 95% confidence interval (Wilson) for an accuracy, a fraction measured on `num_images` test images.
+
+    It accounts only for the random choice of the test images.
+    """
+    from scipy.stats import binomtest  # takes half a second to import
+
+    interval = binomtest(round(accuracy * num_images), num_images).proportion_ci(CONFIDENCE, "wilson")
+    return float(interval.low), float(interval.high)

@@ -13,6 +13,7 @@ from rr.report.method_roles import explain_roles
 from rr.report.plots.svg import SERIES, Panel, format_csv, render_svg
 from rr.report.result_tables import TRAINED_CLASSIFIER_TITLE, ResultTable, accuracy_tables
 from rr.report.sections.summary import summarize_table
+from rr.report.statistics import accuracy_confidence_interval
 from rr.report.table import Cell, Table, make_table, numeric_columns
 from rr.runtime.formatting import format_count
 
@@ -27,10 +28,11 @@ _TRAINED_CLASSIFIER = "the linear layer that was trained together with the backb
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """One table of accuracies, with a sentence about it, a plot per protocol and the accuracy of each seed."""
+    """One table of accuracies, with two sentences about it, a plot per protocol and the accuracy of each seed."""
 
     table: ResultTable
     summary: str
+    precision: str
     panels: list[Panel]
     by_seed: Table
 
@@ -67,7 +69,11 @@ def build_accuracies(results: GridResults) -> Accuracies | None:
     entries = []
     for table in tables:
         panels = [_plot_accuracies(table, protocol) for protocol in table.titles if protocol in by_protocol]
-        entries.append(AccuracyTable(table, summarize_table(table), panels, _accuracies_by_seed_table(table)))
+        entries.append(
+            AccuracyTable(
+                table, summarize_table(table), _describe_precision(table), panels, _accuracies_by_seed_table(table)
+            )
+        )
     seeds = format_seed_counts(count for table in tables for count in table.seed_counts)
     roles = explain_roles({row.role for table in tables for row in table.rows})
     return Accuracies(entries, seeds, roles, protocols)
@@ -89,6 +95,19 @@ def _describe_validation_images(evaluations: Sequence[EvaluationResult]) -> str:
     counts = [(run.metrics.get("validation_images"), run.metrics.get("train_images")) for run in evaluations]
     texts = [f"{chosen:,.0f} of the {total:,.0f}" for chosen, total in unique(counts) if chosen and total]
     return f"{' or '.join(texts) or 'some of the'} labeled images"
+
+
+def _describe_precision(table: ResultTable) -> str:
+    """Return the confidence interval of the highest accuracy, or an empty text if the number of images is unknown."""
+    best = max((cell for row in table.rows for cell in row.cells.values()), key=lambda cell: cell.value.mean)
+    num_images = int(best.evaluations[0].metrics.get("test_images", 0))
+    if not num_images:
+        return ""
+    low, high = map(format_percent, accuracy_confidence_interval(best.value.mean, num_images))
+    return (
+        f"The highest accuracy, {format_percent(best.value.mean)}, has a 95% confidence interval of {low} to {high} "
+        f"(Wilson), which accounts only for the choice of the {format_count(num_images, 'test images')}."
+    )
 
 
 def _accuracies_by_seed_table(table: ResultTable) -> Table:

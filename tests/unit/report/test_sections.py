@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ from rr.report.sections.efficiency import accuracy_at
 from rr.report.sections.own_protocols import build_own_protocols
 from rr.report.sections.retrieval import build_retrieval
 from rr.report.stage import write_report
+from rr.report.statistics import accuracy_confidence_interval
 from rr.workflow.grid import evaluations
 
 
@@ -144,6 +146,29 @@ def test_many_classes_have_a_list_of_confusions_instead_of_a_matrix(params: Para
     assert ["relational", "dog as cat: 50.00; cat as dog: 25.00; dog as $a$ & <b>: 25.00"] in page.rows
     assert page.elements["svg"] == 10 - 3
     assert "| relational | dog as cat: 50.00; cat" in read_markdown()
+
+
+@pytest.mark.parametrize(("accuracy", "num_images"), [(0.75, 24), (1.0, 10), (0.0, 10), (0.6189, 10_000)])
+def test_accuracy_interval_is_wilsons(accuracy: float, num_images: int) -> None:
+    z = 1.959963984540054
+    center = (accuracy + z**2 / (2 * num_images)) / (1 + z**2 / num_images)
+    half = z * math.sqrt(accuracy * (1 - accuracy) / num_images + z**2 / (4 * num_images**2)) / (1 + z**2 / num_images)
+    assert accuracy_confidence_interval(accuracy, num_images) == pytest.approx(
+        (center - half, center + half), abs=1e-12
+    )
+
+
+def test_precision_of_the_highest_accuracy_is_stated(full_report: tuple[str, str]) -> None:
+    for page in full_report:
+        text = " ".join(page.split())
+        accuracy, low, high = map(
+            float,
+            re.findall(r"The highest accuracy, ([\d.]+), has a 95% confidence interval of ([\d.]+) to ([\d.]+)", text)[
+                0
+            ],
+        )
+        assert low < accuracy < high
+        assert "(Wilson), which accounts only for the choice of the 1,000 test images." in text
 
 
 def test_retrieval_and_embedding_tables(full_report: tuple[str, str]) -> None:
@@ -248,7 +273,7 @@ def test_image_that_is_too_tall_for_webp_is_only_linked() -> None:
     assert image_panel("title", "caption", png, file, budget, max_scale=3).uri == ""
     assert budget.take(1)  # an image that is not embedded takes up nothing
     png = encode_image(Image.fromarray(pixels[1:]), "png")
-    assert image_panel("title", "caption", png, file, ByteBudget(0)).uri.startswith("data:image/webp")
+    assert image_panel("title", "caption", png, file, ByteBudget(0), max_scale=3).uri.startswith("data:image/webp")
 
 
 def test_own_protocol_may_return_different_metrics(full_grid: Params) -> None:
