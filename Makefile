@@ -29,6 +29,7 @@ endif
 
 # Compare the published results with their records, and write their reports. Nothing is trained.
 results: setup
+	python workflow/check_records.py docs/results/*/
 	for name in cifar-conv4 cifar100-conv4 cifar-seeds; do \
 	    workflow/results.sh check docs/results/$$name .results/$$name || exit; \
 	done
