@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rr.data.preprocessing import Preprocessing
     from rr.errors import UserError
+    from rr.gallery.feature_extractor import wrap_network
     from rr.gallery.python_api import Gallery, compare, cosine_similarity, embed, load_backbone
     from rr.methods.relation.head import RelationHead
     from rr.methods.relation.loss import relation_loss
@@ -32,6 +33,7 @@ __all__ = [
     "make_views",
     "partners",
     "relation_loss",
+    "wrap_network",
 ]
 
 # The module that defines each public name, and its name in that module. The imports above list the same names for type
@@ -50,6 +52,7 @@ _SOURCES = {
     "make_views": ("rr.views", "make_views"),
     "partners": ("rr.methods.relation.pairs", "partners"),
     "relation_loss": ("rr.methods.relation.loss", "relation_loss"),
+    "wrap_network": ("rr.gallery.feature_extractor", "wrap_network"),
 }
 
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from PIL.ImageFile import ImageFile
 from safetensors.torch import load_file
+from torch import nn
 
 from rr.backbones.base import Backbone
 from rr.backbones.weights import check_image_size, load_backbone, read_metadata
@@ -50,9 +51,9 @@ class FeatureExtractor:
     call this object.
 
     Attributes:
-        backbone: the backbone in eval mode.
-        weights: the file from which it was loaded.
-        sha256: SHA-256 of that file.
+        backbone: the backbone.
+        weights: the file from which it was loaded; None for a network from `wrap_network`.
+        sha256: SHA-256 of that file; empty without a file.
         image_size: height and width of the images in pixels.
         mean: mean of each channel, for values in [0, 1].
         std: standard deviation of each channel, for values in [0, 1].
@@ -61,15 +62,23 @@ class FeatureExtractor:
     """
 
     backbone: Backbone
-    weights: Path
+    weights: Path | None
     sha256: str
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     stored_size: int | None = None
 
-    def check_unchanged(self, reason: str) -> None:
-        """Raise UserError if the weights are no longer those in their file. `reason` ends the message."""
+    def check_unchanged(self, reason: str) -> Path:
+        """Return the weights file. Raise UserError if the weights are no longer those in it; `reason` ends the message.
+
+        Raises:
+            ValueError: if there is no file.
+        """
+        if self.weights is None:
+            raise ValueError(
+                "this needs a backbone that was loaded from a file with rr.load_backbone, not one from rr.wrap_network"
+            )
         if not self.weights.is_file():
             raise UserError(
                 f"{self.weights} does not exist: it was moved or deleted, or the current folder has changed, since the "
@@ -83,6 +92,7 @@ class FeatureExtractor:
             original = saved.get(name)
             if original is None or value.dtype != original.dtype or not torch.equal(value.cpu(), original):
                 raise UserError(f"the weights of this backbone are no longer those in {self.weights}, so {reason}")
+        return self.weights
 
     @property
     def version(self) -> list[tuple[int, int]]:
@@ -178,23 +188,30 @@ class FeatureExtractor:
     def _extract_in_batches(self, images: Any, normalize_batch: Callable[[Any], torch.Tensor]) -> np.ndarray:
         batches = [np.empty((0, self.num_features), np.float32)]
         batch_size = batch_size_for(self.image_size, str(self.device))
+        with self._evaluating():
+            for start in range(0, len(images), batch_size):
+                inputs = normalize_batch(images[start : start + batch_size])
+                batches.append(self.backbone(inputs).float().cpu().numpy())
+        features_BD = np.concatenate(batches)
+        if not np.isfinite(features_BD).all():
+            source = f"{self.weights}: " if self.weights else ""
+            raise UserError(
+                f"{source}the features of some images are NaN or infinite, so the weights are unusable: "
+                f"{'download the file again, or ' if self.weights else ''}retrain the backbone"
+            )
+        return features_BD
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Put the backbone into eval mode, without gradients and autocast, and restore each module's mode afterward."""
         training = [module for module in self.backbone.modules() if module.training]  # while it is being finetuned
         self.backbone.eval()
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-                for start in range(0, len(images), batch_size):
-                    inputs = normalize_batch(images[start : start + batch_size])
-                    batches.append(self.backbone(inputs).float().cpu().numpy())
+                yield
         finally:
             for module in training:
                 module.training = True
-        features_BD = np.concatenate(batches)
-        if not np.isfinite(features_BD).all():
-            raise UserError(
-                f"{self.weights}: the features of some images are NaN or infinite, so the weights are unusable: "
-                "download the file again, or retrain the backbone"
-            )
-        return features_BD
 
     def _prepare_load(self, image: ImageLike) -> Callable[[], np.ndarray]:
         """Return a function that loads an image and can be called from another thread.
@@ -283,6 +300,53 @@ def load_feature_extractor(
         backbone, weights, file_sha256(weights), preprocessing.image_size, preprocessing.mean, preprocessing.std,
         preprocessing.stored_size,
     )  # fmt: skip
+
+
+def wrap_network(network: nn.Module, preprocessing: Preprocessing) -> FeatureExtractor:
+    """Return a feature extractor for a network that you have built or trained yourself.
+
+    It can be used like the return value of `load_backbone`, except for `Gallery(index=…)` and `compare`, which need a
+    weights file. If you continue to train the network, the features change accordingly.
+
+    Args:
+        network: a network that maps normalized images (B, 3, S, S) to features (B, D), on any device.
+        preprocessing: the image size S, and the mean and std with which images are normalized.
+
+    Raises:
+        ValueError: if an argument has a different type, if the network has no parameters, or if its output has a
+            different shape.
+    """
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network must be a torch.nn.Module, got {type(network).__name__}")
+    if not isinstance(preprocessing, Preprocessing):
+        raise ValueError(f"preprocessing must be an rr.Preprocessing, got {preprocessing!r}")
+    if next(network.parameters(), None) is None:
+        raise ValueError("network must have parameters, because they determine its device")
+    extractor = FeatureExtractor(
+        _WrappedNetwork(network), None, "", preprocessing.image_size, preprocessing.mean, preprocessing.std,
+        preprocessing.stored_size,
+    )  # fmt: skip
+    size = preprocessing.image_size
+    with extractor._evaluating():
+        output: object = extractor.backbone(torch.zeros(2, 3, size, size, device=extractor.device))
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 2:
+        what = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ValueError(f"for 2 images, the output of the network must have shape (2, D), got {what}")
+    extractor.backbone.num_features = output.shape[1]
+    return extractor
+
+
+class _WrappedNetwork(Backbone):
+    """A user's network as a `Backbone`."""
+
+    name = "wrapped"
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images_B3SS: torch.Tensor) -> torch.Tensor:
+        return self.network(images_B3SS)
 
 
 @contextmanager

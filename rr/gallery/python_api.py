@@ -52,7 +52,7 @@ class Gallery:
 
     Args:
         folder: the folder of images.
-        backbone: the return value of `load_backbone`.
+        backbone: the return value of `load_backbone` or `wrap_network`.
         index: Parquet file that stores the features, so that a later call computes only those of new and changed
             images. By default, nothing is written.
         on_unreadable: "raise" to raise an error if images cannot be read, or "skip" to skip them.
@@ -66,8 +66,7 @@ class Gallery:
         UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), if no
             image can be read, if `index` does not end in .parquet, or is an existing file that is not an index, or if
             `index` is given and the weights of the backbone are no longer those in their file.
-        ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` has a different
-            value.
+        ValueError: if `backbone` has a different type, or if `on_unreadable` has a different value.
     """
 
     def __init__(
@@ -82,8 +81,8 @@ class Gallery:
         root, skipped = expand_user(folder), make_skipped_files(on_unreadable, 'pass on_unreadable="skip"')
         index_path = expand_user(index) if index else None
         if index_path:
-            check_index_path("index", index_path, backbone.weights, must_be_writable=False)
-            backbone.check_unchanged("their features cannot be stored: omit index")
+            weights = backbone.check_unchanged("their features cannot be stored: omit index")
+            check_index_path("index", index_path, weights, must_be_writable=False)
         files = list_images(root, skipped)
         found, _ = update_index(index_path, backbone, root, files, skipped)
         skipped.raise_if_unreadable()
@@ -123,7 +122,7 @@ def embed(
 
     Args:
         images: a folder, which is searched recursively, or image files.
-        backbone: the return value of `load_backbone`.
+        backbone: the return value of `load_backbone` or `wrap_network`.
         on_unreadable: "raise" to raise an error if images in a folder cannot be read, or "skip" to skip them.
 
     Returns:
@@ -131,8 +130,7 @@ def embed(
 
     Raises:
         UserError: if a folder has no images, or if an image cannot be read.
-        ValueError: if `backbone` is not the return value of `load_backbone`, or if `on_unreadable` has a different
-            value.
+        ValueError: if `backbone` has a different type, or if `on_unreadable` has a different value.
     """
     _check_backbone(backbone)
     if isinstance(images, (str, os.PathLike)):
@@ -171,8 +169,8 @@ def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> 
             `load_backbone`.
     """
     _check_backbone(backbone)
-    backbone.check_unchanged("the relation head does not belong to them")
-    scorer = load_pair_scorer(backbone.weights, backbone.sha256)
+    weights = backbone.check_unchanged("the relation head does not belong to them")
+    scorer = load_pair_scorer(weights, backbone.sha256)
     left, right = _require_one(backbone(first), "first"), _require_one(backbone(second), "second")
     return float(scorer.calibration.probabilities(scorer.head.logits(left, right))[0])
 
@@ -185,12 +183,12 @@ def cosine_similarity(
     Args:
         first: an image, or, without a backbone, the features of an image, (D,) or (1, D).
         second: the other image, or its features.
-        backbone: the return value of `load_backbone`.
+        backbone: the return value of `load_backbone` or `wrap_network`.
 
     Raises:
         UserError: if an image cannot be read.
         ValueError: if an argument contains several images, if an image is passed without a backbone, if the features
-            have different sizes or are not finite, or if `backbone` is not the return value of `load_backbone`.
+            have different sizes or are not finite, or if `backbone` has a different type.
     """
     if backbone is not None:
         _check_backbone(backbone)
@@ -215,7 +213,7 @@ def _scale_to_one(features: np.ndarray) -> np.ndarray:
 
 def _check_backbone(backbone: FeatureExtractor) -> None:
     if not isinstance(backbone, FeatureExtractor):
-        raise ValueError(f"backbone must be the return value of rr.load_backbone, got {backbone!r}")
+        raise ValueError(f"backbone must be the return value of rr.load_backbone or rr.wrap_network, got {backbone!r}")
 
 
 def _as_features(features: ImageLike | np.ndarray, name: str) -> np.ndarray:

@@ -47,8 +47,13 @@ def test_parquet_file_of_embed_is_read_into_a_matrix_in_one_line(folder: Path, r
 
 
 @pytest.mark.slow
-def test_notebook_trains_a_network(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notebook_trains_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec("\n".join(python_blocks("docs/guides/notebook.md")), names)
     assert names["accuracy"] > names["accuracy_before"] + 0.01
     assert names["correct"] / names["pairs"] > 0.8
+    *_, query, first, _, _ = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{query.removeprefix('query: ')}-"), first  # the most similar image shows the same digit

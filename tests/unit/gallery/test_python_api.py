@@ -51,6 +51,51 @@ def test_backbone_knows_size_mean_and_std(backbone: FeatureExtractor) -> None:
     assert backbone.num_features == 64
 
 
+def test_wrapped_network_gives_the_features_of_its_backbone(backbone: FeatureExtractor, tmp_path: Path) -> None:
+    wrapped = rr.wrap_network(backbone.backbone, rr.Preprocessing(SIZE, MEAN, STD))
+    assert wrapped.num_features == 64
+    np.testing.assert_array_equal(wrapped(PIXELS), backbone(PIXELS))
+    assert rr.cosine_similarity(LARGE, PIXELS[0], wrapped) == rr.cosine_similarity(LARGE, PIXELS[0], backbone)
+    save_tree(tmp_path / "g", {"a": 3})
+    gallery = rr.Gallery("g", wrapped)
+    np.testing.assert_array_equal(gallery.vectors, rr.Gallery("g", backbone).vectors)
+    assert gallery.search("g/a/0.png", top=1)[0].image.name == "a/0.png"
+    assert rr.embed("g", wrapped)["path"].to_pylist() == [image.name for image in gallery.images]
+    with torch.no_grad():
+        next(wrapped.backbone.parameters()).mul_(2)
+    with pytest.raises(rr.UserError, match="the backbone has changed since the features"):
+        gallery.search("g/a/0.png")
+    for call in (lambda: rr.Gallery("g", wrapped, index="i.parquet"), lambda: rr.compare(LARGE, LARGE, wrapped)):
+        with pytest.raises(ValueError, match=r"loaded from a file with rr\.load_backbone"):
+            call()
+
+
+def test_any_network_can_be_wrapped() -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(3 * 64), torch.nn.Linear(3 * 64, 7))
+    network[1].eval()  # frozen, in a network that is being trained
+    extractor = rr.wrap_network(network, rr.Preprocessing(8, MEAN, STD))
+    assert extractor.num_features == 7
+    assert [module.training for module in network.modules()] == [True, True, False, True]
+    with torch.inference_mode():
+        inputs = (torch.from_numpy(PIXELS[:, :8, :8]).permute(0, 3, 1, 2).double() / 255).float()
+        scaled = (inputs - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+        expected = network.eval()(scaled).numpy()
+    np.testing.assert_allclose(extractor(PIXELS[:, :8, :8]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (torch.nn.Conv2d(3, 4, 3), r"must have shape \(2, D\), got shape \(2, 4, 14, 14\)"),
+        (torch.nn.Flatten(), "network must have parameters"),
+        (lambda images: images, r"network must be a torch\.nn\.Module, got function"),
+    ],
+)
+def test_network_that_cannot_be_wrapped_raises(network: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rr.wrap_network(network, rr.Preprocessing(SIZE, MEAN, STD))
+
+
 def test_missing_preprocessing_can_be_passed(tmp_path: Path) -> None:
     save_backbone(random_backbone("conv4"), tmp_path / "bare")
     hint = r"lacks the image size, mean or std: pass preprocessing=rr.Preprocessing\(image_size, mean, std\)"
@@ -443,7 +488,9 @@ def test_arguments_of_a_wrong_type_raise(backbone: FeatureExtractor) -> None:
         lambda: rr.cosine_similarity(LARGE, LARGE, "w"),  # type: ignore[arg-type]
     ]
     for call in calls:
-        with pytest.raises(ValueError, match=r"backbone must be the return value of rr\.load_backbone, got 'w'"):
+        with pytest.raises(
+            ValueError, match=r"backbone must be the return value of rr\.load_backbone or rr\.wrap_network, got 'w'"
+        ):
             call()
     with pytest.raises(ValueError, match='on_unreadable must be "raise" or "skip", got \'ignore\''):
         rr.Gallery("g", backbone, on_unreadable="ignore")  # type: ignore[arg-type]
