@@ -482,15 +482,27 @@ def import_(
             "--image-size",
             min=8,
             max=1024,
-            help="Height and width of the images, if the network requires a fixed size.",
+            help="Height and width of the images, if the network requires a fixed size, or together with --mean.",
         ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean",
+            metavar="R,G,B",
+            help="Mean of each channel with which the network was trained, for pixel values in [0, 1]. With --mean, "
+            "--std and --image-size, the new file can be used without a dataset in params.yaml.",
+        ),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option("--std", metavar="R,G,B", help="Standard deviation of each channel; see --mean.")
     ] = None,
 ) -> None:
     """Convert a checkpoint to a backbone file that a method with `kind: imported` can use."""
     with Progress("import"):
         from rr.exchange.import_weights import import_backbone
 
-        message = import_backbone(file, backbone, output, key, image_size)
+        message = import_backbone(file, backbone, output, key, image_size, mean, std)
     print(message)
 
 

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from rr import backbones
 from rr.backbones.weights import load_backbone, read_metadata, save_backbone
 from rr.data.image_decoding import identify_unreadable_content
+from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError, raise_if_lfs_pointer
 from rr.params.backbones import BUILTIN_BACKBONES, check_backbone_name
 from rr.paths import PARAMS_FILE
 from rr.runtime.atomic import atomic_write
+from rr.runtime.channel_values import parse_channel_values
 from rr.runtime.formatting import format_count
 from rr.runtime.hashing import file_sha256
 from rr.runtime.output_path import check_output_path
@@ -82,6 +84,8 @@ def import_backbone(
     output: Path | None = None,
     key: str | None = None,
     image_size: int | None = None,
+    mean: str | None = None,
+    std: str | None = None,
 ) -> str:
     """Convert the weights in `file` to a backbone file with float32 weights.
 
@@ -95,20 +99,27 @@ def import_backbone(
         output: file to write; defaults to `<file>-<backbone_name>.safetensors` in the folder that contains `file`. If
             the default file exists with other contents, it is not replaced.
         key: `Candidate.key` of the weights, or its last parts, if `file` contains several backbones.
-        image_size: height and width of the images in pixels, for a backbone built for one size.
+        image_size: height and width of the images in pixels. It is needed for a backbone built for one size, and with
+            `mean` and `std`.
+        mean: mean of each channel with which the backbone's input is normalized, such as "0.5,0.5,0.5". With it and
+            `std`, the new file can be used without a dataset.
+        std: standard deviation of each channel.
 
     Returns:
         A message for the user, with the lines to add to params.yaml.
 
     Raises:
-        UserError: if `backbone_name` is unknown, if `image_size` is missing or not needed, if `file` is missing or
-            damaged, or contains Python objects that could run code, if `output` cannot be written or its default exists
+        UserError: if `backbone_name` is unknown, if `image_size` is missing or not needed, if only one of `mean` and
+            `std` is given, if one of them is invalid, or if `file` already contains them, if `file` is missing or damaged, or contains Python objects that could run code, if `output` cannot be written or its default exists
             with other contents, if the weights do not match the architecture or contain NaN or infinite values, or if
             `key` is missing or wrong.
     """
     check_backbone_name(backbone_name, prefix=f"--backbone {backbone_name}: ")
+    preprocessing = _parse_preprocessing(image_size, mean, std)
     if backbone_name in BUILTIN_BACKBONES and image_size is not None:
-        raise UserError(f"--image-size {image_size}: {backbone_name} accepts images of any size; omit this option")
+        if preprocessing is None:
+            raise UserError(f"--image-size {image_size}: {backbone_name} accepts images of any size; omit this option")
+        image_size = None
     if backbone_name not in BUILTIN_BACKBONES and image_size is None:
         raise UserError(
             f"--backbone {backbone_name}: this network is built for images of one size: pass your dataset's image_size "
@@ -119,6 +130,8 @@ def import_backbone(
     is_default, output = output is None, output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
     check_output_path("--output", output, [".safetensors"], file, must_be_utf8=True)
     if key is None and _contains_backbone(file, backbone_name, image_size):
+        if preprocessing:
+            raise UserError(f"--mean, --std: {file} is already a backbone file: omit these options")
         backbone = load_backbone(file)  # checks the weights
         with _write_output(output, is_default) as temporary:
             shutil.copyfile(file, temporary)  # with the layers and the preprocessing that were saved with it
@@ -137,7 +150,7 @@ def import_backbone(
     if not_finite:
         raise UserError(f"{file}: {not_finite[0]} contains NaN or infinite values; use an earlier checkpoint")
     with _write_output(output, is_default) as temporary:
-        save_backbone(backbone, temporary)
+        save_backbone(backbone, temporary, preprocessing)
     place = "" if weights.key == "." else f", from the weights under '{weights.key}'"
     return _describe_imported(output, backbone, f"{place}{_describe_ignored(weights, state_dicts)}")
 
@@ -156,6 +169,25 @@ def _write_output(output: Path, is_default: bool) -> Iterator[Path]:
                 f"{output} already exists with other contents: pass a different path with --output, or this path to "
                 "replace the file"
             )
+
+
+def _parse_preprocessing(image_size: int | None, mean: str | None, std: str | None) -> Preprocessing | None:
+    """Return the preprocessing that the options `--image-size`, `--mean` and `--std` specify, or None without a mean.
+
+    Raises:
+        UserError: if an option is missing or invalid.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None or image_size is None:
+        raise UserError("--mean, --std: pass both, and the size of the images with --image-size")
+    values = []
+    for name, text in (("mean", mean), ("std", std)):
+        try:
+            values.append(parse_channel_values(name, text.split(",")))
+        except ValueError as error:
+            raise UserError(f"--{name} {text}: {error}; separate the numbers with commas, as in 0.5,0.5,0.5") from error
+    return Preprocessing(image_size, *values)
 
 
 def _contains_backbone(file: Path, backbone_name: str, image_size: int | None) -> bool:

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import rr
 from rr import backbones, methods
 from rr.backbones.base import Backbone
 from rr.backbones.weights import load_backbone, save_backbone
@@ -77,6 +78,39 @@ def test_checkpoint_of_the_authors_gives_the_same_features(tmp_path: Path, name:
     assert f'kind: imported\n    path: "{written}"\n    sha256: {file_sha256(written)}' in message
     save_backbone(backbone, tmp_path / "direct.safetensors")
     assert written.read_bytes() == (tmp_path / "direct.safetensors").read_bytes()
+
+
+def test_weights_of_torchvision_can_be_used_without_a_dataset(tmp_path: Path) -> None:
+    network = torchvision.models.resnet18(weights=None).eval()
+    file, output = tmp_path / "resnet18.pth", tmp_path / "b.safetensors"
+    torch.save(network.state_dict(), file)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    options: dict[str, Any]
+    texts = {"mean": "0.485,0.456,0.406", "std": "0.229, 0.224, 0.225"}
+    import_backbone(file, "resnet18", output, image_size=64, **texts)
+    extractor = rr.load_backbone(output)
+    assert (extractor.image_size, extractor.mean, extractor.std) == (64, mean, std)
+    network.fc = nn.Identity()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    inputs = torchvision.transforms.functional.normalize(torch.from_numpy(pixels).permute(2, 0, 1) / 255, mean, std)
+    with torch.inference_mode():
+        expected = network(inputs[None]).numpy()
+    np.testing.assert_allclose(extractor(pixels), expected, rtol=1e-3, atol=1e-4)
+
+    output.unlink()
+    for options, message in [
+        ({"image_size": 64, "mean": "0.5,0.5,0.5"}, "--mean, --std: pass both, and the size"),
+        (texts, "--mean, --std: pass both, and the size"),
+        ({"image_size": 64, **texts, "mean": "124,116,104"}, r"--mean 124,116,104: mean must be three numbers in \[0"),
+        ({"image_size": 64, **texts, "std": "imagenet"}, "--std imagenet: std must be three numbers"),
+        ({"image_size": 64}, "resnet18 accepts images of any size"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            import_backbone(file, "resnet18", output, **options)
+    assert not output.exists()
+    save_backbone(random_backbone("conv4"), tmp_path / "own.safetensors")
+    with pytest.raises(UserError, match=r"own\.safetensors is already a backbone file"):
+        import_backbone(tmp_path / "own.safetensors", "conv4", output, image_size=64, **texts)
 
 
 def add_data_parallel_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
