@@ -110,9 +110,10 @@ def import_backbone(
 
     Raises:
         UserError: if `backbone_name` is unknown, if `image_size` is missing or not needed, if only one of `mean` and
-            `std` is given, if one of them is invalid, or if `file` already contains them, if `file` is missing or damaged, or contains Python objects that could run code, if `output` cannot be written or its default exists
-            with other contents, if the weights do not match the architecture or contain NaN or infinite values, or if
-            `key` is missing or wrong.
+            `std` is given, if one of them is invalid, or if `file` is already a backbone file and they are given, if
+            `file` is missing or damaged, or contains Python objects that could run code, if `output` cannot be written
+            or its default exists with other contents, if the weights do not match the architecture or contain NaN or
+            infinite values, or if `key` is missing or wrong.
     """
     check_backbone_name(backbone_name, prefix=f"--backbone {backbone_name}: ")
     preprocessing = _parse_preprocessing(image_size, mean, std)
@@ -181,13 +182,13 @@ def _parse_preprocessing(image_size: int | None, mean: str | None, std: str | No
         return None
     if mean is None or std is None or image_size is None:
         raise UserError("--mean, --std: pass both, and the size of the images with --image-size")
-    values = []
+    values = {}
     for name, text in (("mean", mean), ("std", std)):
         try:
-            values.append(parse_channel_values(name, text.split(",")))
+            values[name] = parse_channel_values(name, text.split(","))
         except ValueError as error:
             raise UserError(f"--{name} {text}: {error}; separate the numbers with commas, as in 0.5,0.5,0.5") from error
-    return Preprocessing(image_size, *values)
+    return Preprocessing(image_size, values["mean"], values["std"])
 
 
 def _contains_backbone(file: Path, backbone_name: str, image_size: int | None) -> bool:

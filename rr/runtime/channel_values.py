@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def parse_channel_values(name: str, values: Any) -> tuple[float, ...]:
+def parse_channel_values(name: str, values: Any) -> tuple[float, float, float]:
     """Return the mean or std of the three channels as floats.
 
     The limits reject statistics of pixel values in [0, 255], which would silently ruin the results.
@@ -22,4 +22,5 @@ def parse_channel_values(name: str, values: Any) -> tuple[float, ...]:
     if len(triple) != 3 or not all(0 <= value <= 1 for value in triple) or (name == "std" and 0 in triple):
         interval = "(0, 1]" if name == "std" else "[0, 1]"
         raise ValueError(f"{name} must be three numbers in {interval}, got {values!r}")
-    return triple
+    red, green, blue = triple
+    return red, green, blue
