@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rr import paths
 from rr.compute.process_group import process_group, require_single_process, translate_comm_errors
 from rr.errors import UserError
+from rr.evaluate.protocol_checks import DatasetLabels, find_protocol_problem
 from rr.params import (
     NUMPY_PROTOCOLS,
     KnnConfig,
@@ -180,15 +181,14 @@ def _add_images(name: str, source: dict[str, str], facts: dict[str, Any], params
     elif (former.datasets[name].image_size, former.datasets[name].stored_size) != (image_size, stored_size):
         sizes = f"image_size: {image_size}" + (f" and stored_size: {stored_size}" if stored_size else "")
         hint = f"\nthe sizes that {params_file} defines are kept; for a new dataset, rr init would write {sizes}"
-    text = init.set_grid_for_dataset(
-        text, name, raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test]
-    )
+    labels = DatasetLabels(raw_file.class_names, raw_file.labels[~is_test], raw_file.labels[is_test])
+    text = init.set_grid_for_dataset(text, name, labels)
     new_params = parse_params(text, params_file)
     if not params_file.is_file():
         create_project(Path.cwd())
     write_params(params_file, text)
     replaced = grid.describe_replaced(former, new_params)
-    description = init.describe_new_dataset(new_params, params_file, name, raw_file.labels[is_test])
+    description = init.describe_new_dataset(new_params, params_file, name, labels.test_labels)
     return f"{replaced}\n{description}{hint}"
 
 
@@ -529,14 +529,14 @@ def run_classify(
     from rr.compute.torch_threads import configure_torch
     from rr.data.dataset_index import read_class_names, read_preprocessing
     from rr.data.feature_file import read_features
-    from rr.evaluate.protocol_checks import find_protocol_problem
     from rr.gallery.classify import classify, make_classifier
 
     _require_unchanged(stage_runs.make_extract_run(params, run.extraction))
     train, test = (read_features(run.extraction.features, split) for split in ("train", "test"))
     index = paths.DatasetPaths(target).index
     class_names = read_class_names(index)
-    if problem := find_protocol_problem(protocol, config, target, class_names, train.labels, test.labels):
+    labels = DatasetLabels(class_names, train.labels, test.labels)
+    if problem := find_protocol_problem(protocol, config, target, labels):
         raise UserError(problem)
     device = acquire_device(device)
     configure_torch(params.threads)

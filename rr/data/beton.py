@@ -264,31 +264,16 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
         raise invalid(f"its size does not match its number of samples, {count:,}")
     samples = np.fromfile(path, _SAMPLE, count, offset=samples_start)
     allocation = np.fromfile(path, _ALLOCATION, count, offset=table_start)
-    image, size = samples["image"], 0
+    image, page_size = samples["image"], int(header["page"])
     if photographs:
-        image_bytes = allocation["size"]
-        is_raw = image["mode"] == _RAW_MODE
-        raw_bytes = image["height"].astype(np.uint64) * image["width"] * 3
-        if np.any(image["mode"] > _RAW_MODE) or np.any(raw_bytes == 0):
-            raise invalid("an image has no pixels or an unknown mode")
-        # The decoder allocates memory for the stated size. `max_photograph_bytes` chose the page for the stored size.
-        if np.any(np.minimum(image["height"], image["width"]) > math.isqrt(int(header["page"]) // 12)):
-            raise invalid("an image is larger than its page allows")
-        if np.any(image_bytes[is_raw] != raw_bytes[is_raw]) or np.any(image_bytes == 0):
-            raise invalid("the size of an image does not match its number of bytes")
-        # FFCV uses binary search to find an image's size in bytes.
-        is_ordered = np.all(image["pointer"][:-1] < image["pointer"][1:])
-        if not is_ordered or np.any(samples["index"] != samples["index"][0] + np.arange(count)):
-            raise invalid("its images are not in order")
+        size, image_bytes = 0, allocation["size"]
+        problem = _find_photograph_problem(samples, image_bytes, page_size)
     else:
         size = int(image["width"][0])
         image_bytes = np.full(count, size * size * 3, np.uint64)
-        if size == 0:
-            raise invalid("its images have no pixels")
-        if header["page"] != _beton_page_size(size * size * 3):
-            raise invalid(f"its page size of {header['page']} bytes is wrong for images of {size} × {size} pixels")
-        if np.any(image["width"] != size) or np.any(image["height"] != size) or np.any(image["mode"] != _RAW_MODE):
-            raise invalid("its images differ in size or are compressed")
+        problem = _find_square_problem(image, size, page_size)
+    if problem:
+        raise invalid(problem)
     # The bytes of each image must lie between the two tables. Nothing is added to the pointers: a sum could overflow.
     is_small = image_bytes <= table_start
     end = table_start - np.where(is_small, image_bytes, 0)
@@ -299,6 +284,36 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
     ):
         raise invalid("its allocation table does not match its images")
     return BetonInfo(samples["label"].copy(), samples["index"].copy(), size, image["pointer"].astype(np.int64))
+
+
+def _find_photograph_problem(samples: np.ndarray, image_bytes: np.ndarray, page_size: int) -> str | None:
+    """Return what is wrong with the entries of photographs, whose sizes are `image_bytes` (N,), or None."""
+    image = samples["image"]
+    is_raw = image["mode"] == _RAW_MODE
+    raw_bytes = image["height"].astype(np.uint64) * image["width"] * 3
+    if np.any(image["mode"] > _RAW_MODE) or np.any(raw_bytes == 0):
+        return "an image has no pixels or an unknown mode"
+    # The decoder allocates memory for the stated size. `max_photograph_bytes` chose the page for the stored size.
+    if np.any(np.minimum(image["height"], image["width"]) > math.isqrt(page_size // 12)):
+        return "an image is larger than its page allows"
+    if np.any(image_bytes[is_raw] != raw_bytes[is_raw]) or np.any(image_bytes == 0):
+        return "the size of an image does not match its number of bytes"
+    # FFCV uses binary search to find an image's size in bytes.
+    is_ordered = np.all(image["pointer"][:-1] < image["pointer"][1:])
+    if not is_ordered or np.any(samples["index"] != samples["index"][0] + np.arange(len(samples))):
+        return "its images are not in order"
+    return None
+
+
+def _find_square_problem(image: np.ndarray, size: int, page_size: int) -> str | None:
+    """Return what is wrong with the entries of square images, of which the first is `size` pixels wide, or None."""
+    if size == 0:
+        return "its images have no pixels"
+    if page_size != _beton_page_size(size * size * 3):
+        return f"its page size of {page_size} bytes is wrong for images of {size} × {size} pixels"
+    if np.any(image["width"] != size) or np.any(image["height"] != size) or np.any(image["mode"] != _RAW_MODE):
+        return "its images differ in size or are compressed"
+    return None
 
 
 def read_images(path: Path, positions: np.ndarray) -> np.ndarray:

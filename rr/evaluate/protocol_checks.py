@@ -4,28 +4,42 @@
 them again, so both report the same messages.
 """
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from rr.data.printable_names import printable
-from rr.params import ExtensionProtocolConfig, LinearConfig, ProtocolConfig
+from rr.params import ExtensionProtocolConfig, FinetuneConfig, LinearConfig, ProtocolConfig
 from rr.runtime.formatting import format_names
 
 _MIN_EMBEDDING_IMAGES = 4  # for t-SNE with a perplexity of at least 1
 
 
-def find_target_problem(
-    target: str, class_names: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray
-) -> str | None:
+class DatasetLabels(NamedTuple):
+    """The class names of a dataset and the label of each image (-1 if it is unlabeled).
+
+    Attributes:
+        class_names: class names by label; empty if the dataset has no labels.
+        train_labels: label of each training image, int64 (N,).
+        test_labels: label of each test image, int64 (N_test,).
+    """
+
+    class_names: list[str]
+    train_labels: np.ndarray
+    test_labels: np.ndarray
+
+    @property
+    def num_images(self) -> int:
+        """The number of images in both splits together."""
+        return len(self.train_labels) + len(self.test_labels)
+
+
+def find_target_problem(target: str, dataset: DatasetLabels) -> str | None:
     """Explain why a dataset does not suit protocols that need labels and how to fix it, or return None if it does.
 
-    Args:
-        target: name of the dataset.
-        class_names: class names by label; empty if the dataset has no labels.
-        train_labels: label of each training image, int64 (N,); -1 if unlabeled.
-        test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
+    `target` is the name of the dataset.
     """
+    class_names, train_labels, test_labels = dataset
     remove = f"remove {target} from grid.target in params.yaml"
     splits = {"training": train_labels, "test": test_labels}
     unlabeled = [
@@ -56,14 +70,7 @@ def find_target_problem(
     return f"{target} cannot be a target, because {reason}"
 
 
-def find_protocol_problem(
-    name: str,
-    config: ProtocolConfig,
-    target: str,
-    class_names: Sequence[str],
-    train_labels: np.ndarray,
-    test_labels: np.ndarray,
-) -> str | None:
+def find_protocol_problem(name: str, config: ProtocolConfig, target: str, dataset: DatasetLabels) -> str | None:
     """Explain why a protocol cannot be used on a dataset and how to fix it, or return None if it can.
 
     All built-in protocols except `embedding` need labels (see `find_target_problem`). A user-defined protocol specifies
@@ -73,65 +80,62 @@ def find_protocol_problem(
         name: name of the protocol.
         config: the protocol's section in params.yaml.
         target: name of the dataset.
-        class_names: class names by label; empty if the dataset has no labels.
-        train_labels: label of each training image, int64 (N,); -1 if unlabeled.
-        test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
+        dataset: the labels of the dataset.
     """
-    needs_labels, num_images = config.kind != "embedding", len(train_labels)
+    needs_labels, num_images = config.kind != "embedding", len(dataset.train_labels)
     if isinstance(config, ExtensionProtocolConfig):
         needs_labels = config.needs_labels
-    if needs_labels and (target_problem := find_target_problem(target, class_names, train_labels, test_labels)):
+    if needs_labels and (target_problem := find_target_problem(target, dataset)):
         return target_problem
+    problem = None  # as for every user-defined protocol
     match config.kind:
         case "linear" | "finetune":
-            counts = np.unique(train_labels, return_counts=True)[1]
-            num_classes, per_class = len(counts), config.images_per_class
-            if config.kind == "finetune" and config.batch_size < 2:
-                problem = (
-                    f"batch_size: finetuning needs mini-batches of at least two images, got {config.batch_size}: raise "
-                    "it in params.yaml"
-                )
-            elif per_class and per_class > counts.min():
-                problem = (
-                    f"images_per_class: {per_class:,} exceeds the number of training images in the smallest class of "
-                    f"{target} ({counts.min():,}): lower it in params.yaml"
-                )
-            elif config.kind == "linear" and _has_no_validation_images(config, counts):
-                problem = (
-                    f"learning_rate: choosing among several values requires a class of {target} with at least two "
-                    "labeled images: use more labels or a single learning rate in params.yaml"
-                )
-            elif config.label_fraction and config.label_fraction * num_images < num_classes:
-                problem = (
-                    f"label_fraction: {config.label_fraction:g} of the {num_images:,} training images in {target} is "
-                    f"less than one image for each of the {num_classes:,} classes: raise it in params.yaml"
-                )
-            else:
-                return None
+            problem = _find_classifier_problem(config, target, np.unique(dataset.train_labels, return_counts=True)[1])
         case "knn":
-            if config.neighbors <= num_images:
-                return None
-            problem = (
-                f"neighbors: {config.neighbors:,} exceeds the number of training images in {target} ({num_images:,}): "
-                "lower it in params.yaml"
-            )
+            if config.neighbors > num_images:
+                problem = (
+                    f"neighbors: {config.neighbors:,} exceeds the number of training images in {target} "
+                    f"({num_images:,}): lower it in params.yaml"
+                )
         case "retrieval":
-            if max(config.cutoffs) <= num_images:
-                return None
-            problem = (
-                f"cutoffs: {max(config.cutoffs):,} exceeds the number of training images in {target} "
-                f"({num_images:,}): lower it in params.yaml"
-            )
+            if max(config.cutoffs) > num_images:
+                problem = (
+                    f"cutoffs: {max(config.cutoffs):,} exceeds the number of training images in {target} "
+                    f"({num_images:,}): lower it in params.yaml"
+                )
         case "embedding":
-            if len(test_labels) >= _MIN_EMBEDDING_IMAGES:
-                return None
-            problem = (
-                f"images: needs at least {_MIN_EMBEDDING_IMAGES} test images, but {target} has {len(test_labels):,}: "
-                f"add images, or remove {name} from grid.protocol"
-            )
-        case _:  # a user-defined protocol
-            return None
-    return f"protocols.{name}.{problem}"
+            if len(dataset.test_labels) < _MIN_EMBEDDING_IMAGES:
+                problem = (
+                    f"images: needs at least {_MIN_EMBEDDING_IMAGES} test images, but {target} has "
+                    f"{len(dataset.test_labels):,}: add images, or remove {name} from grid.protocol"
+                )
+    return f"protocols.{name}.{problem}" if problem else None
+
+
+def _find_classifier_problem(config: LinearConfig | FinetuneConfig, target: str, counts: np.ndarray) -> str | None:
+    """Explain why no linear layer can be trained, or return None. `counts` is the number of images of each class."""
+    num_images, per_class = counts.sum(), config.images_per_class
+    if isinstance(config, FinetuneConfig) and config.batch_size < 2:
+        return (
+            f"batch_size: finetuning needs mini-batches of at least two images, got {config.batch_size}: raise it in "
+            "params.yaml"
+        )
+    if per_class and per_class > counts.min():
+        return (
+            f"images_per_class: {per_class:,} exceeds the number of training images in the smallest class of {target} "
+            f"({counts.min():,}): lower it in params.yaml"
+        )
+    if isinstance(config, LinearConfig) and _has_no_validation_images(config, counts):
+        return (
+            f"learning_rate: choosing among several values requires a class of {target} with at least two labeled "
+            "images: use more labels or a single learning rate in params.yaml"
+        )
+    if config.label_fraction and config.label_fraction * num_images < len(counts):
+        return (
+            f"label_fraction: {config.label_fraction:g} of the {num_images:,} training images in {target} is less than "
+            f"one image for each of the {len(counts):,} classes: raise it in params.yaml"
+        )
+    return None
 
 
 def _has_no_validation_images(config: LinearConfig, counts: np.ndarray) -> bool:

@@ -20,7 +20,7 @@ from rr.data.feature_file import read_features
 from rr.data.image_grid import write_png
 from rr.errors import UserError
 from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.protocol_checks import find_protocol_problem
+from rr.evaluate.protocol_checks import DatasetLabels, find_protocol_problem
 from rr.evaluate.result import ProtocolResult, check_result
 from rr.evaluate.target_dataset import TargetDataset
 from rr.params import ProtocolConfig
@@ -42,8 +42,8 @@ def evaluate(
         UserError: if the protocol's settings do not suit the dataset, or if the weights or the features are damaged.
     """
     train, test = (read_features(run.extraction.features, split) for split in ("train", "test"))
-    labels = (train.labels, test.labels)
-    if problem := find_protocol_problem(run.protocol, protocol, run.target, target.class_names, *labels):
+    labels = DatasetLabels(target.class_names, train.labels, test.labels)
+    if problem := find_protocol_problem(run.protocol, protocol, run.target, labels):
         raise UserError(problem)
     inputs = EvaluationInputs(train, test, target, run.pretraining, seed, device, threads)
     with threadpool_limits(threads, "blas"):

@@ -1,7 +1,7 @@
 """Find the labels of a dataset before it is converted, or even fetched."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from rr.data.class_names_metadata import parse_class_names
 from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
 from rr.data.sources import digits, slimagenet, tiny_imagenet
 from rr.errors import UserError
+from rr.evaluate.protocol_checks import DatasetLabels
 from rr.params import Params
 from rr.workflow import stage_runs
 from rr.workflow.records import load_record
@@ -35,19 +36,6 @@ _FIXED_SIZES = {
         slimagenet.CLASSES,
     ),
 }  # fmt: skip
-
-
-class DatasetLabels(NamedTuple):
-    """The class names of a dataset and the label of each image (-1 if it is unlabeled)."""
-
-    class_names: list[str]
-    train_labels: np.ndarray
-    test_labels: np.ndarray
-
-    @property
-    def num_images(self) -> int:
-        """The number of images in both splits together."""
-        return len(self.train_labels) + len(self.test_labels)
 
 
 def find_dataset_labels(params: Params, name: str) -> DatasetLabels | None:

@@ -6,13 +6,13 @@ no training starts for a grid that cannot be completed.
 
 from rr import paths
 from rr.data.printable_names import printable
-from rr.evaluate.protocol_checks import find_protocol_problem
+from rr.evaluate.protocol_checks import DatasetLabels, find_protocol_problem
 from rr.methods.requirements import find_backbone_problem, find_training_problem, find_weights_problem
 from rr.params import ImportedConfig, OwnImagesSource, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.workflow import grid, stage_runs
-from rr.workflow.dataset_labels import DatasetLabels, find_dataset_labels
+from rr.workflow.dataset_labels import find_dataset_labels
 from rr.workflow.records import find_current_record
 from rr.workflow.verify import find_exclude_list_change
 
@@ -32,7 +32,7 @@ def find_grid_problems(params: Params) -> list[str]:
     problems += [_find_image_size_problem(params, evaluation) for evaluation in evaluations]
     for name, protocol in dict.fromkeys((evaluation.target, evaluation.protocol) for evaluation in evaluations):
         if target := datasets[name]:
-            problems.append(find_protocol_problem(protocol, params.protocols[protocol], name, *target))
+            problems.append(find_protocol_problem(protocol, params.protocols[protocol], name, target))
     return list(dict.fromkeys(filter(None, problems)))
 
 

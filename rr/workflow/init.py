@@ -3,7 +3,6 @@
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from rr.data.folder_listing import (
 )
 from rr.data.printable_names import display_name
 from rr.errors import UserError
-from rr.evaluate.protocol_checks import find_protocol_problem
+from rr.evaluate.protocol_checks import DatasetLabels, find_protocol_problem
 from rr.params import Params, ParquetSource, parse_params
 from rr.params.base import NAME
 from rr.paths import PARAMS_FILE, check_image_folder, expand_user
@@ -251,9 +250,7 @@ def add_dataset(text: str, name: str, source: dict[str, str], image_size: int, s
     return dump_yaml(yaml, params)
 
 
-def set_grid_for_dataset(
-    text: str, name: str, class_names: Sequence[str], train_labels: np.ndarray, test_labels: np.ndarray
-) -> str:
+def set_grid_for_dataset(text: str, name: str, labels: DatasetLabels) -> str:
     """Return the text of a parameter file whose grid trains on the dataset `name` and, if possible, evaluates on it.
 
     A method with the settings from `choose_settings` is added. The grid also includes random weights as a lower bound,
@@ -262,22 +259,18 @@ def set_grid_for_dataset(
     Args:
         text: the text of the parameter file, which defines the dataset and the method `relational`.
         name: name of the dataset.
-        class_names: class names by label; empty if the dataset has no labels.
-        train_labels: label of each training image, int64 (N,); -1 if unlabeled.
-        test_labels: label of each test image, int64 (N_test,); -1 if unlabeled.
+        labels: its labels.
 
     Raises:
         UserError: if there are fewer than two training images.
     """
-    if len(train_labels) < 2:
-        raise UserError(
-            f"{name}: a training split of {format_count(len(train_labels), 'images')} is too small: add images"
-        )
+    num_images = len(labels.train_labels)
+    if num_images < 2:
+        raise UserError(f"{name}: a training split of {format_count(num_images, 'images')} is too small: add images")
     params = parse_params(text, Path("params.yaml"))
-    method, settings = _method_name(name), choose_settings(len(train_labels))
-    labels = (class_names, train_labels, test_labels)
+    method, settings = _method_name(name), choose_settings(num_images)
     known = [protocol for protocol in _PROTOCOLS if protocol in params.protocols]
-    protocols = [p for p in known if not find_protocol_problem(p, params.protocols[p], name, *labels)]
+    protocols = [p for p in known if not find_protocol_problem(p, params.protocols[p], name, labels)]
     grid: dict[str, list[Any]] = {
         "data": [name],
         "dataset": [name],
@@ -294,10 +287,10 @@ def set_grid_for_dataset(
     if "claims" in content["grid"]:
         set_axis(content["grid"], "claims", [])  # the old ones are about the previous grid
     add_methods(content["methods"], {method: {"base": _BASE, **settings._asdict()}}, "rr init")
-    num_views = settings.views * settings.epochs * len(train_labels)
+    num_views = settings.views * settings.epochs * num_images
     content["methods"].yaml_set_comment_before_after_key(
         method,
-        f"Written by rr init for {len(train_labels):,} training images: {settings.views} views per image in "
+        f"Written by rr init for {num_images:,} training images: {settings.views} views per image in "
         f"{format_count(settings.epochs, 'epochs')},\n{num_views:,} views in total.",
         indent=2,
     )

@@ -7,13 +7,14 @@ from functools import cache
 from pathlib import Path
 
 from rr import paths
+from rr.evaluate.protocol_checks import DatasetLabels
 from rr.methods.requirements import images_per_epoch
 from rr.params import Params
 from rr.params.methods import TrainableConfig
 from rr.runtime.formatting import format_bytes, format_count, format_duration, format_table
 from rr.workflow import grid, stage_runs
 from rr.workflow.claims import describe_required_seeds
-from rr.workflow.dataset_labels import DatasetLabels, find_dataset_labels
+from rr.workflow.dataset_labels import find_dataset_labels
 from rr.workflow.estimates import (
     IoEstimate,
     MakespanBounds,

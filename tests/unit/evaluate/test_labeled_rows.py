@@ -11,7 +11,7 @@ from rr.data.label_fraction import keep_label_fraction
 from rr.errors import UserError
 from rr.evaluate.labeled_rows import choose_labeled_rows, choose_validation_rows
 from rr.evaluate.linear import train_and_predict
-from rr.evaluate.protocol_checks import find_protocol_problem
+from rr.evaluate.protocol_checks import DatasetLabels, find_protocol_problem
 from rr.params import LinearConfig, load_params
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [50, 20, 5]))
@@ -99,7 +99,7 @@ def test_learning_rate_is_chosen_on_validation_images() -> None:
     ],
 )
 def test_problems_are_found_before_the_training(changes: dict, expected: str | None) -> None:
-    problem = find_protocol_problem("mine", make_config(**changes), "x", ["a", "b", "c"], LABELS, LABELS)
+    problem = find_protocol_problem("mine", make_config(**changes), "x", DatasetLabels(["a", "b", "c"], LABELS, LABELS))
     if expected is None:
         assert problem is None
     else:

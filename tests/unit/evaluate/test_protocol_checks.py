@@ -7,7 +7,7 @@ import pytest
 from helpers import SMALL_PARAMS
 from pydantic import TypeAdapter
 
-from rr.evaluate.protocol_checks import find_protocol_problem, find_target_problem
+from rr.evaluate.protocol_checks import DatasetLabels, find_protocol_problem, find_target_problem
 from rr.params import ProtocolConfig
 
 NAMES = ["cat", "dog", "newt"]
@@ -15,17 +15,18 @@ TRAIN, TEST = np.arange(60) % 3, np.arange(30) % 3
 
 
 def target_problem(train: object, test: object, names: list[str] | None = None) -> str:
-    return str(find_target_problem("mine", NAMES if names is None else names, np.array(train), np.array(test)))
+    labels = DatasetLabels(NAMES if names is None else names, np.array(train), np.array(test))
+    return str(find_target_problem("mine", labels))
 
 
 def protocol_problem(name: str, train: np.ndarray = TRAIN, test: np.ndarray = TEST, **changes: object) -> str | None:
     values = {**SMALL_PARAMS["protocols"][name], **changes}  # type: ignore[dict-item]
     config = TypeAdapter(ProtocolConfig).validate_json(json.dumps(values))
-    return find_protocol_problem(name, config, "mine", NAMES, train, test)
+    return find_protocol_problem(name, config, "mine", DatasetLabels(NAMES, train, test))
 
 
 def test_labeled_images_of_several_classes_suit_every_protocol() -> None:
-    assert find_target_problem("mine", NAMES, TRAIN, TEST) is None
+    assert find_target_problem("mine", DatasetLabels(NAMES, TRAIN, TEST)) is None
     for name in SMALL_PARAMS["protocols"]:
         assert protocol_problem(name) is None
 
