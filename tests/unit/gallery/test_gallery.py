@@ -601,7 +601,7 @@ def test_few_images_have_no_percentiles(folder: Path, rr: RunRr, count: int, is_
     assert (outcome.out.split("\n")[2].split()[2] == "–") is not is_known
     assert "with a lower similarity (– if there are fewer than 10 pairs)" in outcome.out
     assert (" · –</span>" in Path("page.html").read_text()) is not is_known
-    assert (" %</span>" in Path("page.html").read_text()) is is_known
+    assert ("%</span>" in Path("page.html").read_text()) is is_known
     percentiles = [hit["percentile"] for hit in json.loads(rr(*ask, "--json").out)["queries"][0]["hits"]]
     assert [value is not None for value in percentiles] == [is_known] * count
 
