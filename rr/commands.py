@@ -40,12 +40,11 @@ from rr.project import check_can_create_project, create_project, describe_outdat
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count, format_names, utc_now
 from rr.runtime.gpu_lock import acquire_device
-from rr.runtime.hashing import json_sha256
+from rr.runtime.hashing import file_sha256, json_sha256
 from rr.runtime.local_copy import ensure_local_copy
 from rr.runtime.lock import exclusive_lock
 from rr.runtime.machine import describe_machine, package_versions
 from rr.runtime.malloc import keep_freed_memory
-from rr.runtime.output_path import check_output_path
 from rr.runtime.signals import run_command
 from rr.runtime.status import forget_run
 from rr.workflow import grid, stage_runs
@@ -64,7 +63,6 @@ from rr.workflow.sync import (
 )
 from rr.workflow.verify import (
     check_unchanged_during_run,
-    describe_changed_files,
     describe_grid_changed_files,
     find_grid_mismatches,
     find_mismatches,
@@ -519,44 +517,52 @@ def run_classify(
     params_file: Path,
 ) -> str:
     """Predict the classes of the images in `folder` with the classifier that `rr evaluate` tests."""
+    require_single_process("classify")
     params = load_params(params_file)
     config = lookup(params.protocols, protocol, "--protocol")
     lookup(params.datasets, target, "--target")
     if not isinstance(config, KnnConfig | LinearConfig):
         raise UserError(f"--protocol {protocol}: its kind is {config.kind}: use a protocol of the kind linear or knn")
     run = paths.EvaluationPaths(_pretrain_paths(params, dataset, backbone, method, seed), target, protocol)
-    check_output_path("--output", output, [".csv"])
     from rr.compute.torch_threads import configure_torch
-    from rr.data.dataset_index import read_class_names, read_preprocessing
     from rr.data.feature_file import read_features
-    from rr.gallery.classify import classify, make_classifier
+    from rr.evaluate.inputs import EvaluationInputs
+    from rr.evaluate.target_dataset import read_target_dataset
+    from rr.gallery.classify import check_csv_path, classify
 
-    _require_unchanged(stage_runs.make_extract_run(params, run.extraction))
+    check_csv_path("--output", output)
+    _require_extraction(params, run.extraction)
     train, test = (read_features(run.extraction.features, split) for split in ("train", "test"))
-    index = paths.DatasetPaths(target).index
-    class_names = read_class_names(index)
-    labels = DatasetLabels(class_names, train.labels, test.labels)
+    files = paths.DatasetPaths(target)
+    target_data = read_target_dataset(target, files.betons, files.index)
+    labels = DatasetLabels(target_data.class_names, train.labels, test.labels)
     if problem := find_protocol_problem(protocol, config, target, labels):
         raise UserError(problem)
     device = acquire_device(device)
     configure_torch(params.threads)
-    classifier = make_classifier(config, train, len(class_names), seed=seed, device=device)
-    message = classify(
-        folder, run.pretraining.weights, read_preprocessing(index), classifier, class_names, output,
-        on_unreadable=on_unreadable, device=device,
-    )  # fmt: skip
-    is_correct = classifier(test.features).argmax(1) == test.labels
-    num_images = format_count(len(test), "test images")
-    return f"{message}\naccuracy of this classifier on the {num_images} of {target}: {is_correct.mean():.4f}"
+    inputs = EvaluationInputs(train, test, target_data, run.pretraining, seed, device, params.threads)
+    return classify(folder, inputs, config, output, on_unreadable=on_unreadable)
 
 
-def _require_unchanged(run: stage_runs.StageRun) -> None:
-    """Raise UserError if a run has not been completed with its current parameters, or if its files have changed."""
-    messages = describe_changed_files(run) + [f"{path} is missing" for path in run.outputs if not path.is_file()]
-    if not find_current_record(run):
-        messages = [f"{run.folder} is missing, or was computed with other parameters"]
+def _require_extraction(params: Params, run: paths.FeaturePaths) -> None:
+    """Raise UserError unless the features match the current parameters, and the files that belong to them their record.
+
+    The betons are not compared: they are large, and only their features are used.
+    """
+    stage_run = stage_runs.make_extract_run(params, run)
+    record = find_current_record(stage_run)
+    if record is None:
+        raise UserError(
+            f"{run.folder} is missing, or was computed with other parameters: run rr extract, or `dvc repro`"
+        )
+    hashes = record["inputs"] | record["outputs"]
+    messages = [
+        f"{path} has changed since {run.folder} was computed" if path.is_file() else f"{path} is missing"
+        for path in (run.pretraining.weights, paths.DatasetPaths(run.target).index, run.features)
+        if not path.is_file() or file_sha256(path) != hashes.get(str(path))
+    ]
     if messages:
-        raise UserError("\n".join([*messages, f"run rr {run.stage} again, or `dvc repro`"]))
+        raise UserError("\n".join([*messages, "run rr extract again, or `dvc repro`"]))
 
 
 def _open_target(name: str, recorder: RunRecorder) -> "TargetDataset":

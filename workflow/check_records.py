@@ -29,6 +29,8 @@ def check_records(folders: list[Path]) -> tuple[str, list[str]]:
                 records.append((folder, file, load_record(file.parent)))
             except UserError as error:  # its digest is wrong
                 mismatches.append(str(error))
+    if not records:
+        mismatches.append(f"no record (run.json) in {', '.join(map(str, folders))}")
     written = defaultdict(set)
     for _, _, record in records:
         for name, sha256 in record["outputs"].items():
@@ -70,6 +72,8 @@ def find_accuracies(folder: Path) -> tuple[float, float] | None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python workflow/check_records.py FOLDER...")
     summary, mismatches = check_records([Path(folder) for folder in sys.argv[1:]])
     print(summary)
     if mismatches:

@@ -181,7 +181,7 @@ def _channels_last(tensor_BCHW: Tensor) -> np.ndarray:
 def _compute_norm_and_update_stats(
     partial_sums_2TC: np.ndarray, count: int, norm: nn.BatchNorm2d
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the result of `batch_norm_kernel.compute_norm_and_update_stats` for `norm`, which counts the batch."""
+    """Return the result of `batch_norm_kernel.compute_norm_and_update_stats` for `norm`, and count the batch."""
     running_mean, running_var, momentum = count_batch(norm)
     parameters = (norm.weight.detach().numpy(), norm.bias.detach().numpy(), norm.eps, momentum)
     running_stats = (running_mean.numpy(), running_var.numpy())

@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def count_batch(norm: _BatchNorm) -> tuple[Tensor, Tensor, float]:
-    """Add 1 to the number of batches that `norm` has counted; return its running mean, running variance and momentum.
+    """Add 1 to `norm.num_batches_tracked`, and return the running mean, the running variance and the momentum.
 
     `norm` must track running statistics with a momentum.
     """

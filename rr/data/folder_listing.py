@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from rr.data.image_decoding import NEEDS_PILLOW_HEIF, UNDECODABLE_FORMATS, identify_unreadable_content
+from rr.data.image_decoding import HEIC_FORMAT, UNDECODABLE_FORMATS, UNSUPPORTED_FORMAT, identify_unreadable_content
 from rr.data.printable_names import display_name
 from rr.errors import UserError
 
 # Reasons why a file is not used. They appear in command output and in the records.
 HIDDEN = "hidden"
 FROM_PROGRAM = "created by another program"
-UNSUPPORTED_FORMAT = "in a format that Pillow cannot read"
 OTHER_SUFFIX = "not an image"
 ARCHIVE = "an archive; if it contains images, extract it"
 MISNAMED_IMAGE = "an image with an unusual suffix; rename it"
@@ -74,6 +73,13 @@ _NON_IMAGE_SUFFIXES = {
 _ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 # Formats whose files start with a signature, so an image is recognized even if it has a different suffix.
 _SIGNED_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF", "HEIF", "ICO", "PSD")
+
+
+# What to do to use the files that are not used for a reason.
+REMEDIES = {
+    UNSUPPORTED_FORMAT: "convert photographs to JPEG to use them",
+    HEIC_FORMAT: "install pillow-heif to use them",
+}
 
 
 class SkippedFile(NamedTuple):
@@ -280,7 +286,7 @@ def _reason_not_an_image(path: str, suffix: str) -> str | None:
     if suffix in image_suffixes():
         return OTHER_SUFFIX if suffix in _AMBIGUOUS_SUFFIXES and not _is_identified(path, None) else None
     if suffix in _HEIC_SUFFIXES:
-        return NEEDS_PILLOW_HEIF
+        return HEIC_FORMAT
     if suffix in _UNSUPPORTED_SUFFIXES or suffix in Image.registered_extensions():
         return UNSUPPORTED_FORMAT
     if suffix in _ARCHIVE_SUFFIXES:

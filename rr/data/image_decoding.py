@@ -15,9 +15,11 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning, append=True)
 with suppress(ImportError):  # optional
     from pillow_heif import register_heif_opener
 
-    register_heif_opener(decode_threads=1)  # from here on, Pillow can open HEIC images
+    # From here on, Pillow can open HEIC images. With thumbnails, `draft` would replace an image by its thumbnail.
+    register_heif_opener(decode_threads=1, thumbnails=False)
 
-NEEDS_PILLOW_HEIF = "a HEIC image; install pillow-heif to use it"
+UNSUPPORTED_FORMAT = "in a format that Pillow cannot read"
+HEIC_FORMAT = "in the HEIC format"  # the reason why a file is not used if pillow-heif is not installed
 # Formats that Pillow identifies, but can decode only with the help of other programs, if at all.
 UNDECODABLE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 
@@ -379,10 +381,14 @@ def identify_unreadable_content(data: bytes) -> tuple[str, str] | None:
     if data[257:262] == b"ustar":
         return "a tar archive; extract it", "not an image, despite its suffix"
     if data[4:8] == b"ftyp":
-        if data[8:12] not in _HEIC_BRANDS | {b"avif", b"avis"}:
-            return "a video; save frames of it as JPEG or PNG images", "not an image, despite its suffix"
-        if data[8:12] in _HEIC_BRANDS and "HEIF" not in Image.OPEN:
-            return NEEDS_PILLOW_HEIF, NEEDS_PILLOW_HEIF
+        brand = data[8:12]
+        if brand in _HEIC_BRANDS:
+            return None if "HEIF" in Image.OPEN else ("a HEIC image; install pillow-heif to use it", HEIC_FORMAT)
+        if brand in (b"avif", b"avis"):
+            return None if "AVIF" in Image.OPEN else ("an AVIF image; convert it to JPEG or PNG", UNSUPPORTED_FORMAT)
+        if brand == b"crx ":
+            return "a raw photograph; convert it to JPEG", UNSUPPORTED_FORMAT
+        return "a video; save frames of it as JPEG or PNG images", "not an image, despite its suffix"
     return None
 
 
@@ -403,4 +409,4 @@ _OTHER_SIGNATURES = {
     b"rar!\x1a": "a RAR archive; extract it",
     b"7z\xbc\xaf": "a 7z archive; extract it",
 }
-_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from rr.data import raw
 from rr.data.exclude import split_digest
-from rr.data.folder_listing import UNSUPPORTED_FORMAT, DamagedFile, SkippedFile, file_suffix
+from rr.data.folder_listing import REMEDIES, DamagedFile, SkippedFile, file_suffix
 from rr.data.image_decoding import UnreadableImageError
 from rr.data.image_summary import ImageFacts, find_image_facts
 from rr.data.printable_names import display_name, normalize_unicode
@@ -149,7 +149,7 @@ def format_skipped(counts: dict[str, dict[str, int]]) -> list[str]:
         frequent = sorted(by_suffix.items(), key=lambda item: (-item[1], item[0]))
         suffixes = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in frequent[:5]]
         suffixes += ["…"] if len(frequent) > 5 else []
-        remedy = "; convert photographs to JPEG to use them" if reason == UNSUPPORTED_FORMAT else ""
+        remedy = f"; {REMEDIES[reason]}" if reason in REMEDIES else ""
         count = format_count(sum(by_suffix.values()), "files")
         lines.append(f"skipped {count}: {reason} ({', '.join(suffixes)}){remedy}")
     return lines

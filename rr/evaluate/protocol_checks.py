@@ -87,7 +87,7 @@ def find_protocol_problem(name: str, config: ProtocolConfig, target: str, datase
         needs_labels = config.needs_labels
     if needs_labels and (target_problem := find_target_problem(target, dataset)):
         return target_problem
-    problem = None  # as for every user-defined protocol
+    problem = None  # user-defined protocols have no checks of their own
     match config.kind:
         case "linear" | "finetune":
             problem = _find_classifier_problem(config, target, np.unique(dataset.train_labels, return_counts=True)[1])

@@ -109,11 +109,10 @@ def import_backbone(
         A message for the user, with the lines to add to params.yaml.
 
     Raises:
-        UserError: if `backbone_name` is unknown, if `image_size` is missing or not needed, if only one of `mean` and
-            `std` is given, if one of them is invalid, or if `file` is already a backbone file and they are given, if
-            `file` is missing or damaged, or contains Python objects that could run code, if `output` cannot be written
-            or its default exists with other contents, if the weights do not match the architecture or contain NaN or
-            infinite values, or if `key` is missing or wrong.
+        UserError: if `backbone_name` is unknown, if `image_size` is missing or not needed, if `mean` or `std` is
+            missing, invalid or not needed, if `file` is missing or damaged, or contains Python objects that could run
+            code, if `output` cannot be written or its default exists with other contents, if the weights do not match
+            the architecture or contain NaN or infinite values, or if `key` is missing or wrong.
     """
     check_backbone_name(backbone_name, prefix=f"--backbone {backbone_name}: ")
     preprocessing = _parse_preprocessing(image_size, mean, std)
@@ -132,7 +131,10 @@ def import_backbone(
     check_output_path("--output", output, [".safetensors"], file, must_be_utf8=True)
     if key is None and _contains_backbone(file, backbone_name, image_size):
         if preprocessing:
-            raise UserError(f"--mean, --std: {file} is already a backbone file: omit these options")
+            raise UserError(
+                f"--mean, --std: {file} is already a backbone file: omit these options, or import the original "
+                "checkpoint with them"
+            )
         backbone = load_backbone(file)  # checks the weights
         with _write_output(output, is_default) as temporary:
             shutil.copyfile(file, temporary)  # with the layers and the preprocessing that were saved with it
@@ -187,7 +189,10 @@ def _parse_preprocessing(image_size: int | None, mean: str | None, std: str | No
         try:
             values[name] = parse_channel_values(name, text.split(","))
         except ValueError as error:
-            raise UserError(f"--{name} {text}: {error}; separate the numbers with commas, as in 0.5,0.5,0.5") from error
+            raise UserError(
+                f"--{name} {text}: {error}: separate the numbers with commas, as in 0.5,0.5,0.5 (for pixel values in "
+                "[0, 255], divide them by 255)"
+            ) from error
     return Preprocessing(image_size, values["mean"], values["std"])
 
 
@@ -206,7 +211,7 @@ def _describe_imported(output: Path, backbone: backbones.Backbone, details: str)
     path = output if PARAMS_FILE.is_file() else output.resolve()
     return (
         f"{output}: {backbone.name}, {backbone.num_features} features{details}. "
-        "To use this file, add a method with these lines to params.yaml:\n"
+        "To use this file in the workflow, add a method with these lines to params.yaml:\n"
         f"    kind: imported\n    path: {json.dumps(str(path), ensure_ascii=False)}\n    sha256: {file_sha256(output)}"
     )
 

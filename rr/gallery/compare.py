@@ -13,6 +13,7 @@ from rr.errors import UserError
 from rr.gallery.feature_extractor import load_feature_extractor
 from rr.gallery.images import read_images
 from rr.gallery.pair_scorer import load_pair_scorer
+from rr.runtime.weights_lookup import find_weights
 
 
 def compare(
@@ -30,7 +31,7 @@ def compare(
         if not path.is_file():
             raise UserError(f"{display_name(path)} does not exist or is not a file: use the path of an image")
     extractor = load_feature_extractor(weights, preprocessing, device)
-    scorer = load_pair_scorer(extractor.weights, extractor.sha256)
+    scorer = load_pair_scorer(find_weights(weights), extractor.sha256)
     features = extractor.extract(np.stack(read_images([first, second], extractor.decode_and_resize)))
     (probability,) = scorer.calibration.probabilities(scorer.head.logits(features[:1], features[1:]))
     if as_json:

@@ -45,7 +45,7 @@ _MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A frozen backbone and the preprocessing that it requires.
+    """A backbone and the preprocessing that it requires.
 
     Features are computed in eval mode and without autocast. While the backbone is in train mode, only one thread may
     call this object.
@@ -77,7 +77,8 @@ class FeatureExtractor:
         """
         if self.weights is None:
             raise ValueError(
-                "this needs a backbone that was loaded from a file with rr.load_backbone, not one from rr.wrap_network"
+                "compare and the index of a gallery need a backbone that rr.load_backbone has loaded from a file, but "
+                "this one is from rr.wrap_network: omit index, or save the weights to a file"
             )
         if not self.weights.is_file():
             raise UserError(
@@ -207,7 +208,8 @@ class FeatureExtractor:
         training = [module for module in self.backbone.modules() if module.training]  # while it is being finetuned
         self.backbone.eval()
         try:
-            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            # In inference mode, a tensor that the network stores could not be used in its training later.
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 yield
         finally:
             for module in training:
@@ -309,12 +311,12 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing) -> FeatureExt
     weights file. If you continue to train the network, the features change accordingly.
 
     Args:
-        network: a network that maps normalized images (B, 3, S, S) to features (B, D), on any device.
+        network: a network that maps normalized images, float32 (B, 3, S, S), to features (B, D), on any device.
         preprocessing: the image size S, and the mean and std with which images are normalized.
 
     Raises:
-        ValueError: if an argument has a different type, if the network has no parameters, or if its output has a
-            different shape.
+        ValueError: if an argument has a different type, if the network has no parameters or cannot process such images,
+            or if its output has a different shape.
     """
     if not isinstance(network, nn.Module):
         raise ValueError(f"network must be a torch.nn.Module, got {type(network).__name__}")
@@ -327,8 +329,14 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing) -> FeatureExt
         preprocessing.stored_size,
     )  # fmt: skip
     size = preprocessing.image_size
-    with extractor._evaluating():
-        output: object = extractor.backbone(torch.zeros(2, 3, size, size, device=extractor.device))
+    try:
+        with extractor._evaluating():
+            output: object = network(torch.zeros(2, 3, size, size, dtype=torch.float32, device=extractor.device))
+    except RuntimeError as error:
+        raise ValueError(
+            f"the network cannot process float32 images of shape (2, 3, {size}, {size}) ({error}): use a float32 "
+            "network, and the image_size with which it was trained"
+        ) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 2:
         what = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(f"for 2 images, the output of the network must have shape (2, D), got {what}")

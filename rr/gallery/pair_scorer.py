@@ -18,7 +18,7 @@ class PairScorer(NamedTuple):
     description: str
 
 
-def load_pair_scorer(weights: Path | None, sha256: str) -> PairScorer:
+def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     """Load the relation head of a backbone file, and its calibration.
 
     Released weights come with a calibration. For other weights, it is taken from an evaluation in this folder whose
@@ -27,8 +27,8 @@ def load_pair_scorer(weights: Path | None, sha256: str) -> PairScorer:
     Raises:
         UserError: if the file is missing or damaged, or has no relation head.
     """
-    head = load_relation_head(weights) if weights else None
-    if weights is None or head is None:
+    head = load_relation_head(weights)
+    if head is None:
         raise UserError(
             f"{weights} has no relation head: use the backbone.safetensors from a run whose method has "
             "`kind: relational` and `head: relation`"

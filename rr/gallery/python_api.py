@@ -66,7 +66,8 @@ class Gallery:
         UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), if no
             image can be read, if `index` does not end in .parquet, or is an existing file that is not an index, or if
             `index` is given and the weights of the backbone are no longer those in their file.
-        ValueError: if `backbone` has a different type, or if `on_unreadable` has a different value.
+        ValueError: if `backbone` has a different type, if `on_unreadable` has a different value, or if `index` is given
+            and the backbone is from `wrap_network`.
     """
 
     def __init__(

@@ -29,6 +29,7 @@ from rr.gallery.search_results import Hit, QueryResult
 from rr.runtime.atomic import write_text
 from rr.runtime.formatting import format_count, format_names
 from rr.runtime.output_path import check_output_path
+from rr.runtime.weights_lookup import find_weights
 
 
 def retrieve(
@@ -67,7 +68,7 @@ def retrieve(
     skipped = make_skipped_files(on_unreadable)
     images = list_images(folder, skipped)
     extractor = load_feature_extractor(weights, preprocessing, device)
-    scorer = load_pair_scorer(extractor.weights, extractor.sha256) if num_reranked else None
+    scorer = load_pair_scorer(find_weights(weights), extractor.sha256) if num_reranked else None
     index_path = index_path or index_file.default_index_path(extractor, folder)
     start = time.perf_counter()
     queries_QD = extractor.extract(np.stack(read_images(queries, extractor.decode_and_resize)))

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -110,21 +109,37 @@ def test_all_stages_succeed_and_agree_on_the_preprocessing(project: Path, rr: Ru
             assert row["class"] == name
             assert float(row["probability"]) == pytest.approx(confidence, abs=1e-3)
 
-    # With changed features, a missing file or another protocol, nothing is written.
+    # Unreadable images are reported or skipped. Only the command's own files are replaced.
+    (project / "new").mkdir()
+    Image.new("RGB", (40, 30)).save("new/good, \n\r1.png")
+    Path("new/bad.png").write_bytes(b"x")
+    arguments = ("classify", "new", *RUN, "--target", "mine", "-o")
+    before = Path("predictions.csv").read_bytes()
+    assert "new/bad.png" in rr(*arguments, "predictions.csv").err
+    assert Path("predictions.csv").read_bytes() == before
+    outcome = rr(*arguments, "predictions.csv", "--on-unreadable", "skip")
+    assert outcome.code == 0, outcome.err
+    with open("predictions.csv", newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["good, \n\r1.png"]
+    assert "skipped 1 file" in outcome.out
+    Path("labels.csv").write_text("name,label\n")
+    assert "was not written by rr classify" in rr(*arguments, "labels.csv").err
+
+    # In case of an error, nothing is written.
     Path("predictions.csv").unlink()
     for protocol, message in (("embedding", "use a protocol of the kind linear or knn"), ("none", "unknown")):
-        outcome = rr("classify", "photographs", *RUN, "--target", "mine", "--protocol", protocol, "-o", "p.csv")
+        outcome = rr(*arguments, "p.csv", "--protocol", protocol)
         assert (outcome.code, message in outcome.err) == (2, True), outcome.err
-    assert "does not end in .csv" in rr("classify", "photographs", *RUN, "--target", "mine", "-o", "p.txt").err
+    assert "does not end in .csv" in rr(*arguments, "p.txt").err
     features = Path("runs/features/mine/conv4/relational/1/mine/features.safetensors")
-    content = features.read_bytes()
-    for change in (
-        lambda: features.write_bytes(content + b"x"),
-        features.unlink,
-        lambda: shutil.rmtree(features.parent),
-    ):
+    content, record = features.read_bytes(), features.with_name("run.json")
+    changes = {
+        "features.safetensors has changed since": lambda: features.write_bytes(content + b"x"),
+        "features.safetensors is missing": features.unlink,
+        "is missing, or was computed with other parameters": record.unlink,
+    }
+    for message, change in changes.items():
         change()
-        outcome = rr("classify", "photographs", *RUN, "--target", "mine", "-o", "p.csv")
-        assert outcome.code == 2
-        assert "run rr extract again, or `dvc repro`" in outcome.err
+        outcome = rr(*arguments, "p.csv", "--on-unreadable", "skip")
+        assert (outcome.code, message in outcome.err) == (2, True), outcome.err
     assert not list(Path().glob("p*.csv"))

@@ -53,6 +53,8 @@ def test_changed_results_are_found(tmp_path: Path) -> None:
         assert message in process.stderr
         for path, content in kept.items():
             path.write_bytes(content)
+    assert "no record" in check(tmp_path / "missing").stderr
+    assert "usage" in check().stderr
     # A valid record of other weights than those that the evaluation has read.
     weights.unlink()
     origin = weights.with_name("run.json")

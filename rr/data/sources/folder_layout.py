@@ -8,7 +8,7 @@ from pathlib import Path
 from posixpath import basename, dirname, splitext
 from typing import NamedTuple
 
-from rr.data.folder_listing import LISTED_FOLDER, UNSUPPORTED_FORMAT, FolderListing, file_suffix
+from rr.data.folder_listing import LISTED_FOLDER, REMEDIES, FolderListing, file_suffix
 from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
 from rr.data.skipped_files import EXCLUDED
 from rr.data.sources.class_names import find_variants, means_unlabeled
@@ -168,7 +168,7 @@ class _Tree:
         )
         texts = [
             f"{count:,} {display_name(suffix) or 'without suffix'}: {reason}"
-            + (", so convert photographs to JPEG to use them" if reason == UNSUPPORTED_FORMAT else "")
+            + (f", so {REMEDIES[reason]}" if reason in REMEDIES else "")
             for (reason, suffix), count in counts.most_common(3)
         ]
         return f" ({'; '.join(texts)})" if texts else ""

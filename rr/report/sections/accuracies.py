@@ -32,7 +32,7 @@ class AccuracyTable:
 
     table: ResultTable
     summary: str
-    precision: str
+    interval_text: str
     panels: list[Panel]
     by_seed: Table
 
@@ -71,7 +71,7 @@ def build_accuracies(results: GridResults) -> Accuracies | None:
         panels = [_plot_accuracies(table, protocol) for protocol in table.titles if protocol in by_protocol]
         entries.append(
             AccuracyTable(
-                table, summarize_table(table), _describe_precision(table), panels, _accuracies_by_seed_table(table)
+                table, summarize_table(table), _describe_interval(table), panels, _accuracies_by_seed_table(table)
             )
         )
     seeds = format_seed_counts(count for table in tables for count in table.seed_counts)
@@ -97,7 +97,7 @@ def _describe_validation_images(evaluations: Sequence[EvaluationResult]) -> str:
     return f"{' or '.join(texts) or 'some of the'} labeled images"
 
 
-def _describe_precision(table: ResultTable) -> str:
+def _describe_interval(table: ResultTable) -> str:
     """Return the confidence interval of the highest accuracy, or an empty text if the number of images is unknown."""
     best = max((cell for row in table.rows for cell in row.cells.values()), key=lambda cell: cell.value.mean)
     num_images = int(best.evaluations[0].metrics.get("test_images", 0))
@@ -105,8 +105,8 @@ def _describe_precision(table: ResultTable) -> str:
         return ""
     low, high = map(format_percent, accuracy_confidence_interval(best.value.mean, num_images))
     return (
-        f"The highest accuracy, {format_percent(best.value.mean)}, has a 95% confidence interval of {low} to {high} "
-        f"(Wilson), which accounts only for the choice of the {format_count(num_images, 'test images')}."
+        f"The 95% confidence interval (Wilson) of the highest accuracy, {format_percent(best.value.mean)}, is {low} to "
+        f"{high}. It accounts only for the choice of the {format_count(num_images, 'test images')}."
     )
 
 

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps, features
 
-from rr.data.image_decoding import UnreadableImageError, decode_image, decode_photograph, has_several_frames
+from rr.data.image_decoding import (
+    UnreadableImageError,
+    decode_at_reduced_size,
+    decode_image,
+    decode_photograph,
+    has_several_frames,
+)
 from rr.data.raw import encode_png
 
 Image.init()  # loads the plugins
@@ -78,21 +84,36 @@ def test_heic_images_are_decoded(name: str) -> None:
     assert not has_several_frames(data)
 
 
+def test_thumbnail_does_not_replace_a_heic_image() -> None:
+    data = (HEIC_FOLDER / "thumbnail.heic").read_bytes()  # 600 x 450 pixels, with a thumbnail of 160 x 120 pixels
+    pixels, size = decode_at_reduced_size(data)
+    assert (pixels.shape, size) == ((450, 600, 3), (600, 450))
+    start = data.index(b"mdat") + 8
+    damaged = data[:start] + bytes(value ^ 85 for value in data[start:])
+    for decode in (decode_image, decode_at_reduced_size, lambda data: decode_image(data, 16)):
+        with pytest.raises(UnreadableImageError):
+            decode(damaged)
+
+
 def test_heic_images_need_pillow_heif() -> None:
     program = f"""
 import sys
 sys.modules["pillow_heif"] = None
 from pathlib import Path
 from rr.data.folder_listing import image_kind, list_folder
-from rr.data.image_decoding import NEEDS_PILLOW_HEIF, UnreadableImageError, decode_image
+from rr.data.image_decoding import HEIC_FORMAT, UnreadableImageError, decode_image
+from rr.data.skipped_files import format_skipped
 folder = Path({str(HEIC_FOLDER)!r})
 listing = list_folder(folder, image_kind())
 assert not listing.files
-assert {{file.reason for file in listing.skipped}} == {{NEEDS_PILLOW_HEIF}}
+assert {{file.reason for file in listing.skipped}} == {{HEIC_FORMAT}}
+(line,) = format_skipped({{HEIC_FORMAT: {{".heic": 2}}}})
+assert line == "skipped 2 files: in the HEIC format (.heic 2); install pillow-heif to use them"
 try:
     decode_image((folder / "photograph.heic").read_bytes())
 except UnreadableImageError as error:
-    assert str(error) == NEEDS_PILLOW_HEIF
+    assert str(error) == "a HEIC image; install pillow-heif to use it"
+    assert error.reason == HEIC_FORMAT
 else:
     raise AssertionError
 """
@@ -205,6 +226,7 @@ def test_every_exif_orientation_is_applied(image_format: str, orientation: int) 
         (b"<?xml version='1.0'?><Error>", "an XML document"),
         (b'{"message": "Not Found"}', "a JSON document"),
         (b"%PDF-1.7", "a PDF document"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\0", "a raw photograph; convert it to JPEG"),
         (b"\0\0\0\x18ftypisom\0\0\0\0", "a video; save frames of it as JPEG or PNG images"),
         (b"something else", "Pillow does not recognize its format"),
     ],

@@ -66,7 +66,7 @@ def test_wrapped_network_gives_the_features_of_its_backbone(backbone: FeatureExt
     with pytest.raises(rr.UserError, match="the backbone has changed since the features"):
         gallery.search("g/a/0.png")
     for call in (lambda: rr.Gallery("g", wrapped, index="i.parquet"), lambda: rr.compare(LARGE, LARGE, wrapped)):
-        with pytest.raises(ValueError, match=r"loaded from a file with rr\.load_backbone"):
+        with pytest.raises(ValueError, match=r"rr\.load_backbone has loaded from a file"):
             call()
 
 
@@ -83,9 +83,42 @@ def test_any_network_can_be_wrapped() -> None:
     np.testing.assert_allclose(extractor(PIXELS[:, :8, :8]), expected, atol=1e-5)
 
 
+class NetworkWithCache(torch.nn.Module):
+    """A network that stores a tensor in its first forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+        self.cache: torch.Tensor | None = None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.cache is None:
+            self.cache = torch.arange(3.0) + 1
+        return images.mean((2, 3)) * self.cache * self.scale
+
+
+def test_wrapped_network_can_be_trained() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        network = NetworkWithCache().float()
+        extractor = rr.wrap_network(network, rr.Preprocessing(SIZE, MEAN, STD))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    before = extractor(PIXELS)
+    network(torch.ones(2, 3, SIZE, SIZE)).sum().backward()
+    with torch.no_grad():
+        network.scale.mul_(2)
+    np.testing.assert_allclose(extractor(PIXELS), 2 * before, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
+        (
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 4)),
+            r"cannot process float32 images of shape \(2, 3",
+        ),
+        (torch.nn.Conv2d(3, 4, 3).half(), r"cannot process float32 images .*: use a float32 network"),
         (torch.nn.Conv2d(3, 4, 3), r"must have shape \(2, D\), got shape \(2, 4, 14, 14\)"),
         (torch.nn.Flatten(), "network must have parameters"),
         (lambda images: images, r"network must be a torch\.nn\.Module, got function"),

@@ -16,8 +16,8 @@ UNLABELED = np.full(200, -1)
 
 
 def test_requirements_do_not_load_torch() -> None:
-    modules = "rr.methods.requirements, rr.evaluate.protocol_checks, rr.workflow.grid_checks"
-    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    modules = "rr.methods.requirements, rr.evaluate.protocol_checks, rr.workflow.machine_checks"
+    code = f"import sys, {modules}, rr.workflow.grid_checks; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], text=True, capture_output=True).stdout == "False\n"
 
 
