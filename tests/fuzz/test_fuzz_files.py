@@ -172,6 +172,7 @@ def make_valid_files(kind: str, folder: Path) -> list[bytes]:
             modes_by_format = {
                 "PNG": ("RGB", "P", "LA", "I;16"), "JPEG": ("RGB", "CMYK", "L"), "GIF": ("P",), "BMP": ("RGB",),
                 "TIFF": ("RGB",), "WEBP": ("RGB",), "PPM": ("RGB",), "ICO": ("RGBA",), "TGA": ("RGB",),
+                "HEIF": ("RGB", "RGBA", "L"),
             }  # fmt: skip
             return [
                 encode(make_image(0, mode), image_format)
