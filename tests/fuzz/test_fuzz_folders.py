@@ -33,7 +33,7 @@ CLASSES = ["cat", "dog", "b\xe4r", "ba\u0308r", os.fsdecode(b"caf\xe9"), "a\nb",
 IGNORED = [".git", "@eaDir", "__MACOSX", ".ipynb_checkpoints", ".Trash-0", "_vti_cnf", "x.lrdata"]
 IMAGE_NAMES = ["{}.png", "{}.JPG", "{} x.jpeg", "{}.webp", os.fsdecode(b"\xff{}.png")]
 OTHER_NAMES = [
-    ".{}.png", "._{}.png", "{}.heic", "{}.txt", "{}", "{}.jpg_1", "{}.pdf", "Thumbs.db{}", "{}.json", "{}.jpg_original"
+    ".{}.png", "._{}.png", "{}.dng", "{}.txt", "{}", "{}.jpg_1", "{}.pdf", "Thumbs.db{}", "{}.json", "{}.jpg_original"
 ]  # fmt: skip
 DAMAGED = [
     b"", b"version https://git-lfs.github.com/spec/v1\n", b"<!DOCTYPE html>", b"junk", bytes(99), b"\x89PNG\r\n\x1a\n"
