@@ -269,7 +269,7 @@ def load_feature_extractor(
     weights: str | os.PathLike[str],
     preprocessing: Preprocessing | None = None,
     device: str = "auto",
-    hint: str = "add --dataset NAME to take them from that dataset in params.yaml (normally the pretraining dataset)",
+    hint: str = "add --dataset NAME to take them from a dataset in params.yaml, or pass --mean and --std to rr import",
 ) -> FeatureExtractor:
     """Load a backbone file, with the preprocessing stored in it.
 
