@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rr import paths
 from rr.compute.process_group import process_group, require_single_process, translate_comm_errors
 from rr.errors import UserError
-from rr.evaluate.protocol_checks import DatasetLabels, find_protocol_problem
+from rr.evaluate.protocol_checks import DatasetLabels
 from rr.params import (
     NUMPY_PROTOCOLS,
     KnnConfig,
@@ -525,22 +525,17 @@ def run_classify(
         raise UserError(f"--protocol {protocol}: its kind is {config.kind}: use a protocol of the kind linear or knn")
     run = paths.EvaluationPaths(_pretrain_paths(params, dataset, backbone, method, seed), target, protocol)
     from rr.compute.torch_threads import configure_torch
-    from rr.data.feature_file import read_features
-    from rr.evaluate.inputs import EvaluationInputs
+    from rr.evaluate.stage import load_inputs
     from rr.evaluate.target_dataset import read_target_dataset
     from rr.gallery.classify import check_csv_path, classify
 
     check_csv_path("--output", output)
     _require_extraction(params, run.extraction)
-    train, test = (read_features(run.extraction.features, split) for split in ("train", "test"))
     files = paths.DatasetPaths(target)
     target_data = read_target_dataset(target, files.betons, files.index)
-    labels = DatasetLabels(target_data.class_names, train.labels, test.labels)
-    if problem := find_protocol_problem(protocol, config, target, labels):
-        raise UserError(problem)
     device = acquire_device(device)
     configure_torch(params.threads)
-    inputs = EvaluationInputs(train, test, target_data, run.pretraining, seed, device, params.threads)
+    inputs = load_inputs(config, target_data, run, seed=seed, device=device, threads=params.threads)
     return classify(folder, inputs, config, output, on_unreadable=on_unreadable)
 
 

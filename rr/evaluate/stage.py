@@ -41,11 +41,8 @@ def evaluate(
     Raises:
         UserError: if the protocol's settings do not suit the dataset, or if the weights or the features are damaged.
     """
-    train, test = (read_features(run.extraction.features, split) for split in ("train", "test"))
-    labels = DatasetLabels(target.class_names, train.labels, test.labels)
-    if problem := find_protocol_problem(run.protocol, protocol, run.target, labels):
-        raise UserError(problem)
-    inputs = EvaluationInputs(train, test, target, run.pretraining, seed, device, threads)
+    inputs = load_inputs(protocol, target, run, seed=seed, device=device, threads=threads)
+    test = inputs.test
     with threadpool_limits(threads, "blas"):
         result = find_evaluator(protocol.kind)(inputs, protocol)
     metrics = result.metrics | {"test_images": len(test), "classes": len(target.class_names)}
@@ -59,6 +56,21 @@ def evaluate(
     write_png(result.examples, run.examples)
     write_text(run.metrics, json.dumps(metrics, indent=1) + "\n")
     return metrics
+
+
+def load_inputs(
+    protocol: ProtocolConfig, target: TargetDataset, run: paths.EvaluationPaths, *, seed: int, device: str, threads: int
+) -> EvaluationInputs:
+    """Read the features on which the protocol of `run` evaluates a backbone, and return them with the other inputs.
+
+    Raises:
+        UserError: if the protocol's settings do not suit the dataset, or if the features are damaged.
+    """
+    train, test = (read_features(run.extraction.features, split) for split in ("train", "test"))
+    labels = DatasetLabels(target.class_names, train.labels, test.labels)
+    if problem := find_protocol_problem(run.protocol, protocol, run.target, labels):
+        raise UserError(problem)
+    return EvaluationInputs(train, test, target, run.pretraining, seed, device, threads)
 
 
 def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResult]:

@@ -169,7 +169,7 @@ def test_interval_of_the_highest_accuracy_is_stated(full_report: tuple[str, str]
     expected = accuracy_confidence_interval(accuracy / 100, 1000)
     assert (low, high) == pytest.approx([100 * limit for limit in expected], abs=0.06)  # the accuracy is rounded
     table = section[sentence.end() :].partition("\n\n")[2].partition("\n\n")[0]
-    assert accuracy == max(float(value) for value in re.findall(r"\b\d+\.\d\d\b(?! \|? ?±)", table.replace("±", "")))
+    assert accuracy == max(map(float, re.findall(r"\d+\.\d\d", table)))  # standard deviations are smaller
 
 
 def test_retrieval_and_embedding_tables(full_report: tuple[str, str]) -> None:
