@@ -94,21 +94,26 @@ class NetworkWithCache(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.cache is None:
             self.cache = torch.arange(3.0) + 1
-        return images.mean((2, 3)) * self.cache * self.scale
+        return self.scale * self.cache * images.mean((2, 3))
 
 
 def test_wrapped_network_can_be_trained() -> None:
-    torch.set_default_dtype(torch.float64)
-    try:
-        network = NetworkWithCache().float()
-        extractor = rr.wrap_network(network, rr.Preprocessing(SIZE, MEAN, STD))
-    finally:
-        torch.set_default_dtype(torch.float32)
+    network = NetworkWithCache()
+    extractor = rr.wrap_network(network, rr.Preprocessing(SIZE, MEAN, STD))
     before = extractor(PIXELS)
     network(torch.ones(2, 3, SIZE, SIZE)).sum().backward()
     with torch.no_grad():
         network.scale.mul_(2)
     np.testing.assert_allclose(extractor(PIXELS), 2 * before, rtol=1e-6)
+
+
+def test_default_dtype_does_not_matter_for_wrapping() -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIZE**2, 2))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert rr.wrap_network(network, rr.Preprocessing(SIZE, MEAN, STD)).num_features == 2
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize(
