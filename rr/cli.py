@@ -152,6 +152,14 @@ def init(
             "Parquet file, where possible.",
         ),
     ] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE",
+            help="CSV file with a column of image names and a column of labels, for a folder.",
+        ),
+    ] = None,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read. By default, rr init stops.")
     ] = False,
@@ -162,18 +170,25 @@ def init(
     from rr import commands
 
     if images is None:
-        if name or run or no_labels or skip_unreadable:
+        if name or run or no_labels or labels or skip_unreadable:
             raise UserError(
-                "--name, --no-labels, --skip-unreadable and --run require images: specify a folder of images or a "
-                "Parquet file, as in rr init IMAGES"
+                "--name, --no-labels, --labels, --skip-unreadable and --run require images: specify a folder of images "
+                "or a Parquet file, as in rr init IMAGES"
             )
         print(commands.run_init())
         return
+    if labels and no_labels:
+        raise UserError("--labels and --no-labels exclude each other: use one of them")
     if run:
         commands.check_can_run(params)
     with Progress("init"):
         message = commands.run_init_images(
-            images, name, params, use_labels=not no_labels, skip_unreadable=skip_unreadable, accept_earlier=run
+            images,
+            name,
+            params,
+            labels="none" if no_labels else str(labels or "auto"),
+            skip_unreadable=skip_unreadable,
+            accept_earlier=run,
         )
         print(message)
     if run:

@@ -92,7 +92,7 @@ def run_init_images(
     name: str | None,
     params_file: Path,
     *,
-    use_labels: bool = True,
+    labels: str = "auto",
     skip_unreadable: bool = False,
     accept_earlier: bool = False,
 ) -> str:
@@ -111,9 +111,12 @@ def run_init_images(
         check_can_create_project(Path.cwd())
     params, text = _load_or_make_params(params_file)
     require_single_grid(text, params_file)
-    source = init.make_source_config(
-        path, name, params, params_file, use_labels=use_labels, skip_unreadable=skip_unreadable
-    )
+    source = init.make_source_config(path, name, params, params_file, labels=labels, skip_unreadable=skip_unreadable)
+    if source["kind"] == "parquet" and labels not in ("auto", "none"):
+        raise UserError(
+            "--labels applies only to folders of images: in Parquet files, the labels are in a column, which the "
+            "key `label` of the source names"
+        )
     if accept_earlier and (known := init.find_in_grid(path, name, source, params)):
         # Images may have been added or removed.
         return f"{run_fetch(known, None, params_file)}\nthe grid in {params_file} already trains on {known}"
@@ -124,8 +127,8 @@ def run_init_images(
     defined = params.datasets[name].source.model_dump()
     if any(defined.get(key) != value for key, value in source.items() if key in ("labels", "on_unreadable")):
         raise UserError(
-            f"--no-labels and --skip-unreadable apply only to new datasets, but {params_file} already defines {name}: "
-            "set `labels: none` or `on_unreadable: skip` in its source there, or choose another name with --name"
+            f"--labels, --no-labels and --skip-unreadable apply only to new datasets, but {params_file} already "
+            f"defines {name}: set `labels` or `on_unreadable` in its source there, or choose another name with --name"
         )
     files = paths.DatasetPaths(name)
     run = stage_runs.make_fetch_run(params, name)
@@ -140,8 +143,9 @@ def run_init_images(
                 raise
             state = f"{params_file} is unchanged" if params_file.is_file() else "no project was created"
             raise UserError(
-                f"{error}\n{state}. rr init --no-labels treats all images as unlabeled, and --skip-unreadable leaves "
-                "out those that cannot be read. To set other keys of the source, "
+                f"{error}\n{state}. rr init --no-labels treats all images as unlabeled, --labels reads the labels from "
+                "a CSV file, and --skip-unreadable leaves out images that cannot be read. To set other keys of the "
+                "source, "
                 f"{init.explain_entry('this entry with those keys', params_file)}:\n"
                 f"{init.format_dataset_entry(name, source)}"
             ) from error

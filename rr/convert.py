@@ -40,9 +40,10 @@ def convert(
     """Convert a raw file to betons and an index, and return the information for the record.
 
     The files are byte-identical on every run, regardless of the number of threads, and even after interruptions. The
-    index has one row per image: `index` (its row in the raw file, which the betons also store), `split`, `label`,
-    `class`, and the `sha256` of its resized pixels (before they are encoded as JPEG). It also stores the preprocessing.
-    The mean and std come from `dataset` or, if it has none, are computed from the resized training images.
+    index has one row per image: `index` (its row in the raw file, which the betons also store), `path` (its name in the
+    raw file), `split`, `label`, `class`, and the `sha256` of its resized pixels (before they are encoded as JPEG). It
+    also stores the preprocessing. The mean and std come from `dataset` or, if it has none, are computed from the
+    resized training images.
 
     Apart from about two kilobytes per image, memory use does not depend on the number of images.
 
@@ -98,7 +99,15 @@ def convert(
                 next(images, None)
     mean, std = (dataset.mean, dataset.std) if dataset.mean and dataset.std else mean_and_std(histogram)
     preprocessing = Preprocessing(dataset.image_size, mean, std, dataset.stored_size)
-    write_index(index_path, raw_file.splits, raw_file.labels, hashes, raw_file.class_names, preprocessing)
+    write_index(
+        index_path,
+        raw_file.read_names(),
+        raw_file.splits,
+        raw_file.labels,
+        hashes,
+        raw_file.class_names,
+        preprocessing,
+    )
     return {
         "side": dataset.image_size,
         "images": {split: int((raw_file.splits == split).sum()) for split in raw.SPLITS},

@@ -11,7 +11,7 @@ from rr.data.image_summary import ImageSummary, format_sizes_and_problems
 from rr.data.printable_names import display_name, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
-from rr.params import ExtensionSource, OwnImagesSource, SlimageNetSource, Source, TinyImageNetSource
+from rr.params import ExtensionSource, FolderSource, OwnImagesSource, SlimageNetSource, Source, TinyImageNetSource
 from rr.paths import expand_user
 from rr.runtime.formatting import format_count, format_names
 from rr.runtime.hashing import file_sha256
@@ -27,7 +27,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
         Number of images per split (`images`); number of classes (`classes`); number of images per class in each split
         (`images_per_class`); number of unused files by reason and suffix (`skipped`); and, for your own images, the
         facts from `rr.data.raw.RawDataset` and `rr.data.image_summary`, and the SHA-256 of the list of excluded images
-        (`exclude_sha256`).
+        (`exclude_sha256`) and of the CSV file with the labels (`labels_sha256`).
 
     Raises:
         UserError: if the source cannot be read, or if an image cannot be decoded (unless `on_unreadable: skip`).
@@ -49,6 +49,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
         if isinstance(source, ExtensionSource):
             remedy = f"repair {{them}}, or fix {source.kind}"
         skipped = SkippedFiles("raise", remedy)
+    label_file = expand_user(source.label_file) if isinstance(source, FolderSource) and source.label_file else None
     dataset = sources.read_dataset(source, download_dir, local_copy, skipped)
     # Other sources encode or check the images themselves.
     if isinstance(source, TinyImageNetSource | SlimageNetSource | ExtensionSource):
@@ -79,6 +80,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
         **dataset.facts,
         **(summary.facts if is_own else {}),
         **({"exclude_sha256": file_sha256(exclude_list)} if exclude_list else {}),
+        **({"labels_sha256": file_sha256(label_file)} if label_file else {}),
         "skipped": skipped.counts,
     }
 
@@ -105,6 +107,8 @@ def format_fetch_facts(facts: dict[str, Any]) -> str:
     lines = [", ".join([*counts, format_count(num_classes, "classes", "class")])]
     if "splits" in facts:
         lines.append("; ".join(f"{split}: {origin}" for split, origin in facts["splits"].items()))
+    if "labels" in facts:
+        lines.append(f"labels: {facts['labels']}")
     if "columns" in facts:
         types = facts["schema"]
         columns = [(use, name) for use, name in facts["columns"].items() if name]
@@ -130,5 +134,8 @@ def format_fetch_facts(facts: dict[str, Any]) -> str:
     lines += format_sizes_and_problems(facts) if "sizes" in facts else []
     lines += format_skipped(facts["skipped"])
     if not num_classes and any(".csv" in by_suffix for by_suffix in facts["skipped"].values()):
-        lines.append("labels in .csv files are not read: make one folder for each class (docs/faq.md)")
+        lines.append(
+            "if a .csv file contains the labels: use rr init --labels FILE, or set `labels: FILE` in this dataset's "
+            "source in params.yaml"
+        )
     return "\n".join(lines)

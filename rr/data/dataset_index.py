@@ -16,6 +16,7 @@ from rr.runtime.atomic import atomic_write
 
 def write_index(
     path: Path,
+    image_names: list[str],
     splits: np.ndarray,
     labels: np.ndarray,
     hashes: list[str],
@@ -26,6 +27,7 @@ def write_index(
 
     Args:
         path: file to write.
+        image_names: name of each image in the raw file.
         splits: split of each image (N,).
         labels: label of each image, int64 (N,).
         hashes: SHA-256 of the pixels of each image, N hexadecimal strings.
@@ -36,6 +38,7 @@ def write_index(
     table = pa.table(
         {
             "index": np.arange(len(labels)),
+            "path": pa.array(image_names, pa.string()),
             "split": pa.array(splits).dictionary_encode(),
             "label": labels,
             "class": pa.array(names, pa.string()),

@@ -138,6 +138,16 @@ class RawFile:
             self.splits = np.asarray(columns["split"].to_pylist())
             self.class_names = parse_class_names(self._file.schema_arrow.metadata)
 
+    def read_names(self) -> list[str]:
+        """Return the name of each image in file order.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        with translate_parquet_errors(self.path, "run rr fetch again"):
+            paths = self._file.read(columns=["image.path"])["image"]
+            return [image["path"] for image in paths.to_pylist()]
+
     def iter_images(self) -> Iterator[tuple[str, bytes]]:
         """Yield the name and the encoded bytes of each image in file order.
 

@@ -101,7 +101,6 @@ class OwnImagesSource(StrictModel):
         path: a folder; for Parquet, a folder or a single file.
         splits: `auto` to recognize the splits by their names, `none` if there are no splits, or the names of the
             splits.
-        labels: if `none`, all images are treated as unlabeled.
         test_fraction: fraction of the images that become the test split if there are no test images.
         on_unreadable: what to do with an image that cannot be read: raise an error, or skip the image.
         exclude: path of a list of images to leave out.
@@ -109,7 +108,6 @@ class OwnImagesSource(StrictModel):
 
     path: Annotated[str, Field(min_length=1)]
     splits: SplitNames | Literal["auto", "none"] = "auto"
-    labels: Literal["auto", "none"] = "auto"
     test_fraction: Fraction = 0.2
     on_unreadable: Literal["raise", "skip"] = "raise"
     exclude: Annotated[str, Field(min_length=1)] | None = None
@@ -130,10 +128,27 @@ class OwnImagesSource(StrictModel):
 class FolderSource(OwnImagesSource):
     """Your own images in folders, `path/<class>/…` or `path/{train,test}/<class>/…`.
 
-    Images that are not in class folders are unlabeled.
+    Images that are not in class folders are unlabeled, unless `labels` is a CSV file.
+
+    Attributes:
+        labels: `auto` to use the names of the folders, `none` to treat all images as unlabeled, or the path of a CSV
+            file with a column of image names and a column of labels.
     """
 
     kind: Literal["imagefolder"]
+    labels: str = "auto"
+
+    @property
+    def label_file(self) -> str | None:
+        """The path of the CSV file with the labels, or None."""
+        return None if self.labels in ("auto", "none") else self.labels
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, value: str) -> str:
+        if value not in ("auto", "none") and not value.lower().endswith(".csv"):
+            raise ValueError("must be auto, none, or the path of a CSV file (.csv)")
+        return value
 
 
 class ParquetSource(OwnImagesSource):
@@ -142,11 +157,13 @@ class ParquetSource(OwnImagesSource):
     Attributes:
         image: name of the image column. By default, the column is recognized automatically.
         label: name of the label column. By default, the column is recognized automatically.
+        labels: if `none`, all images are treated as unlabeled.
     """
 
     kind: Literal["parquet"]
     image: Annotated[str, Field(min_length=1)] | None = None
     label: Annotated[str, Field(min_length=1)] | None = None
+    labels: Literal["auto", "none"] = "auto"
 
 
 class ExtensionSource(StrictModel):

@@ -163,7 +163,7 @@ def make_source_config(
     params: Params,
     params_file: Path,
     *,
-    use_labels: bool = True,
+    labels: str = "auto",
     skip_unreadable: bool = False,
 ) -> dict[str, str]:
     """Return the `source` section for a folder of images, a Parquet file, or a folder of Parquet files.
@@ -175,7 +175,7 @@ def make_source_config(
         name: the dataset's name; defaults to that of the folder or file.
         params: the contents of `params_file`.
         params_file: the parameter file.
-        use_labels: whether folder names or a column may serve as labels.
+        labels: "auto", "none" or, for a folder of images, the path of a CSV file, as in the source.
         skip_unreadable: whether to leave out images that cannot be read.
 
     Raises:
@@ -184,8 +184,8 @@ def make_source_config(
     """
     expanded = expand_user(path)
     source = {"kind": "parquet", "path": str(path)}
-    if not use_labels:
-        source["labels"] = "none"
+    if labels != "auto":
+        source["labels"] = labels
     if skip_unreadable:
         source["on_unreadable"] = "skip"
     if expanded.is_file() and expanded.suffix.lower() == ".parquet":

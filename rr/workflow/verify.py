@@ -33,20 +33,25 @@ def describe_changed_files(run: StageRun, hash_file: Callable[[Path], str] = fil
     ]
 
 
-def find_exclude_list_change(run: StageRun) -> str | None:
-    """Return a message if the list of excluded images has changed since the recorded `fetch` run, or None.
+def find_list_change(run: StageRun) -> str | None:
+    """Return a message if the exclude list or the label file has changed since the recorded `fetch` run, or None.
 
-    The list is not one of the project's files, so the engines do not notice the change. A missing list is not a
-    change: on another machine, the images may have been copied without it.
+    These are not the project's files, so the engines do not notice the change. A missing file is not a change: on
+    another machine, the images may have been copied without it.
     """
     record = find_current_record(run)  # the engines notice new parameters
-    name = run.params.get(f"datasets.{run.folder.name}.source", {}).get("exclude")
-    if not name or record is None:
-        return None
-    path = paths.expand_user(name)
-    if not path.is_file() or file_sha256(path) == record.get("exclude_sha256"):
-        return None
-    return f"{name} (exclude list of {run.folder}) has changed since the run: run rr fetch --dataset {run.folder.name}"
+    source = run.params.get(f"datasets.{run.folder.name}.source", {})
+    for key, kind in (("exclude", "exclude list"), ("labels", "label file")):
+        sha256 = record and record.get(f"{key}_sha256")
+        if not sha256:
+            continue
+        path = paths.expand_user(source[key])
+        if path.is_file() and file_sha256(path) != sha256:
+            return (
+                f"{source[key]} ({kind} of {run.folder}) has changed since the run: run rr fetch --dataset "
+                f"{run.folder.name}"
+            )
+    return None
 
 
 def find_mismatches(
@@ -82,7 +87,7 @@ def find_mismatches(
         messages += [f"{name} ({role}) is in the record of the run but is no longer used" for name in obsolete]
     if run.params != record["params"]:
         messages.append(f"{run.folder}: its parameters in params.yaml have changed since the run")
-    if run.stage == "fetch" and (message := find_exclude_list_change(run)):
+    if run.stage == "fetch" and (message := find_list_change(run)):
         messages.append(message)
     return messages
 

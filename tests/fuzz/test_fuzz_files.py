@@ -141,7 +141,9 @@ def make_valid_files(kind: str, folder: Path) -> list[bytes]:
             raw.write(path, raw.RawDataset(names, images))
         case "index":
             preprocessing = Preprocessing(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-            dataset_index.write_index(path, np.array(["train"] * 20), labels, ["ab" * 32] * 20, names, preprocessing)
+            dataset_index.write_index(
+                path, ["x"] * 20, np.array(["train"] * 20), labels, ["ab" * 32] * 20, names, preprocessing
+            )
         case "predictions":
             columns = {"label": labels, "prediction": labels, "confidence": np.full(20, 0.5), "index": np.arange(20)}
             pq.write_table(pa.table(columns).replace_schema_metadata({"class_names": json.dumps(names)}), path)

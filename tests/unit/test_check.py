@@ -144,10 +144,22 @@ def test_known_faults_are_found_and_can_be_excluded(project: Path, faulty_folder
     assert "to leave these images out: run `rr fetch --dataset mine`, then dvc repro" in rr("check", "mine").out
 
 
-def test_edit_of_the_exclude_list_is_reported(project: Path, rr: RunRr) -> None:
+LABELS = [f"{name}/{number}.png,{name}\n" for name in ("cat", "dog") for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "first", "second"),
+    [
+        ("exclude", "exclude list", "cat/0.png\n", "cat/1.png\n"),
+        ("labels", "label file", "".join(["file,label\n", *LABELS]), "".join(["file,label\n", *LABELS[1:]])),
+    ],
+)
+def test_edit_of_the_exclude_list_or_label_file_is_reported(
+    project: Path, rr: RunRr, key: str, kind: str, first: str, second: str
+) -> None:
     save_tree(project / "images", {"cat": 10, "dog": 10})
-    lists = project / "list.txt"
-    lists.write_text("cat/0.png\n")
+    lists = project / "list.csv"
+    lists.write_text(first)
 
     def use_source(source: dict[str, str]) -> None:
         def change(params: dict) -> None:
@@ -163,13 +175,13 @@ def test_edit_of_the_exclude_list_is_reported(project: Path, rr: RunRr) -> None:
         }
         return find_grid_problems(params)
 
-    use_source({**SOURCE, "exclude": "list.txt"})
+    use_source({**SOURCE, key: "list.csv"})
     assert messages() == []  # not fetched yet
     assert rr("fetch", "--dataset", "mine").code == 0
     assert messages() == []
-    lists.write_text("cat/1.png\n")
+    lists.write_text(second)
     end = "has changed since the run: run rr fetch --dataset mine"
-    assert messages() == [f"list.txt (exclude list of data/raw/mine) {end}"]
+    assert messages() == [f"list.csv ({kind} of data/raw/mine) {end}"]
     outcome = rr("convert", "--dataset", "mine")
     assert (outcome.code, messages()[0] in outcome.err) == (2, True)
     assert rr("fetch", "--dataset", "mine").code == 0

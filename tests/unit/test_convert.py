@@ -254,6 +254,13 @@ def test_given_mean_and_std_are_used(raw_path: Path, tmp_path: Path) -> None:
     assert read_class_names(index) == ["a", "b"]
 
 
+def test_index_contains_the_names_of_the_images(raw_path: Path, tmp_path: Path) -> None:
+    run(raw_path, tmp_path / "x")
+    names = [name for name, _ in raw.RawFile(raw_path).iter_images()]
+    assert len(set(names)) == len(names)
+    assert pq.read_table(tmp_path / "x/index.parquet")["path"].to_pylist() == names
+
+
 def test_std_of_a_constant_channel_is_replaced() -> None:
     histogram = np.zeros((3, 256), np.int64)
     histogram[0, [0, 255]] = 5  # mean 0.5, std 0.5

@@ -73,7 +73,7 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
             or if train and test have different classes.
     """
     tree = _Tree(root, listing)
-    is_labeled = source.labels != "none"
+    is_labeled = source.labels == "auto"  # by the names of the folders
     if isinstance(source.splits, SplitNames):
         folders, test_choice = _folders_from_names(tree, source.splits), ""
     elif source.splits == "none":

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rr.data import raw
 from rr.data.exclude import reject_unknown_names
@@ -22,6 +22,7 @@ from rr.data.printable_names import display_name, path_to_text
 from rr.data.skipped_files import EXCLUDED, SkippedFiles, inspect_image
 from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
 from rr.data.sources.held_out import adjust_held_out
+from rr.data.sources.label_file import ImageLabels, read_label_file
 from rr.data.sources.split_names import UNUSED
 from rr.errors import UserError
 from rr.params import FolderSource
@@ -43,8 +44,9 @@ class _LabeledFile(NamedTuple):
 def read_dataset(source: FolderSource, local_copy: Path | None, skipped: SkippedFiles) -> raw.RawDataset:
     """Return the images of a folder that has one subfolder per class, or one per split with class folders inside.
 
-    `rr.data.sources.folder_layout` recognizes the layout. If there is no folder of test images, about `test_fraction`
-    of each class is held out. The choice depends only on the image bytes, so it is the same on every machine.
+    `rr.data.sources.folder_layout` recognizes the layout, and `rr.data.sources.label_file` reads labels from a CSV
+    file. If there is no folder of test images, about `test_fraction` of each class is held out. The choice depends only
+    on the image bytes, so it is the same on every machine.
 
     All unused files are reported to `skipped`.
 
@@ -63,6 +65,8 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     excluded = {name: SkippedFile(name, EXCLUDED) for name in names if skipped.is_excluded(name)}
     if source.exclude:
         reject_unknown_names(expand_user(source.exclude), skipped.unknown_excluded)
+    label_file = expand_user(source.label_file) if source.label_file else None
+    labels = read_label_file(label_file, names, root) if label_file else None
     listing = listing._replace(
         files=[name for name in listing.files if name not in excluded],
         damaged=[file for file in listing.damaged if file.name not in excluded],
@@ -74,8 +78,11 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
             skipped.add_damaged(damaged_file)
         skipped.raise_if_unreadable()
         raise
+    if label_file and labels:
+        layout = _replace_labels(layout, labels, root, label_file)
     for file in listing.skipped:
-        skipped.count(file)
+        if not (label_file and file.name.endswith(label_file.name) and (root / file.name).samefile(label_file)):
+            skipped.count(file)
     for damaged_file in listing.damaged:
         if layout.is_used(damaged_file.name):
             skipped.add_damaged(damaged_file)
@@ -98,7 +105,37 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
         origins["test"] += f" ({layout.test_choice})" if layout.test_choice else ""
     if unused:
         origins["not used"] = _describe_unused(unused, layout)
-    return raw.RawDataset(layout.class_names, images, len(files), {"splits": origins})
+    facts: dict[str, Any] = {"splits": origins}
+    if label_file and labels:
+        image_column, label_column = labels.columns
+        facts["labels"] = f"column '{label_column}' of {display_name(label_file)}, for the images in '{image_column}'"
+    return raw.RawDataset(layout.class_names, images, len(files), facts)
+
+
+def _replace_labels(layout: FolderLayout, labels: ImageLabels, root: Path, label_file: Path) -> FolderLayout:
+    """Return a layout without labels with the labels from a CSV file.
+
+    Raises:
+        UserError: if no image in one of the splits has a label.
+    """
+    files: dict[str, dict[str, list[str]]] = {}
+    for split, classes in layout.files.items():
+        files[split] = defaultdict(list)
+        for name in classes[""]:
+            files[split][labels.by_image.get(name, "")].append(name)
+        if not any(files[split]):
+            hold_out = ""
+            if split == "test":
+                hold_out = (
+                    ". To hold out test_fraction of the training images instead, set `splits: {train: "
+                    f"{display_name(layout.folders['train'])}}}` in this dataset's source in params.yaml"
+                )
+            raise UserError(
+                f"labels: {display_name(label_file)} has no label for any of the images in "
+                f"{display_name(root / layout.folders[split])}: add labels{hold_out}"
+            )
+    used = set().union(*files.values())
+    return layout._replace(class_names=[name for name in labels.class_names if name in used], files=files)
 
 
 def _label_files(layout: FolderLayout) -> list[_LabeledFile]:

@@ -1,7 +1,6 @@
 """Choose the image and label columns of a Parquet file, and read the labels and class names."""
 
 import json
-import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +10,12 @@ import pyarrow.parquet as pq
 
 from rr.data import raw
 from rr.data.printable_names import display_name, normalize_unicode, printable
-from rr.data.sources.class_names import means_unlabeled
+from rr.data.sources.class_names import LABEL_LIKE, LABEL_NAMES, means_unlabeled
 from rr.data.sources.split_names import TRAIN, find_split, split_words
 from rr.errors import UserError
 from rr.params import ParquetSource
 
 _IMAGE_NAMES = ("image", "img")
-_LABEL_NAMES = ("label", "labels", "fine_label")
-# Columns with other names are never chosen automatically: they may contain anything, such as an age.
-_LABEL_LIKE = re.compile(r"(.*[_ ])?(labels?|class(es)?|cls|category|categories|targets?)")
 _MAX_SPLITS = 10  # maximum number of distinct values in a split column
 _KEY_HINT = "in this dataset's source in params.yaml"
 
@@ -87,7 +83,7 @@ def check_no_label_in_path(names: Sequence[str]) -> None:
     for name in names:
         for folder in name.split("/")[:-1]:
             key, separator, _ = folder.partition("=")
-            if separator and _LABEL_LIKE.fullmatch(key.lower()):
+            if separator and LABEL_LIKE.fullmatch(key.lower()):
                 raise UserError(
                     f"{display_name(name)}: labels in folder names ({printable(folder)}) are not read: write them into "
                     f"a column, or set `labels: none` {_KEY_HINT}"
@@ -247,14 +243,14 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
                 f"has no column '{printable(key)}' of integers or text; fix the `label` key {_KEY_HINT}",
             )
         return key
-    if named := [name for expected in _LABEL_NAMES for name in _match_ignoring_case(schema.names, expected)]:
+    if named := [name for expected in LABEL_NAMES for name in _match_ignoring_case(schema.names, expected)]:
         if is_label_column(named[0]):
             return named[0]
         problem = f"has a column '{named[0]}' that contains neither integers nor text"
         raise _column_error(path, schema, f"{problem}; convert it, or set `label: NAME` or `labels: none` {_KEY_HINT}")
     columns = [name for name in schema.names if is_label_column(name)]
     marked = [name for name in columns if features.get(name, {}).get("_type") == "ClassLabel"]
-    candidates = marked or [name for name in columns if _LABEL_LIKE.fullmatch(name.lower())]
+    candidates = marked or [name for name in columns if LABEL_LIKE.fullmatch(name.lower())]
     if len(candidates) == 1:
         return candidates[0]
     if all(is_image_type(field.type) for field in schema):

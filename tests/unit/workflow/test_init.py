@@ -14,7 +14,7 @@ from PIL import Image
 
 import rr.fetch as rr_fetch
 from rr import commands
-from rr.params import load_params
+from rr.params import FolderSource, load_params
 from rr.paths import lock_file
 from rr.runtime.lock import exclusive_lock
 from rr.workflow import stage_runs
@@ -193,7 +193,7 @@ def test_folders_that_are_not_classes_need_two_options(params_file: Path, rr: Ru
     assert "rr init --no-labels treats all images as unlabeled" in outcome.err
     outcome = rr("init", "photos", "--no-labels")
     assert (outcome.code, params_file.read_text()) == (2, text)
-    assert "--skip-unreadable leaves out those that cannot be read" in outcome.err
+    assert "--skip-unreadable leaves out images that cannot be read" in outcome.err
     outcome = rr("init", "photos", "--no-labels", "--skip-unreadable")
     assert outcome.code == 0, outcome.err
     assert "skipped 1 file" in outcome.out
@@ -232,7 +232,7 @@ def test_options_do_not_change_a_dataset_that_is_defined(params_file: Path, rr: 
     params_file.write_text(text.replace("\ndatasets:\n", entry))
     outcome = rr("init", "birds", "--no-labels")
     assert outcome.code == 2
-    assert "params.yaml already defines birds: set `labels: none`" in outcome.err
+    assert "params.yaml already defines birds: set `labels` or `on_unreadable`" in outcome.err
 
 
 def test_datasets_with_and_without_labels_in_turn(params_file: Path, rr: RunRr) -> None:
@@ -529,8 +529,8 @@ def test_first_init_that_fails_keeps_what_another_process_writes(
 def test_name_without_images_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
     monkeypatch.chdir(tmp_path)
     assert rr("init", "--name", "birds").err == (
-        "rr: --name, --no-labels, --skip-unreadable and --run require images: specify a folder of images or a Parquet "
-        "file, as in rr init IMAGES\n"
+        "rr: --name, --no-labels, --labels, --skip-unreadable and --run require images: specify a folder of images or "
+        "a Parquet file, as in rr init IMAGES\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -549,11 +549,38 @@ def test_run_outside_a_project_raises_before_anything_is_read(params_file: Path,
 def test_labels_in_a_csv_file_are_not_ignored_silently(params_file: Path, rr: RunRr) -> None:
     save_images(Path("photos"), {"": 12}, (40, 40))
     Path("photos/labels.csv").write_text("file,label\n0.png,robin\n")
-    message = "labels in .csv files are not read: make one folder for each class (docs/faq.md)"
-    assert message in rr("init", "photos").out.splitlines()
+    message = "if a .csv file contains the labels: use rr init --labels FILE, or set `labels: FILE` in this dataset's"
+    assert message in rr("init", "photos").out
     save_images(Path("birds"), {"robin": 12, "wren": 12}, (40, 40))
     Path("birds/labels.csv").touch()
     assert message not in rr("init", "birds").out
+
+
+def test_labels_of_a_csv_file_are_added(params_file: Path, rr: RunRr) -> None:
+    save_images(Path("photos"), {"": 40}, (40, 40))
+    rows = [f"{path.name},{'robin' if number % 2 else 'wren'}" for number, path in enumerate(Path("photos").iterdir())]
+    Path("labels.csv").write_text("\n".join(["file,label", *rows]))
+    assert rr("init", "photos", "--labels", "labels.csv").code == 0
+    params = load_params(params_file)
+    source = params.datasets["photos"].source
+    assert isinstance(source, FolderSource)
+    assert source.labels == "labels.csv"
+    assert params.grid[0].protocol == ["linear", "knn", "retrieval", "embedding"]
+
+
+def test_labels_option_requires_a_folder_and_a_csv_file(params_file: Path, rr: RunRr) -> None:
+    save_images(Path("photos"), {"": 12}, (40, 40))
+    save_tables(Path("tables"), {"x.parquet": make_table([0, 1] * 6)})
+    text = params_file.read_text()
+    for arguments, message in (
+        (("photos", "--labels", "labels.csv", "--no-labels"), "--labels and --no-labels exclude each other"),
+        (("photos", "--labels", "labels.txt"), "source.labels: must be auto, none, or the path of a CSV file (.csv)"),
+        (("photos", "--labels", "labels.csv"), "labels: labels.csv cannot be read"),
+        (("tables", "--labels", "labels.csv"), "--labels applies only to folders of images"),
+    ):
+        outcome = rr("init", *arguments)
+        assert (outcome.code, message in outcome.err) == (2, True), outcome.err
+    assert params_file.read_text() == text
 
 
 def test_run_continues_after_an_earlier_init(params_file: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:

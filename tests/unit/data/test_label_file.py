@@ -1,0 +1,135 @@
+"""Tests of labels that are read from a CSV file."""
+
+from pathlib import Path
+
+import pytest
+from own_images import fetch_folder, fetched_labels, raw_file, save_file, save_tree
+
+from rr.errors import UserError
+from rr.fetch import format_fetch_facts
+
+NAMES = [f"{folder}/{number}.png" for folder in ("2024", "2025") for number in range(5)]
+LABELS = ["robin", "wren"] * 5
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten images in two folders that are not classes."""
+    return save_tree(tmp_path / "photos", {"2024": 5, "2025": 5})
+
+
+def write_labels(root: Path, lines: list[str], name: str = "labels.csv", encoding: str = "utf-8") -> str:
+    path = root / name
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
+    return str(path)
+
+
+def format_rows(names: list[str] = NAMES, labels: list[str] = LABELS) -> list[str]:
+    return [f"{name},{label}" for name, label in zip(names, labels, strict=True)]
+
+
+def check_raises(root: Path, lines: list[str], *parts: str, **keys: str) -> None:
+    with pytest.raises(UserError) as caught:
+        fetch_folder(root, **{"labels": write_labels(root, lines)} | keys)
+    assert all(part in str(caught.value) for part in parts), caught.value
+    assert not raw_file(root).exists()
+
+
+def test_labels_are_read_instead_of_the_folder_names(photos: Path) -> None:
+    facts = fetch_folder(photos, labels=write_labels(photos, ["file,label", *format_rows()]))
+    labels = fetched_labels(photos)
+    assert {name: class_name for name, (_, class_name) in labels.items()} == dict(zip(NAMES, LABELS, strict=True))
+    assert facts["images_per_class"] == {"train": {"robin": 4, "wren": 4}, "test": {"robin": 1, "wren": 1}}
+    assert facts["skipped"] == {}  # the file with the labels is used
+    path = photos / "labels.csv"
+    assert f"labels: column 'label' of {path}, for the images in 'file'" in format_fetch_facts(facts).splitlines()
+
+
+@pytest.mark.parametrize(
+    "shorten",
+    [str, lambda n: f"./{n}", lambda n: n.replace("/", "\\"), lambda n: n.removesuffix(".png")],
+    ids=["path", "dot", "backslash", "without-suffix"],
+)
+@pytest.mark.parametrize("header", ["file,label", "id,breed", "\N{BYTE ORDER MARK}Image Name,Bird Class"])
+def test_images_are_found_by_their_paths(photos: Path, shorten, header: str) -> None:
+    fetch_folder(photos, labels=write_labels(photos, [header, *format_rows([shorten(name) for name in NAMES])]))
+    assert [class_name for _, (_, class_name) in sorted(fetched_labels(photos).items())] == LABELS
+
+
+def test_images_are_found_by_their_file_names(tmp_path: Path) -> None:
+    for name in ("a/Zoë.png", "b/2.jpg", "b/3.png"):
+        save_file(tmp_path / "photos" / name)
+    rows = ["name;x;label", "Zoe\N{COMBINING DIAERESIS};9;cat", "2;9;cat", "", "3;9;dog"]
+    fetch_folder(tmp_path / "photos", labels=write_labels(tmp_path, rows))
+    classes = {name: class_name for name, (_, class_name) in fetched_labels(tmp_path / "photos").items()}
+    assert classes == {"a/Zoë.png": "cat", "b/2.jpg": "cat", "b/3.png": "dog"}
+
+
+def test_images_without_a_label_are_unlabeled(photos: Path) -> None:
+    rows = ["file,label", *format_rows()[:-2], f"{NAMES[-2]},"]
+    facts = fetch_folder(photos, labels=write_labels(photos, rows))
+    assert {name for name, (_, class_name) in fetched_labels(photos).items() if not class_name} == set(NAMES[-2:])
+    assert "unlabeled images: 1 train, 1 test" in format_fetch_facts(facts)
+
+
+def test_numbers_are_sorted_by_value(photos: Path) -> None:
+    facts = fetch_folder(photos, labels=write_labels(photos, ["file,label", *format_rows(labels=["10", "9"] * 5)]))
+    assert list(facts["images_per_class"]["train"]) == ["9", "10"]
+
+
+def test_folders_of_splits_are_used(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "photos", {"train/a": 3, "train/b": 3, "test": 2})
+    names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.png"))]
+    rows = ["file,label", *format_rows(names, ["robin", "wren"] * 4)]
+    facts = fetch_folder(root, labels=write_labels(tmp_path, rows))
+    assert facts["images_per_class"] == {"train": {"robin": 3, "wren": 3}, "test": {"robin": 1, "wren": 1}}
+    without_test = [row for row in rows if not row.startswith("test")]
+    hint = "To hold out test_fraction of the training images instead, set `splits: {train: train}`"
+    with pytest.raises(UserError, match=r"has no label for any of the images in .*/test: add labels") as caught:
+        fetch_folder(root, labels=write_labels(tmp_path, without_test))
+    assert hint in str(caught.value)
+    assert fetch_folder(root, labels=str(tmp_path / "labels.csv"), splits={"train": "train"})["images"]["test"] == 2
+
+
+def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
+    (photos / "exclude.txt").write_text(f"{NAMES[0]}\n")
+    (photos / NAMES[1]).write_bytes((photos / NAMES[1]).read_bytes()[:50])
+    fetch_folder(
+        photos,
+        labels=write_labels(photos, ["file,label", *format_rows()]),
+        exclude=str(photos / "exclude.txt"),
+        on_unreadable="skip",
+    )
+    assert set(fetched_labels(photos)) == set(NAMES[2:])
+
+
+@pytest.mark.parametrize(
+    ("lines", "parts"),
+    [
+        ([], ["needs a line of column names"]),
+        (["file,label"], ["needs a line of column names"]),
+        (format_rows(), ["must contain column names, such as file,label; it contains 2024/0.png"]),
+        (["file,label", "x.png,robin"], ["no column of", "such as 2024/0.png. Its columns are file, label"]),
+        (["file", *NAMES], ["exactly one column of labels besides 'file'"]),
+        (["file,size,color", f"{NAMES[0]},1,red"], ["exactly one column of labels besides 'file'"]),
+        (["file,label,label", f"{NAMES[0]},a,b"], ["exactly one column of labels besides 'file'"]),
+        (["file,label", *format_rows(), "9.png,wren", "x/1.png,wren"], ["9.png (line 12), x/1.png (line 13)"]),
+        (["file,label", "2024/0.png,robin", "0.png,wren"], ["match no image in", "or several: 0.png (line 3)"]),
+        (["file,label", *format_rows(), "2024/0.png,wren"], ["line 12: 2024/0.png has two labels, 'robin' and 'wren'"]),
+        (["file,label", "2024/0.png,robin,wren"], ["line 2: 3 fields, but the first line has 2"]),
+        (["file,label", '"2024/0.png,robin'], ["cannot be read as CSV in UTF-8 (unexpected end of data)"]),
+        (["file,label", "2024/0.png,NaN"], ["line 2: the label is 'NaN'; leave it empty for unlabeled images"]),
+        (["file,label", "2024/0.png,"], ["has no labels in the column 'label'"]),
+        (["file,label", *format_rows(labels=["robin", "Robin"] * 5)], ["'Robin' and 'robin'", "same class"]),
+    ],
+)
+def test_invalid_files_raise(photos: Path, lines: list[str], parts: list[str]) -> None:
+    check_raises(photos, lines, "labels: ", "labels.csv", *parts)
+
+
+def test_missing_file_and_other_encodings_raise(photos: Path) -> None:
+    with pytest.raises(UserError, match=r"labels: none\.csv cannot be read .*No such file"):
+        fetch_folder(photos, labels="none.csv")
+    path = write_labels(photos, ["file,label", *format_rows(labels=["Käfer", "Igel"] * 5)], encoding="latin-1")
+    with pytest.raises(UserError, match="cannot be read as CSV in UTF-8"):
+        fetch_folder(photos, labels=path)
