@@ -38,48 +38,44 @@ class DigitsSource(StrictModel):
     seed: Annotated[int, Field(ge=0, lt=2**64)]
 
 
-class CifarSource(StrictModel):
-    """CIFAR-10, CIFAR-100, or CIFAR-100 with its 20 coarse labels (`cifar100_20`), read by torchvision.
+class PublishedSource(StrictModel):
+    """Keys shared by the sources for published datasets.
 
     Attributes:
         path: local copy to read instead of downloading the dataset.
+        validation_fraction: if set, this fraction of the training images of each class becomes the test split, and the
+            official test images are not used. This allows you to choose settings without them.
     """
 
-    kind: Literal["cifar10", "cifar100", "cifar100_20"]
     path: str | None = None
+    validation_fraction: Fraction | None = None
 
 
-class Stl10Source(StrictModel):
+class CifarSource(PublishedSource):
+    """CIFAR-10, CIFAR-100, or CIFAR-100 with its 20 coarse labels (`cifar100_20`), read by torchvision."""
+
+    kind: Literal["cifar10", "cifar100", "cifar100_20"]
+
+
+class Stl10Source(PublishedSource):
     """STL-10 with labels (5,000 training and 8,000 test images), or its 100,000 unlabeled images (`stl10_unlabeled`).
 
-    Attributes:
-        path: local copy to read instead of downloading the dataset.
+    The unlabeled images have the same test images, without their labels.
     """
 
     kind: Literal["stl10", "stl10_unlabeled"]
-    path: str | None = None
 
 
-class TinyImageNetSource(StrictModel):
-    """Tiny-ImageNet, with its official validation split as the test split.
-
-    Attributes:
-        path: local copy to read instead of downloading the dataset.
-    """
+class TinyImageNetSource(PublishedSource):
+    """Tiny-ImageNet, with its official validation split as the test split."""
 
     kind: Literal["tiny_imagenet"]
-    path: str | None = None
 
 
-class SlimageNetSource(StrictModel):
-    """SlimageNet64, which cannot be downloaded automatically.
-
-    Attributes:
-        path: local copy; not needed with `rr fetch --from`.
-    """
+class SlimageNetSource(PublishedSource):
+    """SlimageNet64, which cannot be downloaded automatically: a `path` or `rr fetch --from` is required."""
 
     kind: Literal["slimagenet64"]
-    path: str | None = None
 
 
 class SplitNames(StrictModel):

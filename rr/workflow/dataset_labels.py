@@ -12,9 +12,10 @@ from rr.data.arrow import to_numpy
 from rr.data.class_names_metadata import parse_class_names
 from rr.data.shapes import CLASS_NAMES as SHAPES_CLASSES
 from rr.data.sources import digits, slimagenet, tiny_imagenet
+from rr.data.sources.validation_split import count_validation_images
 from rr.errors import UserError
 from rr.evaluate.protocol_checks import DatasetLabels
-from rr.params import Params
+from rr.params import Params, PublishedSource
 from rr.workflow import stage_runs
 from rr.workflow.records import load_record
 
@@ -69,6 +70,9 @@ def _make_labels(source: Any) -> DatasetLabels | None:
         num_train, num_test, num_classes = source.train, source.test, len(SHAPES_CLASSES)
     elif source.kind in _FIXED_SIZES:
         num_train, num_test, num_classes = _FIXED_SIZES[source.kind]
+        if isinstance(source, PublishedSource) and source.validation_fraction:
+            num_test = count_validation_images(num_train, num_classes, source.validation_fraction)
+            num_train -= num_test
     else:
         return None
     train, test = (

@@ -10,8 +10,9 @@ from rr.data.printable_names import display_name
 from rr.data.raw import SPLITS, EncodedImage, RawDataset
 from rr.data.skipped_files import SkippedFiles
 from rr.data.sources import cifar, digits, imagefolder, parquet, shapes, slimagenet, stl10, tiny_imagenet
+from rr.data.sources.validation_split import make_validation_split
 from rr.errors import UserError
-from rr.params import Source
+from rr.params import PublishedSource, Source
 from rr.paths import expand_user
 
 
@@ -31,6 +32,14 @@ def read_dataset(source: Source, download_dir: Path, local_copy: Path | None, sk
         local_copy = _expand_user(path)
     if local_copy:
         raise_if_url(local_copy)
+    dataset = _read_source(source, download_dir, local_copy, skipped)
+    if isinstance(source, PublishedSource) and source.validation_fraction:
+        return make_validation_split(dataset, source.validation_fraction)
+    return dataset
+
+
+def _read_source(source: Source, download_dir: Path, local_copy: Path | None, skipped: SkippedFiles) -> RawDataset:
+    """Return the class names and the images of `source`, with its original splits."""
     match source.kind:
         case "shapes":
             return shapes.read_dataset(source)

@@ -24,6 +24,7 @@ from rr.data import raw
 from rr.data.image_decoding import decode_image
 from rr.data.sources import slimagenet, stl10, tiny_imagenet, torchvision_archive
 from rr.params import Stl10Source, load_params
+from rr.workflow.dataset_labels import find_dataset_labels
 
 FETCH = ("fetch", "--dataset", "mine")
 
@@ -460,6 +461,48 @@ class TestCifar:
         assert rr(*FETCH, "--from", archive).code == 0
         add_dataset(project, {"kind": "cifar10", "path": str(archive)}, image_size=32)
         assert rr(*FETCH).code == 0
+
+    @pytest.mark.parametrize(("fraction", "per_class"), [(0.1, 1), (0.25, 2), (0.5, 5)])
+    def test_validation_images_replace_the_test_images(
+        self, project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, fraction: float, per_class: int
+    ) -> None:
+        """Every class has ten training images; round(2.5) is 2."""
+        folder = write_cifar10(project / "copy", monkeypatch)
+        add_dataset(project, {"kind": "cifar10"}, image_size=32)
+        assert rr(*FETCH, "--from", folder).code == 0
+        official = open_fetched(project)
+        train = dict(zip([name for name, _ in official.iter_images()], official.labels, strict=True))
+        train = {name: label for name, label in train.items() if name.startswith("train")}
+        add_dataset(project, {"kind": "cifar10", "validation_fraction": fraction}, image_size=32)
+        outcome = rr(*FETCH, "--from", folder)
+        held_out = f"test: {fraction:g} of the training images of each class, held out"
+        assert f"train: the other training images; {held_out}" in outcome.out
+        data = open_fetched(project)
+        names = [name for name, _ in data.iter_images()]
+        assert dict(zip(names, data.labels, strict=True)) == train  # all of them, and no official test image
+        is_test = data.splits == "test"
+        assert np.bincount(data.labels[is_test]).tolist() == [per_class] * 10
+        assert np.bincount(data.labels[~is_test]).tolist() == [10 - per_class] * 10
+
+    def test_validation_split_without_images_raises(
+        self, project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = write_cifar10(project / "copy", monkeypatch)
+        add_dataset(project, {"kind": "cifar10", "validation_fraction": 0.05}, image_size=32)  # 0.5 of ten images
+        outcome = rr(*FETCH, "--from", folder)
+        assert (outcome.code, is_nothing_written(project)) == (2, True)
+        assert "validation_fraction 0.05 selects no training images: raise it in params.yaml" in outcome.err
+
+    def test_sizes_with_a_validation_split_are_known_before_the_download(self, project: Path) -> None:
+        for kind, fraction, sizes in (
+            ("cifar10", 0.1, (45_000, 5_000)),
+            ("cifar100", 0.001, (50_000, 0)),  # round(0.5) is 0
+            ("stl10_unlabeled", 0.25, (75_000, 25_000)),
+        ):
+            add_dataset(project, {"kind": kind, "validation_fraction": fraction})
+            labels = find_dataset_labels(load_params(project / "params.yaml"), "mine")
+            assert labels is not None
+            assert (len(labels.train_labels), len(labels.test_labels)) == sizes
 
     def test_coarse_labels_of_cifar100(self, project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
         from torchvision.datasets import CIFAR100
