@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
+from os.path import realpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     if label_file and labels:
         layout = _replace_labels(layout, labels, root, label_file)
     for file in listing.skipped:
-        if not (label_file and file.name.endswith(label_file.name) and (root / file.name).samefile(label_file)):
+        if label_file is None or realpath(root / file.name) != realpath(label_file):
             skipped.count(file)
     for damaged_file in listing.damaged:
         if layout.is_used(damaged_file.name):

@@ -36,11 +36,12 @@ def check_raises(root: Path, lines: list[str], *parts: str, **keys: str) -> None
 
 
 def test_labels_are_read_instead_of_the_folder_names(photos: Path) -> None:
+    (photos / "2024/labels.csv").symlink_to("labels.csv")  # refers to itself
     facts = fetch_folder(photos, labels=write_labels(photos, ["file,label", *format_rows()]))
     labels = fetched_labels(photos)
     assert {name: class_name for name, (_, class_name) in labels.items()} == dict(zip(NAMES, LABELS, strict=True))
     assert facts["images_per_class"] == {"train": {"robin": 4, "wren": 4}, "test": {"robin": 1, "wren": 1}}
-    assert facts["skipped"] == {}  # the file with the labels is used
+    assert facts["skipped"] == {"a broken link": {".csv": 1}}  # the file with the labels is used
     path = photos / "labels.csv"
     assert f"labels: column 'label' of {path}, for the images in 'file'" in format_fetch_facts(facts).splitlines()
 
