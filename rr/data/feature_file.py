@@ -34,6 +34,10 @@ class SplitFeatures:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def select(self, rows: np.ndarray) -> "SplitFeatures":
+        """Return the features of the images in `rows`, int64 (R,)."""
+        return SplitFeatures(self.features[rows], self.labels[rows], self.index[rows])
+
 
 def write_features(path: Path, splits: Mapping[str, SplitFeatures]) -> None:
     """Write the features of several splits, keyed by split name. The same arguments produce byte-identical files.

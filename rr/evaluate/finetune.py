@@ -50,12 +50,12 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
     backbone = inputs.load_backbone(frozen=False).train()
     torch.manual_seed(inputs.seed)
     classifier = nn.Linear(backbone.num_features, inputs.num_classes).to(device)
-    rows = choose_labeled_rows(train.labels, config, inputs.seed)
+    rows = choose_labeled_rows(inputs.train.labels, config, inputs.seed)
     groups = [(backbone.parameters(), config.backbone_lr), (classifier.parameters(), config.classifier_lr)]
     optimizer = make_optimizer(config.optimizer, groups)
     loader = ViewLoader(
         train, preprocessing, config.augmentation, num_views=1, batch_size=config.batch_size, seed=inputs.seed,
-        device=device, positions=rows,
+        device=device, positions=inputs.find_positions("train", rows),
     )  # fmt: skip
     images_per_epoch = len(rows) - (len(rows) % config.batch_size == 1)
     steps_per_epoch = math.ceil(images_per_epoch / config.batch_size)
@@ -79,8 +79,9 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
                 )
             progress.advance(1)
     with torch.inference_mode():
-        logits = classifier(extract_features(backbone.eval(), test, preprocessing, device))
-        loss = F.cross_entropy(logits, torch.from_numpy(test.labels).to(logits.device))
+        positions = inputs.find_positions("test", np.arange(len(inputs.test)))
+        logits = classifier(extract_features(backbone.eval(), test, preprocessing, device, positions))
+        loss = F.cross_entropy(logits, torch.from_numpy(inputs.test.labels).to(logits.device))
     metrics = {
         "loss": loss.item(),
         "train_accuracy": num_correct.item() / images_per_epoch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,14 +25,18 @@ if TYPE_CHECKING:
 class EvaluationInputs:
     """The features of both splits of the target; its images and the pretrained network are loaded on demand.
 
+    A protocol that needs labels receives only the labeled images.
+
     Attributes:
-        train: features of the training split, with labels.
-        test: features of the test split, with labels.
+        train: features of the training images, with labels.
+        test: features of the test images, with labels.
         target: the target dataset.
         pretraining: the run that trained the backbone.
         seed: seed for all random numbers that the protocol uses.
         device: torch device on which to compute. Protocols that use only numpy ignore it.
         threads: number of threads.
+        positions: for each split, the position in the beton of each row in `train` or `test`, int64 (N,). By default,
+            the rows are all images in the order of the beton.
     """
 
     train: SplitFeatures
@@ -41,6 +46,7 @@ class EvaluationInputs:
     seed: int
     device: str
     threads: int
+    positions: Mapping[str, np.ndarray] | None = None
     _photographs: dict[str, Beton] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -48,11 +54,16 @@ class EvaluationInputs:
         """Number of classes in the target."""
         return len(self.target.class_names)
 
-    def read_images(self, split: str, positions: np.ndarray) -> np.ndarray:
-        """Return the images at the given positions of a split, uint8 (M, S, S, 3), without loading the whole split.
+    def find_positions(self, split: str, rows: np.ndarray) -> np.ndarray:
+        """Return the positions in a split's beton of the images in the given rows of `train` or `test`, int64 (M,)."""
+        return rows if self.positions is None else self.positions[split][rows]
+
+    def read_images(self, split: str, rows: np.ndarray) -> np.ndarray:
+        """Return the images in the given rows of `train` or `test`, uint8 (M, S, S, 3), without loading all images.
 
         Only one thread may call this method at a time.
         """
+        positions = self.find_positions(split, rows)
         if self.target.preprocessing.stored_size is None:
             return read_images(self.target.betons[split], positions)
         if split not in self._photographs:  # FFCV compiles its decoder for each of these objects

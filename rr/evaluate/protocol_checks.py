@@ -33,22 +33,31 @@ class DatasetLabels(NamedTuple):
         """The number of images in both splits together."""
         return len(self.train_labels) + len(self.test_labels)
 
+    def without_unlabeled(self) -> "DatasetLabels":
+        """Return the labels of the labeled images."""
+        train, test = self.train_labels, self.test_labels
+        return self._replace(train_labels=train[train >= 0], test_labels=test[test >= 0])
+
+
+def needs_labels(config: ProtocolConfig) -> bool:
+    """Return whether a protocol uses only labeled images. A user-defined protocol specifies this itself."""
+    return config.needs_labels if isinstance(config, ExtensionProtocolConfig) else config.kind != "embedding"
+
 
 def find_target_problem(target: str, dataset: DatasetLabels) -> str | None:
     """Explain why a dataset does not suit protocols that need labels and how to fix it, or return None if it does.
 
-    `target` is the name of the dataset.
+    Unlabeled images are ignored. `target` is the name of the dataset.
     """
-    class_names, train_labels, test_labels = dataset
+    class_names, train_labels, test_labels = dataset.without_unlabeled()
     remove = f"remove {target} from grid.target in params.yaml"
     splits = {"training": train_labels, "test": test_labels}
-    unlabeled = [
-        f"{count:,} of {len(labels):,} {split} images"
-        for split, labels in splits.items()
-        if (count := int((labels < 0).sum()))
-    ]
+    unlabeled = [f"{split} images" for split, labels in splits.items() if not labels.size]
     if unlabeled:
-        reason = f"{' and '.join(unlabeled)} are unlabeled: label them, or use only the embedding protocol, or {remove}"
+        reason = (
+            f"its {' and '.join(unlabeled)} have no labels: label some of them, or use only the embedding protocol, or "
+            f"{remove}"
+        )
     elif (highest := max(labels.max() for labels in splits.values())) >= len(class_names):
         reason = (
             f"the label {highest} has no class name (the number of class names is {len(class_names)}): fix the "
@@ -73,8 +82,7 @@ def find_target_problem(target: str, dataset: DatasetLabels) -> str | None:
 def find_protocol_problem(name: str, config: ProtocolConfig, target: str, dataset: DatasetLabels) -> str | None:
     """Explain why a protocol cannot be used on a dataset and how to fix it, or return None if it can.
 
-    All built-in protocols except `embedding` need labels (see `find_target_problem`). A user-defined protocol specifies
-    whether it needs them.
+    All built-in protocols except `embedding` need labels (see `find_target_problem`).
 
     Args:
         name: name of the protocol.
@@ -82,11 +90,11 @@ def find_protocol_problem(name: str, config: ProtocolConfig, target: str, datase
         target: name of the dataset.
         dataset: the labels of the dataset.
     """
-    needs_labels, num_images = config.kind != "embedding", len(dataset.train_labels)
-    if isinstance(config, ExtensionProtocolConfig):
-        needs_labels = config.needs_labels
-    if needs_labels and (target_problem := find_target_problem(target, dataset)):
-        return target_problem
+    if needs_labels(config):
+        if target_problem := find_target_problem(target, dataset):
+            return target_problem
+        dataset = dataset.without_unlabeled()
+    num_images = len(dataset.train_labels)
     problem = None  # user-defined protocols have no checks of their own
     match config.kind:
         case "linear" | "finetune":
@@ -94,14 +102,14 @@ def find_protocol_problem(name: str, config: ProtocolConfig, target: str, datase
         case "knn":
             if config.neighbors > num_images:
                 problem = (
-                    f"neighbors: {config.neighbors:,} exceeds the number of training images in {target} "
-                    f"({num_images:,}): lower it in params.yaml"
+                    f"neighbors: {config.neighbors:,} exceeds the number of labeled training images in "
+                    f"{target} ({num_images:,}): lower it in params.yaml"
                 )
         case "retrieval":
             if max(config.cutoffs) > num_images:
                 problem = (
-                    f"cutoffs: {max(config.cutoffs):,} exceeds the number of training images in {target} "
-                    f"({num_images:,}): lower it in params.yaml"
+                    f"cutoffs: {max(config.cutoffs):,} exceeds the number of labeled training images in "
+                    f"{target} ({num_images:,}): lower it in params.yaml"
                 )
         case "embedding":
             if len(dataset.test_labels) < _MIN_EMBEDDING_IMAGES:

@@ -19,7 +19,7 @@ class ProtocolResult:
     Attributes:
         metrics: metrics by name, for `metrics.json`. Their names are part of the file format. Accuracies and
             rates are in [0, 1]. The stage adds `test_images` and `classes`.
-        rows: for each row of the table, the position of its image in the test split, int64 (R,).
+        rows: for each row of the table, the row of its image in `inputs.test`, int64 (R,).
         columns: additional table columns by name: numbers or booleans (R,), or (R, K) for a column of lists; text
             (R,); or an object array of bytes (R,). The stage adds `index` and `label`.
         examples: an image that illustrates the result, uint8 (H, W, 3).

@@ -20,7 +20,7 @@ from rr.data.feature_file import read_features
 from rr.data.image_grid import write_png
 from rr.errors import UserError
 from rr.evaluate.inputs import EvaluationInputs
-from rr.evaluate.protocol_checks import DatasetLabels, find_protocol_problem
+from rr.evaluate.protocol_checks import DatasetLabels, find_protocol_problem, needs_labels
 from rr.evaluate.result import ProtocolResult, check_result
 from rr.evaluate.target_dataset import TargetDataset
 from rr.params import ProtocolConfig
@@ -70,7 +70,11 @@ def load_inputs(
     labels = DatasetLabels(target.class_names, train.labels, test.labels)
     if problem := find_protocol_problem(run.protocol, protocol, run.target, labels):
         raise UserError(problem)
-    return EvaluationInputs(train, test, target, run.pretraining, seed, device, threads)
+    positions = None
+    if needs_labels(protocol) and labels.without_unlabeled().num_images < labels.num_images:
+        positions = {"train": np.flatnonzero(train.labels >= 0), "test": np.flatnonzero(test.labels >= 0)}
+        train, test = train.select(positions["train"]), test.select(positions["test"])
+    return EvaluationInputs(train, test, target, run.pretraining, seed, device, threads, positions)
 
 
 def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResult]:

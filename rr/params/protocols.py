@@ -133,7 +133,7 @@ class EmbeddingConfig(StrictModel):
 class ExtensionProtocolConfig(StrictModel):
     """Settings of a user-defined protocol; the protocol's `Config` class subclasses this one.
 
-    If `needs_labels` is true, the protocol is rejected for a target with unlabeled images.
+    If `needs_labels` is true, the protocol receives only the labeled images of a target.
     """
 
     kind: str

@@ -155,7 +155,12 @@ def test_invalid_source_path_raises(project: Path, rr: RunRr, kind: str, path: s
         ("datasets.shapes.mean", [125.3, 123.0, 113.9], PRETRAIN, "less than or equal to 1"),
         ("protocols.linear.learning_rate", 1e6, (*EVALUATE, "linear"), ""),
         ("protocols.knn.temperature", 1e-300, (*EVALUATE, "knn"), ""),
-        ("protocols.knn.neighbors", 10**9, (*EVALUATE, "knn"), "exceeds the number of training images in shapes (200)"),
+        (
+            "protocols.knn.neighbors",
+            10**9,
+            (*EVALUATE, "knn"),
+            "exceeds the number of labeled training images in shapes (200)",
+        ),
     ],
 )
 def test_extreme_number_is_used_or_raises(

@@ -271,9 +271,9 @@ def write_image_folder(folder: Path, classes: dict[str, int]) -> None:
             Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / name / f"{position}.png")
 
 
-def use_target(project: Path, path: str) -> None:
+def use_target(project: Path, path: str, **keys: str) -> None:
     def change(params: dict) -> None:
-        source = {"kind": "imagefolder", "path": path, "test_fraction": 0.4, "on_unreadable": "raise"}
+        source = {"kind": "imagefolder", "path": path, "test_fraction": 0.4, "on_unreadable": "raise", **keys}
         params["methods"]["relational"].update(epochs=1)
         params["datasets"]["mine"] = {
             "source": source,
@@ -430,8 +430,8 @@ def test_target_without_labels_has_an_embedding_only(pretrained: Path, rr: RunRr
         outcome = evaluate_own_images(rr, protocol)
         assert outcome.code == 2
         assert (
-            "mine cannot be a target, because 20 of 20 training images and 10 of 10 test images are unlabeled: label "
-            "them, or use only the embedding protocol, or remove mine from grid.target" in outcome.err
+            "mine cannot be a target, because its training images and test images have no labels: label some of them, "
+            "or use only the embedding protocol, or remove mine from grid.target" in outcome.err
         )
     outcome = evaluate_own_images(rr, "embedding")
     assert outcome.code == 0, outcome.err
@@ -442,6 +442,41 @@ def test_target_without_labels_has_an_embedding_only(pretrained: Path, rr: RunRr
     table = pq.read_table(folder / "predictions.parquet")
     assert table["label"].to_pylist() == [-1] * 10
     assert json.loads(table.schema.metadata[b"class_names"]) == []
+
+
+@pytest.mark.parametrize("protocol", [name for name in METRICS if name != "embedding"])
+def test_unlabeled_images_do_not_change_an_evaluation(pretrained: Path, rr: RunRr, protocol: str) -> None:
+    """Protocols that need labels give the same result as if the unlabeled images were deleted."""
+    write_image_folder(pretrained / "images", {"train": 30, "test": 12})
+    images = sorted((pretrained / "images").rglob("*.png"))
+    labeled = [path for number, path in enumerate(images) if number % 3]  # also the last training and test images
+    rows = [f"{path.relative_to(pretrained / 'images')},{'ab'[number % 2]}" for number, path in enumerate(labeled)]
+    (pretrained / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    use_target(pretrained, "images", labels="labels.csv")
+    folder = pretrained / FOLDER.parent / "mine" / protocol
+    results = []
+    for _ in range(2):
+        for command in (("fetch", "--dataset", "mine"), ("convert", "--dataset", "mine"), (*EXTRACT[:-1], "mine")):
+            assert rr(*command).code == 0
+        outcome = evaluate_own_images(rr, protocol)
+        assert outcome.code == 0, outcome.err
+        names = pq.read_table("data/beton/mine/index.parquet")["path"].to_numpy()
+        table = pq.read_table(folder / "predictions.parquet")
+        columns = {name: table[name].to_pylist() for name in table.column_names if name != "index"}
+        if "neighbors" in columns:
+            columns["neighbors"] = names[columns["neighbors"]].tolist()
+        metrics = json.loads((folder / "metrics.json").read_text())
+        examples = (folder / "examples.png").read_bytes()
+        results.append((metrics, names[table["index"].to_numpy()].tolist(), columns, examples))
+        for path in {*images} - {*labeled}:
+            path.unlink(missing_ok=True)
+    assert results[0][0]["test_images"] == 8
+    if protocol == "finetune":  # the augmentation of an image depends on its position in the split
+        assert results[0][1] == results[1][1]
+        assert results[0][2]["label"] == results[1][2]["label"]
+        assert results[0][0]["train_images"] == results[1][0]["train_images"] == 20
+    else:
+        assert results[0] == results[1]
 
 
 def test_target_with_one_class_raises(pretrained: Path, rr: RunRr) -> None:
@@ -466,7 +501,7 @@ def test_more_neighbors_than_training_images_raises(pretrained: Path, rr: RunRr)
     write_params(pretrained, lambda params: params["protocols"]["knn"].update(neighbors=500))
     outcome = rr(*EVALUATE, "knn")
     assert outcome.code == 2
-    assert "protocols.knn.neighbors: 500 exceeds the number of training images in shapes (200)" in outcome.err
+    assert "protocols.knn.neighbors: 500 exceeds the number of labeled training images in shapes (200)" in outcome.err
     assert not list((pretrained / FOLDER).rglob("metrics.json"))
 
 

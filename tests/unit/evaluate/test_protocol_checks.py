@@ -31,13 +31,24 @@ def test_labeled_images_of_several_classes_suit_every_protocol() -> None:
         assert protocol_problem(name) is None
 
 
-def test_unlabeled_images_are_counted_by_split() -> None:
-    assert target_problem([-1, -1], [-1], []).startswith(
-        "mine cannot be a target, because 2 of 2 training images and 1 of 1 test images are unlabeled: label them, or "
+def test_splits_without_labels_are_refused() -> None:
+    assert target_problem([-1, -1], [-1], []) == (
+        "mine cannot be a target, because its training images and test images have no labels: label some of them, or "
         "use only the embedding protocol, or remove mine from grid.target in params.yaml"
     )
-    assert "because 1 of 4 training images are unlabeled" in target_problem([0, 1, 2, -1], [0, 1, 2])
-    assert "because 1 of 3 test images are unlabeled" in target_problem([0, 1, 2], [0, -1, 2])
+    assert "because its training images have no labels" in target_problem([-1, -1], [0, 1, 2])
+    assert "because its test images have no labels" in target_problem([0, 1, 2], [-1])
+
+
+def test_unlabeled_images_are_ignored_if_others_have_labels() -> None:
+    train, test = np.append(TRAIN, [-1] * 50), np.append(TEST, [-1])
+    for name in SMALL_PARAMS["protocols"]:
+        assert protocol_problem(name, train, test) is None
+    assert "of one class" not in target_problem([0, 1, -1], [0, -1, 1])
+    assert "belong to one class" in target_problem([0, 1, -1], [0, -1, 0])
+    num_labeled = len(TRAIN)
+    problem = str(protocol_problem("knn", train, test, neighbors=num_labeled + 1))
+    assert f"exceeds the number of labeled training images in mine ({num_labeled})" in problem
 
 
 @pytest.mark.parametrize(("train", "test"), [([1, 1], [1, 1]), ([0, 1, 2], [1, 1, 1]), ([0, 1, 2], [1])])
@@ -65,9 +76,17 @@ def test_class_without_training_images_is_refused() -> None:
     ("name", "changes", "problem"),
     [
         ("knn", {"neighbors": 60}, None),
-        ("knn", {"neighbors": 61}, "protocols.knn.neighbors: 61 exceeds the number of training images in mine (60)"),
+        (
+            "knn",
+            {"neighbors": 61},
+            "protocols.knn.neighbors: 61 exceeds the number of labeled training images in mine (60)",
+        ),
         ("retrieval", {"cutoffs": [60]}, None),
-        ("retrieval", {"cutoffs": [61, 1]}, "protocols.retrieval.cutoffs: 61 exceeds the number of training images"),
+        (
+            "retrieval",
+            {"cutoffs": [61, 1]},
+            "protocols.retrieval.cutoffs: 61 exceeds the number of labeled training images",
+        ),
         ("linear", {"label_fraction": 0.05}, None),
         (
             "linear",
@@ -100,7 +119,7 @@ def test_only_the_embedding_needs_no_labels() -> None:
     unlabeled = np.full(60, -1)
     for name in SMALL_PARAMS["protocols"]:
         problem = protocol_problem(name, unlabeled, unlabeled)
-        assert problem is None if name == "embedding" else "are unlabeled" in str(problem)
+        assert problem is None if name == "embedding" else "have no labels" in str(problem)
     assert protocol_problem("embedding", unlabeled, unlabeled[:4]) is None
     problem = protocol_problem("embedding", unlabeled, unlabeled[:3])
     assert problem == (
