@@ -70,16 +70,16 @@ def classify(
     skipped = make_skipped_files(on_unreadable)
     files = list_images(folder, skipped)
     extractor = load_feature_extractor(inputs.pretraining.weights, inputs.target.preprocessing, inputs.device)
-    found, _ = update_index(default_index_path(extractor, folder), extractor, folder, files, skipped)
+    gallery, _ = update_index(default_index_path(extractor, folder), extractor, folder, files, skipped)
     skipped.raise_if_unreadable()
     with threadpool_limits(inputs.threads, "blas"):
         classifier = make_classifier(inputs, config)
-        probabilities, test_probabilities = classifier(found.vectors), classifier(inputs.test.features)
+        probabilities, test_probabilities = classifier(gallery.vectors), classifier(inputs.test.features)
     predictions = [inputs.target.class_names[label] for label in probabilities.argmax(1)]
     text = io.StringIO()
     text.write(",".join(_HEADER) + "\n")
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")  # a name may contain a line break
-    for image, name, probability in zip(found.images, predictions, probabilities.max(1), strict=True):
+    for image, name, probability in zip(gallery.images, predictions, probabilities.max(1), strict=True):
         writer.writerow((image.name, name, round(float(probability), 4)))
     write_text(output, text.getvalue(), concurrent=True)
     frequent = Counter(predictions).most_common()

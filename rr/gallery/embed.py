@@ -56,24 +56,25 @@ def embed(
         check_image_count(len(images), folder)
     extractor = load_feature_extractor(weights, preprocessing, device)
     index_path = default_index_path(extractor, folder)
-    is_index = output.resolve() == index_path.resolve()
+    output_is_index = output.resolve() == index_path.resolve()
     cached = read_index_or_empty(index_path, extractor, folder)
-    shown: list[ImageVectors] = []
+    map_batches: list[ImageVectors] = []
 
-    def keep_batches_for_map() -> Iterator[ImageVectors]:
+    def compute_batches() -> Iterator[ImageVectors]:
         for batch in embed_batches(extractor, images, cached, skipped):
-            if map_path:
-                shown.append(batch)
+            if map_path:  # otherwise, memory use must not grow with the number of images
+                map_batches.append(batch)
             yield batch
 
     with atomic_write(output, concurrent=True) as temporary:
         try:
-            count = write_rows(temporary, extractor, folder, keep_batches_for_map(), skipped)
-            if count > len(cached.find_rows(images)) and not is_index:
-                with suppress(OSError), atomic_write(index_path, concurrent=True) as copy:
-                    shutil.copyfile(temporary, copy)
+            count = write_rows(temporary, extractor, folder, compute_batches(), skipped)
+            has_new_vectors = count > len(cached.find_rows(images))
+            if has_new_vectors and not output_is_index:
+                with suppress(OSError), atomic_write(index_path, concurrent=True) as index:
+                    shutil.copyfile(temporary, index)
         except BaseException:  # such as Ctrl-C
-            if not is_index:
+            if not output_is_index:  # store the vectors that were computed before the error
                 computed = read_index_or_empty(temporary, extractor, folder)
                 keep_vectors(index_path, extractor, folder, cached, computed, skipped)
             raise
@@ -82,6 +83,8 @@ def embed(
             check_image_count(count, folder)  # unreadable images are not in the map
     summary = f"{output}: {format_count(count, 'images')}, {extractor.num_features} features"
     if map_path:
-        write_text(map_path, render_map_page(folder, *join_batches(shown, extractor.num_features)), concurrent=True)
+        write_text(
+            map_path, render_map_page(folder, *join_batches(map_batches, extractor.num_features)), concurrent=True
+        )
         summary += f"; map written to {map_path}"
     return "\n".join([summary, *format_skipped(skipped.counts)])

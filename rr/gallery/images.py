@@ -25,18 +25,18 @@ class ImageFile(NamedTuple):
         path: path of the file.
         name: path relative to the gallery folder, as text.
         size: size in bytes.
-        modified: when it last changed (see `change_time`).
+        change_time_ns: see `change_time`.
     """
 
     path: Path
     name: str
     size: int
-    modified: int
+    change_time_ns: int
 
     @property
     def index_key(self) -> tuple[str, int, int]:
         """Name, size and `change_time`. A changed file has a different key, so its old vector is not found."""
-        return self.name, self.size, self.modified
+        return self.name, self.size, self.change_time_ns
 
 
 def change_time(info: os.stat_result) -> int:

@@ -112,7 +112,7 @@ def write_rows(
                         "path": [image.name for image in images],
                         "vector": pa.FixedSizeListArray.from_arrays(values, extractor.num_features),
                         "size": [image.size for image in images],
-                        "modified": [image.modified for image in images],
+                        "modified": [image.change_time_ns for image in images],
                     },
                     schema=schema,
                 )

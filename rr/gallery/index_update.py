@@ -46,17 +46,19 @@ def embed_batches(
     decoded = decode_images(new, extractor.decode_and_resize, skipped)
     with Progress("embed", len(new), "images") if new else nullcontext() as progress:
         for start in range(0, len(images), extractor.batch_size):
-            batch, pixels, vectors = images[start : start + extractor.batch_size], {}, {}
+            batch = images[start : start + extractor.batch_size]
+            vectors = {image.path: cached.vectors[rows[image.path]] for image in batch if image.path in rows}
+            pixels: dict[Path, np.ndarray] = {}  # of the new images that can be read
             for image in batch:
-                if image.path in rows:
-                    vectors[image.path] = cached.vectors[rows[image.path]]
-                    continue
-                if (image_pixels := next(decoded)) is not None:
-                    pixels[image.path] = image_pixels
-                if progress:
-                    progress.advance(1)
+                if image.path not in rows:
+                    image_pixels = next(decoded)  # `decoded` yields the new images of all batches in this order
+                    if image_pixels is not None:
+                        pixels[image.path] = image_pixels
+                    if progress:
+                        progress.advance(1)
             if pixels:
-                vectors |= zip(pixels, extractor.extract(np.stack(list(pixels.values()))), strict=True)
+                features = extractor.extract(np.stack(list(pixels.values())))
+                vectors.update(zip(pixels, features, strict=True))
             if readable := [image for image in batch if image.path in vectors]:
                 yield ImageVectors(readable, np.stack([vectors[image.path] for image in readable]))
 

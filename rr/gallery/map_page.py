@@ -58,8 +58,8 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
     check_image_count(len(images), folder)
     rows = np.sort(np.random.default_rng(0).permutation(len(images))[:MAX_IMAGES])
     normalized = normalize_rows(vectors[rows])
-    shown = [images[row] for row in rows]
-    folders = [PurePosixPath(image.name).parts[:-1] for image in shown]
+    sampled_images = [images[row] for row in rows]
+    folders = [PurePosixPath(image.name).parts[:-1] for image in sampled_images]
     label_by_folder = {name: label for label, name in enumerate(sorted({parts[0] for parts in folders if parts}))}
     labels = np.array([label_by_folder[parts[0]] if parts else raw.UNLABELED for parts in folders])
     voters = nearest_other_images(normalized, _NUM_VOTES)
@@ -70,9 +70,9 @@ def render_map_page(folder: Path, images: list[ImageFile], vectors: np.ndarray) 
         _vote(labels[voters]) if len(label_by_folder) > 1 else None,
     )
     read_thumbnails = partial(read_images, decode=partial(decode_image, image_size=TILE_SIZE))
-    thumbnails = map_ordered(read_thumbnails, [[image.path] for image in shown], DECODING_THREADS)
+    thumbnails = map_ordered(read_thumbnails, [[image.path] for image in sampled_images], DECODING_THREADS)
     sprite = make_sprite([pixels for (pixels,) in thumbnails])
-    names = [display_name(image.name) for image in shown]
+    names = [display_name(image.name) for image in sampled_images]
     class_names = [printable(name) for name in label_by_folder]
     image_map = ImageMap("map", class_names, labels, names, sprite, [layer], "(nearest images)")
     selection = "" if len(rows) == len(images) else f", a random sample of the {len(images):,} images in the folder"

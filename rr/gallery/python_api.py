@@ -85,9 +85,9 @@ class Gallery:
             weights = backbone.check_unchanged("their features cannot be stored: omit index")
             check_index_path("index", index_path, weights, must_be_writable=False)
         files = list_images(root, skipped)
-        found, _ = update_index(index_path, backbone, root, files, skipped)
+        gallery, _ = update_index(index_path, backbone, root, files, skipped)
         skipped.raise_if_unreadable()
-        self.images, self.vectors, self.backbone = found.images, found.vectors, backbone
+        self.images, self.vectors, self.backbone = gallery.images, gallery.vectors, backbone
         self._version = backbone.version
 
     def __len__(self) -> int:

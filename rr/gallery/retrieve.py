@@ -137,20 +137,23 @@ def _search(
     first, second = (gallery.vectors[rows] for rows in sample_pairs(len(gallery.images)))
     reference = scorer.head.logits(first, second) if scorer else cosine_similarities(first, second)
     num_candidates = max(top, num_reranked)
+    # Request more rows, so that enough remain when those of the query itself are left out.
     nearest = find_nearest(queries_QD, gallery.vectors, num_candidates + max(map(len, own_rows)))
     results = []
     for query, query_D, own, rows, similarities in zip(queries, queries_QD, own_rows, *nearest, strict=True):
-        is_kept = ~np.isin(rows, own)
-        rows, similarities = rows[is_kept][:num_candidates], similarities[is_kept][:num_candidates]
+        is_other = ~np.isin(rows, own)
+        rows, similarities = rows[is_other][:num_candidates], similarities[is_other][:num_candidates]
         scores, probabilities = similarities, [None] * len(rows)
         if scorer and len(rows):
             scores = scorer.head.logits(query_D[None], gallery.vectors[rows])
             order = np.argsort(-scores, kind="stable")
             rows, similarities, scores = rows[order], similarities[order], scores[order]
             probabilities = scorer.calibration.probabilities(scores).tolist()
-        images = [gallery.images[row] for row in rows]
-        columns = (similarities.tolist(), images, probabilities, percentiles(scores, reference).tolist())
-        hits = [Hit(rank, *values) for rank, values in enumerate(zip(*columns, strict=True), 1)]
+        values = zip(rows, similarities.tolist(), probabilities, percentiles(scores, reference).tolist(), strict=True)
+        hits = [
+            Hit(rank, similarity, gallery.images[row], probability, percentile)
+            for rank, (row, similarity, probability, percentile) in enumerate(values, 1)
+        ]
         results.append(QueryResult(query, hits[:top]))
     return results
 
@@ -159,7 +162,7 @@ def _find_own_rows(queries: Sequence[Path], images: Sequence[ImageFile]) -> list
     """Return, for each query, the rows of the gallery images that are the query file itself."""
     rows_by_time = defaultdict(list)
     for row, image in enumerate(images):
-        rows_by_time[image.size, image.modified].append(row)
+        rows_by_time[image.size, image.change_time_ns].append(row)
     own_rows = []
     for query in queries:
         info = os.stat(query)

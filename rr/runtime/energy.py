@@ -41,7 +41,7 @@ class EnergyMeter:
         try:
             values = {counter: _read_int(counter) for counter in self._last_values}
         except (OSError, ValueError):
-            values = self._last_values = {}
+            values = {}  # from now on, no processor energy is reported
         self._microjoules += sum(
             (value - self._last_values[counter]) % self._ranges[counter] for counter, value in values.items()
         )

@@ -74,17 +74,20 @@ def acquire_gpu() -> str | None:
             f"RR_GPUS={listed}: must be GPU numbers or UUIDs, separated by commas without spaces, such as 0,1"
         )
     LOCK_DIR.mkdir(mode=0o700, exist_ok=True)
-    waiting = False
+    # A GPU that is listed twice has two lock files.
+    lock_files = {LOCK_DIR / f"{gpu}.{gpus[:position].count(gpu)}": gpu for position, gpu in enumerate(gpus)}
+    has_announced = False
     while True:
-        for position, gpu in enumerate(gpus):
-            file = try_lock(LOCK_DIR / f"{gpu}.{gpus[:position].count(gpu)}", "unset RR_GPUS")
+        for path, gpu in lock_files.items():
+            file = try_lock(path, "unset RR_GPUS")
             if file is not None:
-                _acquired, os.environ["CUDA_VISIBLE_DEVICES"] = (gpu, file), gpu
+                _acquired = gpu, file
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpu
                 return gpu
-        if not waiting:
+        if not has_announced:
             message = f"all GPUs in RR_GPUS={listed} are in use by other runs: waiting for a free one"
             print(message, file=sys.stderr, flush=True)
-        waiting = True
+        has_announced = True
         time.sleep(1)
 
 

@@ -169,7 +169,7 @@ class Progress:
         window = max(_MAX_WINDOW, _MAX_WINDOW_FRACTION * (now - self._first_advance_time))
         samples = self._samples
         if len(samples) >= _MIN_SAMPLES and now - samples[-2][0] < window / 100:
-            samples.pop()  # about a hundred samples are enough
+            samples.pop()  # the new one replaces it, because about a hundred samples per window are enough
         samples.append((now, self.done))
         while len(samples) > _MIN_SAMPLES and samples[1][0] < now - window:
             samples.popleft()
@@ -184,17 +184,18 @@ class Progress:
         """Refresh the bar, or print a line if one is due. Also write the status file if it is due."""
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=self.done, refresh=True)
-        elif _last_line_time is None:
-            is_due = now - self._command_start_time >= SECONDS_BEFORE_FIRST_LINE
-        elif self.note and not self._has_printed:
-            is_due = now - self._start_time >= SECONDS_BEFORE_FIRST_LINE
-        else:
-            is_due = now - _last_line_time >= SECONDS_BETWEEN_LINES
-        if not self._bar and is_due:
+        elif self._is_line_due(now):
             self._has_printed = True
             self._print_line(self.describe())
         if now - self._last_heartbeat_time >= status.SECONDS_BETWEEN_HEARTBEATS:
             self._send_heartbeat(now)
+
+    def _is_line_due(self, now: float) -> bool:
+        if _last_line_time is None:  # nothing has been printed since the outermost object started
+            return now - self._command_start_time >= SECONDS_BEFORE_FIRST_LINE
+        if self.note and not self._has_printed:  # show a new note soon
+            return now - self._start_time >= SECONDS_BEFORE_FIRST_LINE
+        return now - _last_line_time >= SECONDS_BETWEEN_LINES
 
     def _send_heartbeat(self, now: float) -> None:
         self._last_heartbeat_time = now

@@ -82,7 +82,8 @@ def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[
 
     def interrupt_group(signum: int, frame: object) -> None:
         nonlocal is_interrupted
-        if process and (not received or received[0] == signum == signal.SIGINT):
+        is_repeated_ctrl_c = signum == signal.SIGINT and received[:1] == [signal.SIGINT]
+        if process and (not received or is_repeated_ctrl_c):  # all other signals after the first are ignored
             is_interrupted = True
             signal_group(signal.SIGINT)
         received.append(signum)

@@ -79,12 +79,12 @@ def describe_required_seeds(params: Params) -> Iterator[str]:
     num_tested = sum(map(bool, seeds))
     for claim, own_seeds in zip(claims, seeds, strict=True):
         text = f"claim: {describe_difference(claim)} ({describe_data(claim)}): "
-        has = f"the grid has {own_seeds}"
+        seeds_in_grid = f"the grid has {own_seeds}"
         assumed = claim.assumed
         if not own_seeds:
             yield f"{text}this grid does not test it"
         elif assumed is None:
-            yield f"{text}{has}; add `assumed` to the claim to compute how many seeds it needs"
+            yield f"{text}{seeds_in_grid}; add `assumed` to the claim to compute how many seeds it needs"
         else:
             std = assumed.std[0], assumed.std[1]
             count = seeds_for_power(assumed.difference, claim.margin, std, ALPHA / num_tested)
@@ -92,7 +92,7 @@ def describe_required_seeds(params: Params) -> Iterator[str]:
             yield (
                 f"{text}needs {needed} for a power of {100 * POWER:.0f}% if the difference is "
                 f"{assumed.difference:g} points and the standard deviations over seeds are {std[0]:g} and {std[1]:g} "
-                f"({assumed.source}); {has}"
+                f"({assumed.source}); {seeds_in_grid}"
             )
 
 

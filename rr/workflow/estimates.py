@@ -69,8 +69,8 @@ def estimate_io(
     is_read_once = dataset.stored_size is None and image_bytes <= MAX_RESIDENT_BYTES
     backbone_config = params.backbones.get(run.backbone)
     # User-defined classes may read tensor values when they are built, and tensors on the `meta` device have no values.
-    is_own = is_extension_kind(config.kind) or isinstance(backbone_config, ExtensionBackboneConfig)
-    with torch.device("cpu" if is_own else "meta"):
+    is_user_defined = is_extension_kind(config.kind) or isinstance(backbone_config, ExtensionBackboneConfig)
+    with torch.device("cpu" if is_user_defined else "meta"):
         backbone = backbones.build(run.backbone, dataset.image_size, backbone_config)
         method = methods.build(config, backbone, num_classes)
     checkpoint_size = checkpoint.estimate_checkpoint_size(method, config)

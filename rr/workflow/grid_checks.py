@@ -14,7 +14,7 @@ from rr.params.methods import TrainableConfig
 from rr.workflow import grid, stage_runs
 from rr.workflow.dataset_labels import find_dataset_labels
 from rr.workflow.records import find_current_record
-from rr.workflow.verify import find_list_change
+from rr.workflow.verify import find_changed_source_file
 
 
 def find_grid_problems(params: Params) -> list[str]:
@@ -23,12 +23,13 @@ def find_grid_problems(params: Params) -> list[str]:
     Datasets whose images are not known yet are not checked. This function does not load torch.
     """
     datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
-    problems = [find_list_change(stage_runs.make_fetch_run(params, name)) for name in datasets]
+    problems = [find_changed_source_file(stage_runs.make_fetch_run(params, name)) for name in datasets]
     problems += [_find_source_problem(params, name) for name in datasets]
     evaluations = list(grid.evaluations(params))
     problems += [_find_test_copies_problem(params, name) for name in {run.target: None for run in evaluations}]
-    different = {(run.dataset, run.backbone, run.method): run for run in grid.pretrainings(params)}  # ignores seeds
-    problems += [find_pretraining_problem(params, run, datasets[run.dataset]) for run in different.values()]
+    # The problems do not depend on the seed.
+    one_run_per_setting = {(run.dataset, run.backbone, run.method): run for run in grid.pretrainings(params)}.values()
+    problems += [find_pretraining_problem(params, run, datasets[run.dataset]) for run in one_run_per_setting]
     problems += [_find_image_size_problem(params, evaluation) for evaluation in evaluations]
     for name, protocol in dict.fromkeys((evaluation.target, evaluation.protocol) for evaluation in evaluations):
         if target := datasets[name]:

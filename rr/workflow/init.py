@@ -182,20 +182,25 @@ def make_source_config(
         UserError: if `path` is neither a folder nor a Parquet file, or if it contains both images and Parquet files
             with images.
     """
-    expanded = expand_user(path)
-    source = {"kind": "parquet", "path": str(path)}
+    options = {"path": str(path)}
     if labels != "auto":
-        source["labels"] = labels
+        options["labels"] = labels
     if skip_unreadable:
-        source["on_unreadable"] = "skip"
+        options["on_unreadable"] = "skip"
+    return {"kind": _find_source_kind(path, name, params, params_file, options), **options}
+
+
+def _find_source_kind(path: Path, name: str | None, params: Params, params_file: Path, options: dict[str, str]) -> str:
+    """Return the kind of source at `path`; see `make_source_config`. `options` are the other keys of the source."""
+    expanded = expand_user(path)
     if expanded.is_file() and expanded.suffix.lower() == ".parquet":
-        return source
+        return "parquet"
     if not expanded.is_dir():
         what = describe_non_folder(expanded)
         raise UserError(f"{display_name(path)} is not a folder or a Parquet file{what}: use a folder of images")
     name = name or _default_name(path)
     if _is_source_of(path, name, params):
-        return source | {"kind": params.datasets[name].source.kind}
+        return params.datasets[name].source.kind
     listing = list_folder(expanded, image_kind())
     tables = [
         file.name
@@ -203,19 +208,17 @@ def make_source_config(
         if file_suffix(file.name) == ".parquet" and file.reason in (OTHER_SUFFIX, BROKEN_LINK)
     ]
     if tables and not listing.files:
-        return source
-    if any(_may_contain_images(expanded / table) for table in tables):
-        entries = [
-            format_dataset_entry(name or "images", source | {"kind": kind}) for kind in ("imagefolder", "parquet")
-        ]
-        images = format_names([display_name(file) for file in listing.files])
-        raise UserError(
-            f"{display_name(path)} contains images ({images}) and Parquet files with images "
-            f"({format_names([display_name(table) for table in tables])}), and either may be the dataset. Use a folder "
-            f"that contains only one of them or, to choose, {explain_entry('one of these entries', params_file)}:\n"
-            + "\n".join(entries)
-        )
-    return source | {"kind": "imagefolder"}
+        return "parquet"
+    if not any(_may_contain_images(expanded / table) for table in tables):
+        return "imagefolder"
+    entries = [format_dataset_entry(name or "images", {"kind": kind, **options}) for kind in ("imagefolder", "parquet")]
+    images = format_names([display_name(file) for file in listing.files])
+    raise UserError(
+        f"{display_name(path)} contains images ({images}) and Parquet files with images "
+        f"({format_names([display_name(table) for table in tables])}), and either may be the dataset. Use a folder "
+        f"that contains only one of them or, to choose, {explain_entry('one of these entries', params_file)}:\n"
+        + "\n".join(entries)
+    )
 
 
 def _may_contain_images(path: Path) -> bool:

@@ -82,16 +82,21 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
 
     Runs whose record has the current parameters are ignored. This function loads torch.
     """
-    from rr.workflow.estimates import estimate_features_bytes, estimate_pretrain_output_bytes
-
     runs = [
         run for run in grid.pretrainings(params) if not find_current_record(stage_runs.make_pretrain_run(params, run))
     ]
-    different = {(run.dataset, run.backbone, run.method): run for run in runs}  # ignores seeds
-    problems = [find_memory_problem(params, run, device) for run in different.values()]
-    for run in different.values():
+    return _find_memory_problems(params, runs, device) or _find_disk_problems(params, runs)
+
+
+def _find_memory_problems(params: Params, runs: list[paths.PretrainPaths], device: str) -> list[str]:
+    """Return one line per backbone that cannot be built and per training or finetuning that does not fit in memory."""
+    from rr.workflow.estimates import estimate_pretrain_output_bytes
+
+    one_run_per_setting = {(run.dataset, run.backbone, run.method): run for run in runs}.values()  # ignores seeds
+    problems = [find_memory_problem(params, run, device) for run in one_run_per_setting]
+    for run in one_run_per_setting:
         try:
-            estimate_pretrain_output_bytes(params, run)
+            estimate_pretrain_output_bytes(params, run)  # builds the backbone, also for methods that do not train
         except UserError as error:  # the user-defined backbone is faulty
             problems.append(str(error))
     evaluations = {  # ignores seeds and methods
@@ -100,8 +105,13 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
         if not find_current_record(stage_runs.make_evaluate_run(params, run))
     }
     problems += [_find_finetuning_memory_problem(params, run, device) for run in evaluations.values()]
-    if problems := list(dict.fromkeys(filter(None, problems))):
-        return problems
+    return list(dict.fromkeys(filter(None, problems)))
+
+
+def _find_disk_problems(params: Params, runs: list[paths.PretrainPaths]) -> list[str]:
+    """Return one line per disk with too little space for the files that the grid still has to write."""
+    from rr.workflow.estimates import estimate_features_bytes, estimate_pretrain_output_bytes
+
     needed: Counter[_Disk] = Counter()
     for run in runs:
         needed[_find_disk(run.folder)] += estimate_pretrain_output_bytes(params, run)

@@ -108,20 +108,20 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
     rates = throughput(params, [run for run in first_runs if _can_be_timed(params, run, datasets[run.dataset])])
     rows: list[PlanRow] = []
     seconds: dict[paths.PretrainPaths, float] = {}
-    io: list[IoEstimate] = []
+    io_estimates: list[IoEstimate] = []
     for key, runs in groups.items():
         todo, labels = remaining[key], datasets[key[0]]
-        row = PlanRow(*key, len(todo), len(runs) - len(todo), *_estimate_work(params, todo, labels, rates))
+        row = _make_row(params, runs, todo, labels, rates)
         rows.append(row)
         if labels and row.views and row.views_per_second:
-            duration = row.views / row.views_per_second
-            seconds |= dict.fromkeys(todo, duration)
-            sizes = (len(labels.train_labels), len(labels.class_names))
-            io += [estimate_io(params, todo[0], *sizes, duration)] * len(todo)
+            run_seconds = row.views / row.views_per_second
+            seconds |= dict.fromkeys(todo, run_seconds)
+            estimate = estimate_io(params, todo[0], len(labels.train_labels), len(labels.class_names), run_seconds)
+            io_estimates += [estimate] * len(todo)
     extractions = [run for run in grid.extractions(params) if run.folder in unfinished]
     evaluations = [run for run in grid.evaluations(params) if run.folder in unfinished]
-    images = {name: labels.num_images if labels else 0 for name, labels in datasets.items()}
-    feature_bytes = sum(estimate_features_bytes(params, run, images[run.target]) for run in extractions)
+    num_images = {name: labels.num_images if labels else 0 for name, labels in datasets.items()}
+    feature_bytes = sum(estimate_features_bytes(params, run, num_images[run.target]) for run in extractions)
     longest = max(seconds, key=lambda run: seconds[run]) if seconds else None
     return Plan(
         rows=rows,
@@ -132,7 +132,7 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         evaluations=len(evaluations),
         beton_bytes=sum(
             count * params.datasets[name].estimated_image_bytes
-            for name, count in images.items()
+            for name, count in num_images.items()
             if paths.DatasetPaths(name).beton_dir in unfinished
         ),
         feature_bytes=feature_bytes,
@@ -140,10 +140,10 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         longest_seconds=seconds[longest] if longest else 0.0,
         gpus=gpus,
         makespan=estimate_makespan(list(seconds.values()), gpus) if seconds else None,
-        read_bytes=sum(run.read_bytes for run in io),
-        written_bytes=sum(run.write_bytes for run in io),
+        read_bytes=sum(estimate.read_bytes for estimate in io_estimates),
+        written_bytes=sum(estimate.write_bytes for estimate in io_estimates),
         # An unfinished run keeps its newest checkpoint and the one before it.
-        stored_bytes=2 * sum(sorted((run.checkpoint_bytes for run in io), reverse=True)[:gpus]),
+        stored_bytes=2 * sum(sorted((estimate.checkpoint_bytes for estimate in io_estimates), reverse=True)[:gpus]),
         unknown_datasets=sorted(
             {row.dataset for row in rows if row.views is None and not datasets[row.dataset]}
             | {run.target for run in extractions if not datasets[run.target]}
@@ -176,33 +176,47 @@ def _find_unfinished(params: Params) -> set[Path]:
         if run.stage == "report":
             continue
         record = find_record(run.folder)
-        is_outdated = record is not None and (
+        if record is None:
+            has_new_inputs = False
+        elif (
             record["params"] != run.params
             or not outdated_files.isdisjoint(run.inputs)
             or any(has_changed(path, record["inputs"].get(str(path))) for path in run.inputs)
-        )
-        if record is None or is_outdated or record["code"] != hash_code(run.stage) | extension_hashes(run):
-            unfinished.add(run.folder)
-            # New code rarely changes a dataset, and a dataset that is missing has not changed.
-            if is_outdated or run.stage not in ("fetch", "convert"):
-                outdated_files.update(run.outputs)
+        ):
+            has_new_inputs = True
+        elif record["code"] != hash_code(run.stage) | extension_hashes(run):
+            has_new_inputs = False
+        else:
+            continue
+        unfinished.add(run.folder)
+        # New code rarely changes a dataset, and a dataset that is missing has not changed.
+        if has_new_inputs or run.stage not in ("fetch", "convert"):
+            outdated_files.update(run.outputs)
     return unfinished
 
 
-def _estimate_work(
+def _make_row(
     params: Params,
     runs: Sequence[paths.PretrainPaths],
+    remaining: Sequence[paths.PretrainPaths],
     labels: DatasetLabels | None,
     rates: dict[paths.PretrainPaths, float],
-) -> tuple[int | None, float | None, float | None]:
-    """Return the last three fields of a `PlanRow`: views per run, views per second, and seconds for all runs."""
-    config = params.methods[runs[0].method] if runs else None
-    if not isinstance(config, TrainableConfig):
-        return 0, None, None
-    if labels is None or runs[0] not in rates:
-        return None, None, None
-    views, rate = images_per_epoch(config, len(labels.train_labels)) * config.views * config.epochs, rates[runs[0]]
-    return views, rate, len(runs) * views / rate
+) -> PlanRow:
+    """Return the row for `runs`, which differ only in their seeds, and of which `remaining` are not done."""
+    config = params.methods[runs[0].method]
+    views: int | None = None
+    rate: float | None = None
+    seconds: float | None = None
+    if not remaining or not isinstance(config, TrainableConfig):
+        views = 0
+    elif labels is not None and remaining[0] in rates:
+        views = images_per_epoch(config, len(labels.train_labels)) * config.views * config.epochs
+        rate = rates[remaining[0]]
+        seconds = len(remaining) * views / rate
+    return PlanRow(
+        dataset=runs[0].dataset, backbone=runs[0].backbone, method=runs[0].method, remaining=len(remaining),
+        done=len(runs) - len(remaining), views=views, views_per_second=rate, seconds=seconds,
+    )  # fmt: skip
 
 
 def format_plan(plan: Plan) -> str:

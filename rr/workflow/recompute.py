@@ -47,12 +47,18 @@ def find_difference(epoch: RecomputedEpoch, *, exact: bool) -> str | None:
     """
     for column, recorded in epoch.recorded.items():
         repeated = epoch.repeated.get(column, "")  # empty for a metric that only earlier epochs have
-        if repeated == recorded or not (exact or column in _TOLERANCES):
-            continue
-        are_numbers = bool(repeated and recorded)  # a method may return no accuracy
-        if exact or not are_numbers or not math.isclose(float(recorded), float(repeated), **_TOLERANCES[column]):
+        if repeated != recorded and (exact or not _is_close(column, recorded, repeated)):
             return f"{column} is {repeated or 'empty'} instead of {recorded or 'empty'}"
     return "the weights differ" if exact and not epoch.equal_weights else None
+
+
+def _is_close(column: str, recorded: str, repeated: str) -> bool:
+    """Return whether two values of a column differ by no more than its tolerance. Other columns are not compared."""
+    if column not in _TOLERANCES:
+        return True
+    if not recorded or not repeated:  # a method may return no accuracy
+        return False
+    return math.isclose(float(recorded), float(repeated), **_TOLERANCES[column])
 
 
 def recompute_last_epoch(

@@ -72,13 +72,15 @@ def patch_snakemake() -> None:
     code_changed, input_changed = PersistenceBase._code_changed, PersistenceBase._input_changed
     input_checksums = PersistenceBase.input_checksums
     checksum = _IOFile.checksum
-    checksums: dict[tuple[Any, ...], str | None] = {}
+    checksum_by_version: dict[tuple[Any, ...], str | None] = {}
 
     async def remove_logs(job: Job) -> None:
+        """Delete only the logs before a job, not its outputs."""
         for log in job.log:
             await log.remove(remove_non_empty_dir=False)
 
     async def postprocess_unless_failed(job: Job, *arguments: Any, error: bool = False, **options: Any) -> None:
+        """After a failure, keep the outputs. Those that the job has not replaced no longer count as incomplete."""
         if not error:
             await postprocess(job, *arguments, error=error, **options)
             return
@@ -88,7 +90,7 @@ def patch_snakemake() -> None:
             if start is None or not os.path.exists(file) or os.path.getmtime(file) < start:
                 persistence._unmark_incomplete(persistence._get_key(file))
 
-    async def replaced_by_killed_job(persistence: PersistenceBase, job: Job) -> list[Any]:
+    async def find_incomplete_outputs(persistence: PersistenceBase, job: Job) -> list[Any]:
         """Return the outputs that were written after the start of a job that Snakemake did not record as finished."""
         files = []
         for file in await incomplete(persistence, job):
@@ -101,14 +103,14 @@ def patch_snakemake() -> None:
         return has_metadata(persistence, job) or _matches_record(job) is not None
 
     def params_changed_since_record(persistence: PersistenceBase, job: Job, file: Any = None) -> ParamsChange:
-        match _matches_record(job):
-            case True:
-                return NO_PARAMS_CHANGE
-            case False:
-                return ParamsChange(only_new=set(persistence._params(job)), files=set(job.output))
-            case _:
-                return params_changed(persistence, job, file)
+        matches = _matches_record(job)
+        if matches is None:  # there is no usable record
+            return params_changed(persistence, job, file)
+        if matches:
+            return NO_PARAMS_CHANGE
+        return ParamsChange(only_new=set(persistence._params(job)), files=set(job.output))
 
+    # Without a matching record, the two functions below use Snakemake's own metadata.
     def code_changed_without_record(persistence: PersistenceBase, job: Job, file: Any = None) -> bool:
         return not _matches_record(job) and code_changed(persistence, job, file)
 
@@ -122,7 +124,7 @@ def patch_snakemake() -> None:
         sha256 = file_sha256(Path(file)) if file in _code_inputs(job) else recorded_sha256(Path(file))
         return {f"sha256:{sha256}"}
 
-    async def checksum_of_changed_file(
+    async def checksum_once_per_version(
         file: _IOFile, threshold: int | None = None, force: bool = False, algorithm: str | Callable | None = None
     ) -> str | None:
         if not os.path.isfile(file):
@@ -130,19 +132,24 @@ def patch_snakemake() -> None:
         status = os.stat(file)
         version = (str(file), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         key = (*version, threshold, force, algorithm)
-        if key not in checksums:
-            checksums[key] = await checksum(file, threshold, force, algorithm)
-        return checksums[key]
+        if key not in checksum_by_version:
+            checksum_by_version[key] = await checksum(file, threshold, force, algorithm)
+        return checksum_by_version[key]
 
-    _IOFile.checksum = checksum_of_changed_file
+    _IOFile.checksum = checksum_once_per_version
     Job.remove_existing_output = remove_logs
     Job.postprocess = postprocess_unless_failed
-    PersistenceBase.incomplete = replaced_by_killed_job
+    PersistenceBase.incomplete = find_incomplete_outputs
     PersistenceBase.has_metadata = has_metadata_or_record
     PersistenceBase.params_changed = params_changed_since_record
     PersistenceBase._code_changed = code_changed_without_record
     PersistenceBase._input_changed = input_changed_without_record
     PersistenceBase.input_checksums = input_checksums_in_record
+
+
+# Whether a job matches each version of its record. If an input changes later, Snakemake reruns the job without this
+# comparison, because the job that wrote the input has run.
+_matches_by_version: dict[tuple[Path, int], bool | None] = {}
 
 
 def _matches_record(job: Job) -> bool | None:
@@ -155,22 +162,17 @@ def _matches_record(job: Job) -> bool | None:
     if record_file is None or not record_file.is_file():
         return None
     version = (record_file, record_file.stat().st_mtime_ns)
-    if version not in _matches:
-        _matches[version] = _compare_with_record(job, record_file.parent)
-    return _matches[version]
-
-
-# The result for each version of a record. If an input changes later, Snakemake reruns the job without this comparison,
-# because the job that wrote the input has run.
-_matches: dict[tuple[Path, int], bool | None] = {}
+    if version not in _matches_by_version:
+        _matches_by_version[version] = _compare_with_record(job, record_file.parent)
+    return _matches_by_version[version]
 
 
 def _compare_with_record(job: Job, folder: Path) -> bool | None:
-    own_modules, code_inputs = job.input.get("extension", []), _code_inputs(job)
+    extension_modules, code_inputs = job.input.get("extension", []), _code_inputs(job)
     inputs = [str(path) for path in job.input if path not in code_inputs]
     try:
         record = load_record(folder)
-        code = _code_hashes(job.rule.name) | {str(path): code_sha256(Path(path)) for path in own_modules}
+        code = _code_hashes(job.rule.name) | {str(path): code_sha256(Path(path)) for path in extension_modules}
         if (record["params"], record["code"]) != (job.params.get("settings"), code):
             return False
         if record["inputs"].keys() != set(inputs):  # the grid has changed, and some inputs may not exist yet

@@ -107,10 +107,6 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
         if not isinstance(name, str):
             raise UserError(f"suites: the name {name!r} is not text: put it in quotes in the suite file")
     load_params(params_file)
-    params = YAML(typ="safe", pure=True).load(params_file)
-    params["grid"] = []
-    variants: dict[str, tuple[str, Any]] = {}  # the first suite that defines a variant, and its changes
-    changed: dict[str, str] = {}  # the first suite that changes a method of the parameter file
     for name, suite in suites.items():
         # Names come from Snakemake's command line, and become part of a file name.
         if not re.fullmatch(NAME, name):
@@ -118,15 +114,40 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
                 f"invalid suite name '{name}': use letters, digits, - and _, and start with a letter or digit"
             )
         _validate_suite(suite, f"suite {name}")
-        params["grid"].append(suite["grid"])
-        for variant, changes in suite.get("methods", {}).items():
-            other_name, other_changes = variants.setdefault(variant, (name, changes))
-            if changes != other_changes:
-                raise UserError(
-                    f"suites {other_name} and {name} define methods.{variant} differently: rename it in one of them"
-                )
+    _check_equal_definitions(suites)
+    params = YAML(typ="safe", pure=True).load(params_file)
+    params["grid"] = [suite["grid"] for suite in suites.values()]
+    changed: dict[str, str] = {}  # the first suite that changes a method of the parameter file
+    for name, suite in suites.items():
         for method in add_methods(params["methods"], suite.get("methods", {}), name):
             changed.setdefault(method, name)
+    _check_uses_of_changed_methods(suites, changed, params_file)
+    target = paths.suite_params_file("+".join(suites))
+    text = dump_yaml(make_yaml(), params)
+    parse_params(text, target)
+    # Every Snakemake job runs this; write only if the content changed.
+    if not target.is_file() or target.read_text(encoding="utf-8") != text:
+        write_text(target, text, concurrent=True)
+    return target
+
+
+def _check_equal_definitions(suites: dict[str, Any]) -> None:
+    """Raise UserError if two suites define the same method differently."""
+    definitions: dict[str, tuple[str, Any]] = {}  # of each method, with the first suite that defines it
+    for name, suite in suites.items():
+        for method, changes in suite.get("methods", {}).items():
+            first_name, first_changes = definitions.setdefault(method, (name, changes))
+            if changes != first_changes:
+                raise UserError(
+                    f"suites {first_name} and {name} define methods.{method} differently: rename it in one of them"
+                )
+
+
+def _check_uses_of_changed_methods(suites: dict[str, Any], changed: dict[str, str], params_file: Path) -> None:
+    """Raise UserError if a suite uses a method of `params_file` that another suite changes.
+
+    `changed` maps each changed method to the suite that changes it.
+    """
     for name, suite in suites.items():
         methods = suite.get("methods", {})
         used = [*suite["grid"].get("method", []), *(changes.get("base") for changes in methods.values())]
@@ -136,13 +157,6 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
                     f"suite {changing_suite} changes methods.{method}, which suite {name} uses as it is in "
                     f"{params_file}: give the changed method a new name"
                 )
-    target = paths.suite_params_file("+".join(suites))
-    text = dump_yaml(make_yaml(), params)
-    parse_params(text, target)
-    # Every Snakemake job runs this; write only if the content changed.
-    if not target.is_file() or target.read_text(encoding="utf-8") != text:
-        write_text(target, text, concurrent=True)
-    return target
 
 
 def load_suite(name: str) -> dict[str, Any]:

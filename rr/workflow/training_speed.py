@@ -63,26 +63,26 @@ def make_timing_job(
 
 @dataclass(frozen=True)
 class _StepShape:
-    """The size of a training step: M images, K views of each, and their height and width in pixels."""
+    """The shape of a training step: the number of images, of views of each, and their height and width in pixels."""
 
-    images: int
-    views: int
+    num_images: int
+    num_views: int
     image_size: int
 
     @property
     def work(self) -> int:
         """The number of pixels in all views. Most of a step's duration is proportional to it."""
-        return self.images * self.views * self.image_size**2
+        return self.num_images * self.num_views * self.image_size**2
 
     def shrink(self, work: int, min_image_size: int) -> "_StepShape":
         """Return a step of about `work` pixels, with fewer images and, if that is not enough, fewer views or pixels.
 
         At least two images, two views and `min_image_size` x `min_image_size` pixels remain, unless the step has fewer.
         """
-        images = min(self.images, max(2, work // (self.views * self.image_size**2)))
-        views = min(self.views, max(2, work // (images * self.image_size**2)))
-        size = min(self.image_size, max(min_image_size, math.isqrt(work // (images * views))))
-        return _StepShape(images, views, size)
+        num_images = min(self.num_images, max(2, work // (self.num_views * self.image_size**2)))
+        num_views = min(self.num_views, max(2, work // (num_images * self.image_size**2)))
+        image_size = min(self.image_size, max(min_image_size, math.isqrt(work // (num_images * num_views))))
+        return _StepShape(num_images, num_views, image_size)
 
 
 class StepTimer:
@@ -110,24 +110,32 @@ class StepTimer:
         size would also have to be compiled.
         """
         full = _StepShape(config.batch_size, config.views, self.preprocessing.image_size)
-        num_views = full.images * full.views
-        size = full.shrink(_FIRST_WORK, self.min_image_size)
-        if self.device != "cpu" or size == full:
-            return num_views / self.measure_step_duration(config, num_classes, full, seconds / 2)
-        if sum(parameter.numel() for parameter in self.backbone.parameters()) > _MAX_TIMED_PARAMETERS:
-            return self.forward_pixels_per_second / _step_duration_in_forward_passes(config) / full.image_size**2
+        small = full.shrink(_FIRST_WORK, self.min_image_size)
+        if self.device != "cpu" or small == full:
+            duration = self.measure_step_duration(config, num_classes, full, seconds / 2)
+        elif sum(parameter.numel() for parameter in self.backbone.parameters()) > _MAX_TIMED_PARAMETERS:
+            duration = full.work * _step_duration_in_forward_passes(config) / self.forward_pixels_per_second
+        else:
+            duration = self._extrapolate_step_duration(config, num_classes, small, full, seconds)
+        return full.num_images * full.num_views / duration
+
+    def _extrapolate_step_duration(
+        self, config: Any, num_classes: int, small: _StepShape, full: _StepShape, seconds: float
+    ) -> float:
+        """Estimate the duration of the step `full` from the step `small` and the largest step that `seconds` allow."""
         start = time.perf_counter()
-        small_time = self.measure_step_duration(config, num_classes, size, 0)
+        small_time = self.measure_step_duration(config, num_classes, small, 0)
         seconds_left = start + seconds - time.perf_counter()
         if seconds_left < 2 * small_time:
-            return num_views / (small_time * full.work / size.work)
-        large = full.shrink(int(size.work * max(seconds_left / 3 / small_time, 1)), self.min_image_size)
+            return small_time * full.work / small.work
+        # A step should take about a third of the time left, because at least two steps run.
+        large = full.shrink(int(small.work * max(seconds_left / 3 / small_time, 1)), self.min_image_size)
         large_time = self.measure_step_duration(config, num_classes, large, seconds_left / 2)
         time_per_pixel = large_time / large.work
-        if large.work > size.work:
-            slope = (large_time - small_time) / (large.work - size.work)
+        if large.work > small.work:  # the slope leaves out the constant part of a step's duration
+            slope = (large_time - small_time) / (large.work - small.work)
             time_per_pixel = min(max(slope, 2 / 3 * time_per_pixel), time_per_pixel)
-        return num_views / (large_time + time_per_pixel * (full.work - large.work))
+        return large_time + time_per_pixel * (full.work - large.work)
 
     @cached_property
     def forward_pixels_per_second(self) -> float:
@@ -138,13 +146,14 @@ class StepTimer:
         measurement takes about a second.
         """
         num_views, image_size = 1, min(self.min_image_size, self.preprocessing.image_size)
-        work, duration = 0, 0.0
+        last_work, last_duration = 0, 0.0
         while True:
-            last_work, last_duration = work, duration
             work, duration = num_views * image_size**2, self.measure_forward_duration(num_views, image_size)
-            grows = last_work and duration > max(0.125, 2 * last_duration)
-            if grows or duration > 0.2:
+            is_noticeably_longer = last_work > 0 and duration > max(0.125, 2 * last_duration)
+            if is_noticeably_longer or duration > 0.2:
+                # The difference leaves out the time for reading the weights. If it is implausibly small, use a quarter.
                 return (work - last_work) / max(duration - last_duration, duration / 4)
+            last_work, last_duration = work, duration
             if image_size < self.preprocessing.image_size:
                 image_size = min(2 * image_size, self.preprocessing.image_size)
             else:
@@ -165,8 +174,8 @@ class StepTimer:
                     break
         return duration
 
-    def measure_step_duration(self, config: Any, num_classes: int, size: _StepShape, seconds: float) -> float:
-        """Return the mean duration of steps of the given size, timed for about `seconds` after the first step."""
+    def measure_step_duration(self, config: Any, num_classes: int, shape: _StepShape, seconds: float) -> float:
+        """Return the mean duration of steps of the given shape, timed for about `seconds` after the first step."""
         import torch
 
         from rr import methods
@@ -177,12 +186,12 @@ class StepTimer:
         if self.device != "cpu":
             torch.compiler.reset()  # otherwise, all steps would count toward the limit of compilations per function
         # With a tiny learning rate, the loss on random pixels stays finite.
-        changes = {"batch_size": size.images, "views": size.views, "learning_rate": 1e-9}
-        config, side = config.model_copy(update=changes), size.image_size
+        changes = {"batch_size": shape.num_images, "views": shape.num_views, "learning_rate": 1e-9}
+        config, size = config.model_copy(update=changes), shape.image_size
         job = make_timing_job(config, self.preprocessing, self.backbone.name, num_classes, self.precision)
         with tempfile.TemporaryDirectory() as folder:
-            path, rows = Path(folder, "train.beton"), np.arange(size.images)
-            noise = np.random.default_rng(0).integers(0, 256, (size.images, side, side, 3), np.uint8)
+            path, rows = Path(folder, "train.beton"), np.arange(shape.num_images)
+            noise = np.random.default_rng(0).integers(0, 256, (shape.num_images, size, size, 3), np.uint8)
             beton.write(path, noise, rows % max(num_classes, 1), rows)
             data = beton.Beton(path, threads=self.threads)
             method = methods.build(config, self.backbone, num_classes).to(self.device)
@@ -219,6 +228,27 @@ def _repeat_images(loader: "ViewLoader") -> "Generator[Batch, None, None]":
             yield from batches
 
 
+def _group_by_step(
+    params: Params, runs: Sequence[paths.PretrainPaths]
+) -> dict[tuple[str, int], dict[str, list[paths.PretrainPaths]]]:
+    """Return the runs by backbone and image size, and within each pair by training step, those with most views first.
+
+    The learning rate, for example, does not distinguish training steps.
+    """
+    groups: dict[tuple[str, int], dict[str, list[paths.PretrainPaths]]] = defaultdict(lambda: defaultdict(list))
+    for run in sorted(
+        runs, key=lambda run: (run.backbone, -_views_per_image_in_all_epochs(params.methods[run.method]))
+    ):
+        step = params.methods[run.method].model_dump_json(exclude=_KEYS_WITHOUT_EFFECT_ON_SPEED)
+        groups[run.backbone, params.datasets[run.dataset].image_size][step].append(run)
+    return groups
+
+
+def _count_classes(params: Params, dataset: str) -> int:
+    labels = find_dataset_labels(params, dataset)
+    return len(labels.class_names) if labels else 0
+
+
 def measure_views_per_second(
     params: Params, runs: Sequence[paths.PretrainPaths], device: str
 ) -> dict[paths.PretrainPaths, float]:
@@ -231,15 +261,10 @@ def measure_views_per_second(
     from rr import backbones
     from rr.compute.torch_threads import configure_torch
 
-    steps: dict[tuple[str, int], dict[str, list[paths.PretrainPaths]]] = defaultdict(lambda: defaultdict(list))
-    for run in sorted(
-        runs, key=lambda run: (run.backbone, -_views_per_image_in_all_epochs(params.methods[run.method]))
-    ):
-        key = params.methods[run.method].model_dump_json(exclude=_KEYS_WITHOUT_EFFECT_ON_SPEED)
-        steps[run.backbone, params.datasets[run.dataset].image_size][key].append(run)
-    if not steps:
+    groups = _group_by_step(params, runs)
+    if not groups:
         return {}
-    num_steps, limit = sum(map(len, steps.values())), _BASE_SECONDS + len(steps)
+    num_steps, limit = sum(map(len, groups.values())), _BASE_SECONDS + len(groups)
     expected = f"up to {limit:.0f} s" if device == "cpu" else "up to a minute each, because each is compiled first"
     print(
         f"plan: measuring the speed of {format_count(num_steps, 'different training steps')} on this machine "
@@ -249,31 +274,28 @@ def measure_views_per_second(
     )
     configure_torch(params.threads)
     deadline = time.perf_counter() + limit
-    is_first = True
     rates: dict[paths.PretrainPaths, float] = {}
     steps_left, num_assumed = num_steps, 0
     backbone: Backbone | None = None
     timer: StepTimer | None = None
-    for pair, ((name, image_size), same_pair) in enumerate(steps.items()):
+    for pair, ((name, image_size), runs_by_step) in enumerate(groups.items()):
         if backbone is None or backbone.name != name or backbone.image_size not in (None, image_size):
             timer = backbone = None  # free the memory of the previous one first
             backbone = backbones.build(name, image_size, params.backbones.get(name)).to(device)
         preprocessing = Preprocessing(image_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         timer = StepTimer(backbone, preprocessing, device=device, threads=params.threads, precision=params.precision)
+        if pair == 0 and device == "cpu":  # compile kernels, which happens only once and does not count
+            start, first = time.perf_counter(), next(iter(runs_by_step.values()))[0]
+            timer.views_per_second(params.methods[first.method], _count_classes(params, first.dataset), 0.0)
+            deadline += time.perf_counter() - start
+        seconds_for_later_pairs = len(groups) - pair - 1  # one second for the first step of each
         fastest = 0.0  # in forward passes per second, because their number per step differs between methods
-        for position, same_step in enumerate(same_pair.values()):
-            # Reserve one second for the first step of each later pair.
-            seconds_left = deadline - time.perf_counter() - (len(steps) - pair - 1)
+        for position, same_step in enumerate(runs_by_step.values()):
             run, config = same_step[0], params.methods[same_step[0].method]
+            seconds_left = deadline - time.perf_counter() - seconds_for_later_pairs
             if device != "cpu" or position == 0 or seconds_left > 0:
-                labels = find_dataset_labels(params, run.dataset)
-                num_classes = len(labels.class_names) if labels else 0
                 seconds = min(max(seconds_left / steps_left, 0.2), 1.0)
-                if is_first and device == "cpu":  # compile kernels, which happens only once
-                    start, is_first = time.perf_counter(), False
-                    timer.views_per_second(config, num_classes, 0.0)
-                    deadline += time.perf_counter() - start
-                rate = timer.views_per_second(config, num_classes, seconds)
+                rate = timer.views_per_second(config, _count_classes(params, run.dataset), seconds)
                 fastest = max(fastest, rate * _step_duration_in_forward_passes(config))
             else:
                 rate = fastest / _step_duration_in_forward_passes(config)

@@ -33,7 +33,7 @@ def describe_changed_files(run: StageRun, hash_file: Callable[[Path], str] = fil
     ]
 
 
-def find_list_change(run: StageRun) -> str | None:
+def find_changed_source_file(run: StageRun) -> str | None:
     """Return a message if the exclude list or the label file has changed since the recorded `fetch` run, or None.
 
     These are not the project's files, so the engines do not notice the change. A missing file is not a change: on
@@ -68,26 +68,29 @@ def find_mismatches(
         record = load_record(run.folder)
     except UserError as error:
         return [str(error)]
+    code = {str(name): PACKAGE.parent / name for name in code_files(run.stage)}
+    code |= {str(path): path for path in run.extension_module_files}
+    sections: tuple[tuple[str, dict[str, Path], Callable[[Path], str]], ...] = (
+        ("outputs", {str(path): path for path in run.outputs}, hash_file),
+        ("inputs", {str(path): path for path in run.inputs}, hash_file),
+        ("code", code, code_sha256),
+    )
     messages = []
-    code = {name: PACKAGE.parent / name for name in code_files(run.stage)}
-    code |= {name: name for name in run.extension_module_files}
-    current = {"outputs": run.outputs, "inputs": run.inputs, "code": list(code)}
-    for kind, files in current.items():
-        role = f"{kind.removesuffix('s')} of {run.folder}"
-        for name in files:
-            path, hash_function = (code[name], code_sha256) if kind == "code" else (name, hash_file)
-            if str(name) not in record[kind]:
+    for section, files, hash_function in sections:
+        recorded, role = record[section], f"{section.removesuffix('s')} of {run.folder}"
+        for name, path in files.items():
+            if name not in recorded:
                 messages.append(f"{name} ({role}) is not in the record of the run")
             elif not path.is_file():
-                if kind == "code" or not allow_missing:
+                if section == "code" or not allow_missing:
                     messages.append(f"{name} ({role}) is missing")
-            elif hash_function(path) != record[kind][str(name)]:
+            elif hash_function(path) != recorded[name]:
                 messages.append(f"{name} ({role}) has changed since the run")
-        obsolete = sorted(set(record[kind]) - {str(name) for name in files})
+        obsolete = sorted(recorded.keys() - files.keys())
         messages += [f"{name} ({role}) is in the record of the run but is no longer used" for name in obsolete]
     if run.params != record["params"]:
         messages.append(f"{run.folder}: its parameters in params.yaml have changed since the run")
-    if run.stage == "fetch" and (message := find_list_change(run)):
+    if run.stage == "fetch" and (message := find_changed_source_file(run)):
         messages.append(message)
     return messages
 

@@ -46,7 +46,7 @@ def png(image: Image.Image, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_backbone_knows_size_mean_and_std(backbone: FeatureExtractor) -> None:
+def test_backbone_has_image_size_mean_and_std(backbone: FeatureExtractor) -> None:
     assert (backbone.image_size, backbone.mean, backbone.std) == (SIZE, MEAN, STD)
     assert backbone.num_features == 64
 

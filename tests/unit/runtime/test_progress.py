@@ -1,4 +1,4 @@
-"""Tests of progress lines: signs of life, rates, the time left, and the display on a terminal."""
+"""Tests of progress lines: elapsed time, rates, the time left, and the display on a terminal."""
 
 import os
 import re
@@ -210,7 +210,7 @@ def test_terminal_shows_a_bar_in_the_main_process(environment: dict[str, str], h
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["fetch", "convert"])
-def test_stage_shows_a_sign_of_life(project: Path, command: str) -> None:
+def test_stage_without_units_prints_the_elapsed_time(project: Path, command: str) -> None:
     """A stage that counts no units takes a long time."""
     code = (
         "import sys, time; from rr import cli, commands; sys.argv = ['rr', *sys.argv[1:]]\n"

@@ -42,7 +42,7 @@ def test_required_seeds_at_the_limits() -> None:
     assert seeds_for_power(1, 0, (2, 0), 0.05) == seeds_for_power(1, 0, (0, 2), 0.05)
 
 
-def test_plan_says_how_many_seeds_a_claim_needs(project: Path, rr: RunRr) -> None:
+def test_plan_lists_the_seeds_that_a_claim_needs(project: Path, rr: RunRr) -> None:
     other = CLAIM | {"backbone": "resnet32"}
     write_params(project, add_claims(CLAIM | {"assumed": ASSUMED}, CLAIM, other))
     outcome = rr("plan", "--views-per-second", 1000)

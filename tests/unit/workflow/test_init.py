@@ -202,7 +202,7 @@ def test_folders_that_are_not_classes_need_two_options(params_file: Path, rr: Ru
     assert (source.labels, source.on_unreadable, params.grid[0].protocol) == ("none", "skip", ["embedding"])
 
 
-def test_folder_of_raw_photographs_says_what_to_do(params_file: Path, rr: RunRr) -> None:
+def test_error_for_raw_photographs_contains_the_remedy(params_file: Path, rr: RunRr) -> None:
     Path("camera").mkdir()
     Path("camera/IMG_0001.DNG").write_bytes(b"x")
     outcome = rr("init", "camera")

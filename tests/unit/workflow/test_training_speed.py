@@ -17,7 +17,7 @@ from rr.workflow.training_speed import StepTimer, _StepShape, measure_views_per_
 
 
 def test_steps_shrink_in_images_then_views_then_pixels() -> None:
-    full = _StepShape(images=64, views=32, image_size=224)
+    full = _StepShape(num_images=64, num_views=32, image_size=224)
     assert full.shrink(full.work, 32) == full
     assert full.shrink(full.work // 2, 32) == _StepShape(32, 32, 224)
     assert full.shrink(full.work // 100, 32) == _StepShape(2, 10, 224)
