@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rr.backbones import batch_norm_kernel, channels_last_kernel, planar_kernel
-from rr.compute.batch_norm import count_batch
+from rr.compute.batch_norm import count_batch_and_get_stats
 from rr.compute.buffers import BufferPool
 from rr.compute.thread_pool import parallel_for
 
@@ -101,8 +101,11 @@ class _ConvBnReluPool(torch.autograd.Function):
         conv_BFP, active_BFhw, centered_BFhw, norm_3F, inverse_std_F = (t.numpy() for t in ctx.saved_tensors[3:])
         x_BCHW, grad_BFhw = x.numpy(), grad.contiguous().numpy()
         B, C, H, W = x_BCHW.shape
+        # The input gradient is a convolution with this weight. The kernel computes two channels at a time, so an odd
+        # number of channels is padded with zeros.
         flipped_CF33 = weight.flip(2, 3).transpose(0, 1)
-        flipped_CF9 = torch.cat((flipped_CF33, torch.zeros_like(flipped_CF33[: C % 2]))).flatten(2).contiguous().numpy()
+        padded_CF33 = nn.functional.pad(flipped_CF33, (0, 0, 0, 0, 0, 0, 0, C % 2))
+        flipped_CF9 = padded_CF33.flatten(2).contiguous().numpy()
         F = len(gain)
         num_tiles, num_values = _num_tiles(B, planar_kernel.TILE), B * H * W * F
         partial_sums_2TF = np.empty((2, num_tiles, F))
@@ -182,7 +185,7 @@ def _compute_norm_and_update_stats(
     partial_sums_2TC: np.ndarray, count: int, norm: nn.BatchNorm2d
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the result of `batch_norm_kernel.compute_norm_and_update_stats` for `norm`, and count the batch."""
-    running_mean, running_var, momentum = count_batch(norm)
+    running_mean, running_var, momentum = count_batch_and_get_stats(norm)
     parameters = (norm.weight.detach().numpy(), norm.bias.detach().numpy(), norm.eps, momentum)
     running_stats = (running_mean.numpy(), running_var.numpy())
     return batch_norm_kernel.compute_norm_and_update_stats(partial_sums_2TC, count, *parameters, *running_stats)

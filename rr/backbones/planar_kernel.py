@@ -86,21 +86,22 @@ def normalize_relu_pool(
     ReLU is active, and sum their `conv - mean`.
     """
     B, F, h, w = out_BFhw.shape
-    zero, one, none = np.float32(0), np.uint8(1), np.uint8(0)
+    zero, one_count, zero_count = np.float32(0), np.uint8(1), np.uint8(0)
     for n in range(start_tile * TILE, min(stop_tile * TILE, B)):
         for o in range(F):
             mean, scale, bias = norm_3F[0, o], norm_3F[1, o], norm_3F[2, o]
             for y in range(h):
                 upper, lower = U(2 * y * (W + 1)), U((2 * y + 1) * (W + 1))
                 for x in range(U(w)):
+                    # a to d are the four values of a window minus the mean; s, t, u, v are the same after batch norm.
                     p, q = upper + TWO * x, lower + TWO * x
                     a, b = conv_BFP[n, o, p] - mean, conv_BFP[n, o, p + ONE] - mean
                     c, d = conv_BFP[n, o, q] - mean, conv_BFP[n, o, q + ONE] - mean
                     s, t, u, v = a * scale + bias, b * scale + bias, c * scale + bias, d * scale + bias
                     out_BFhw[n, o, y, x] = np.float32(0.25) * ((_relu(s) + _relu(t)) + (_relu(u) + _relu(v)))
                     active_BFhw[n, o, y, x] = (
-                        (one if s > zero else none) + (one if t > zero else none)
-                        + (one if u > zero else none) + (one if v > zero else none)
+                        (one_count if s > zero else zero_count) + (one_count if t > zero else zero_count)
+                        + (one_count if u > zero else zero_count) + (one_count if v > zero else zero_count)
                     )  # fmt: skip
                     centered_BFhw[n, o, y, x] = ((a if s > zero else zero) + (b if t > zero else zero)) + (
                         (c if u > zero else zero) + (d if v > zero else zero)
@@ -198,6 +199,7 @@ def _copy_to_planes(x_BCHW: Array, n: int, padded_CQ: Array) -> None:
 @njit(**_inlined)
 def _convolve(padded_CQ: Array, weight_FC9: Array, row_stride: int, out_FP: Array) -> None:
     """Compute the convolution of padded planes for two output channels at a time, whose 18 weights fit in registers."""
+    # v0 to v8 and w0 to w8 are the weights of two output channels; a to k are the 3×3 patch around an output position.
     step = U(row_stride)
     for o in range(0, len(weight_FC9), 2):
         out_FP[o : o + 2] = 0
@@ -228,9 +230,10 @@ def _add_weight_gradient(padded_CQ: Array, grad_conv_FQ: Array, row_stride: int,
 
     The output gradient is zero at the additional position in each row.
     """
+    # s and t are the output gradients of two channels; a to k are the patch, as in `_convolve`.
     zero = np.float32(0)
     step = U(row_stride)
-    center = step + ONE
+    center = step + ONE  # offset of the center of a patch
     for o in range(0, len(grad_conv_FQ), 2):
         for i in range(len(padded_CQ)):
             v0, v1, v2, v3, v4, v5, v6, v7, v8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
@@ -281,21 +284,23 @@ def _conv_output_gradient(
     """
     B, F, h, w = grad_BFhw.shape
     grad_BFp = grad_BFhw.reshape((B, F, h * w))
-    widened = np.empty(2 * h * w, np.float32)  # holds each gradient twice, so that one fast loop covers all windows
+    grad_per_column = np.empty(
+        2 * h * w, np.float32
+    )  # holds each gradient twice, so that one fast loop covers all windows
     zero = np.float32(0)
     for o in range(F):
         mean, scale, bias = norm_3F[0, o], norm_3F[1, o], norm_3F[2, o]
         mean_term, var_term = bn_terms_2F[0, o], bn_terms_2F[1, o]
         for p in range(U(h * w)):
             g = np.float32(0.25) * scale * grad_BFp[n, o, p]
-            widened[TWO * p], widened[TWO * p + ONE] = g, g
+            grad_per_column[TWO * p], grad_per_column[TWO * p + ONE] = g, g
         for y in range(H):
             source, target = U(y * (W + 1)), U((y + 1) * (W + 1) + 1)
-            covered = 2 * w if y < 2 * h else 0
-            window = U(y // 2 * 2 * w)
-            for x in range(U(covered)):
+            num_covered = 2 * w if y < 2 * h else 0
+            first_column = U(y // 2 * 2 * w)
+            for x in range(U(num_covered)):
                 centered = conv_BFP[n, o, source + x] - mean
-                g = widened[window + x] if centered * scale + bias > zero else zero
+                g = grad_per_column[first_column + x] if centered * scale + bias > zero else zero
                 grad_conv_FQ[o, target + x] = g - mean_term - var_term * centered
-            for x in range(U(covered), U(W)):
+            for x in range(U(num_covered), U(W)):
                 grad_conv_FQ[o, target + x] = -mean_term - var_term * (conv_BFP[n, o, source + x] - mean)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def count_batch(norm: _BatchNorm) -> tuple[Tensor, Tensor, float]:
+def count_batch_and_get_stats(norm: _BatchNorm) -> tuple[Tensor, Tensor, float]:
     """Add 1 to `norm.num_batches_tracked`, and return the running mean, the running variance and the momentum.
 
     `norm` must track running statistics with a momentum.
@@ -31,7 +31,7 @@ def update_running_stats(
         var_C: the biased variance of each channel in the batch, float64 (C,).
         values_per_channel: the number of values per channel in the batch, at least 2.
     """
-    running_mean, running_var, momentum = count_batch(norm)
+    running_mean, running_var, momentum = count_batch_and_get_stats(norm)
     # On arrays this small, NumPy takes a tenth as long as torch, which matters for small batches.
     unbiased_C = var_C.numpy() * (values_per_channel / (values_per_channel - 1))
     for running, new_C in ((running_mean, mean_C.numpy()), (running_var, unbiased_C)):

@@ -187,10 +187,10 @@ def process_group() -> Iterator[ProcessGroup]:
             yield group
         dist.destroy_process_group()
     except BaseException as error:
-        reports = _register_failure(store, group)
+        is_first_failure = _register_failure_and_check_first(store, group)
         if dist.is_initialized():  # otherwise torch's threads may abort this process with their own exit code
             dist.destroy_process_group()
-        if not reports and isinstance(error, (UserError, KeyboardInterrupt, SystemExit)):
+        if not is_first_failure and isinstance(error, (UserError, KeyboardInterrupt, SystemExit)):
             raise ReportedByAnotherRank(_exit_code(error)) from error
         raise
 
@@ -254,7 +254,7 @@ def _is_comm_error(error: RuntimeError) -> bool:
     return distributed is not None and (isinstance(error, distributed.DistError) or "gloo" in str(error))
 
 
-def _register_failure(store: "Store | None", group: ProcessGroup) -> bool:
+def _register_failure_and_check_first(store: "Store | None", group: ProcessGroup) -> bool:
     """Record that this process failed. Return whether it failed first, or True if the store cannot be reached."""
     try:
         if store is None:

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rr.compute.batch_norm import count_batch
+from rr.compute.batch_norm import count_batch_and_get_stats
 from rr.compute.minimum_precision import at_least_float32
 from rr.errors import UserError
 
@@ -38,7 +38,7 @@ class SyncBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _update_running_stats(self, mean_C: Tensor, unbiased_C: Tensor) -> None:
-        running_mean, running_var, momentum = count_batch(self)
+        running_mean, running_var, momentum = count_batch_and_get_stats(self)
         running_mean.lerp_(mean_C.to(running_mean.dtype), momentum)
         running_var.lerp_(unbiased_C.to(running_var.dtype), momentum)
 
@@ -74,24 +74,27 @@ class _NormalizeFunction(torch.autograd.Function):
     float32. For a million values, its variance has only three correct digits. With torch.sum, which this function uses,
     six digits are correct. The function first sums over the images, which are the rows of a matrix, and then over the
     positions, because torch.sum is fast only for long rows.
+
+    Shapes: N processes, B images of this process, C channels. A row contains the R = num_positions · C values of an
+    image, channels last.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-        C, positions = x.shape[1], x[0, 0].numel()
+        C, num_positions = x.shape[1], x[0, 0].numel()
         rows_BR = _flatten_channels_last(x)
-        local_count = len(rows_BR) * positions
+        local_count = len(rows_BR) * num_positions
         mean_C = _channel_sums(rows_BR, C) / local_count
-        var_C = _channel_sums((rows_BR - mean_C.repeat(positions)).square_(), C) / local_count
+        var_C = _channel_sums((rows_BR - mean_C.repeat(num_positions)).square_(), C) / local_count
         local_stats = torch.cat((mean_C, var_C, mean_C.new_full((1,), local_count))).double()
         all_stats = [torch.empty_like(local_stats) for _ in range(dist.get_world_size())]
         dist.all_gather(all_stats, local_stats)
         # Combine central moments (Chan, Golub and LeVeque 1979); sums of squares would lose digits to cancellation.
         mean_NC, var_NC, count_N1 = torch.stack(all_stats).split((C, C, 1), 1)
         count = count_N1.sum()
-        weight_N1 = count_N1 / count
-        mean_C = (weight_N1 * mean_NC).sum(0)
-        var_C = (weight_N1 * (var_NC + (mean_NC - mean_C).square())).sum(0)
+        fraction_N1 = count_N1 / count
+        mean_C = (fraction_N1 * mean_NC).sum(0)
+        var_C = (fraction_N1 * (var_NC + (mean_NC - mean_C).square())).sum(0)
         mean, var, inverse_std = (value.to(rows_BR.dtype) for value in (mean_C, var_C, (var_C + eps).rsqrt()))
         ctx.save_for_backward(x, weight, mean, inverse_std, count)
         ctx.mark_non_differentiable(mean_C, var_C, count)
@@ -101,15 +104,16 @@ class _NormalizeFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean_C, inverse_std_C, count = ctx.saved_tensors
-        C, positions = x.shape[1], x[0, 0].numel()
-        grad_BR, centered_BR = _flatten_channels_last(grad), _flatten_channels_last(x) - mean_C.repeat(positions)
+        C, num_positions = x.shape[1], x[0, 0].numel()
+        grad_BR, centered_BR = _flatten_channels_last(grad), _flatten_channels_last(x) - mean_C.repeat(num_positions)
         sums_2C = torch.stack((_channel_sums(grad_BR, C), _channel_sums(grad_BR * centered_BR, C) * inverse_std_C))
         total_2C = sums_2C.to(torch.float64, copy=True)  # a copy, because all_reduce overwrites its argument
         dist.all_reduce(total_2C)
-        constant_C, slope_C = (total_2C / count).to(mean_C.dtype)
-        centered_BR *= (slope_C * inverse_std_C).repeat(positions)
-        grad_x_BR = (grad_BR - centered_BR).sub_(constant_C.repeat(positions))
-        grad_x_BR *= (inverse_std_C * weight).repeat(positions)
+        # For the gradient g and the normalized values x̂, the result is weight / std · (g - mean(g) - x̂ · mean(g · x̂)).
+        mean_grad_C, mean_grad_normalized_C = (total_2C / count).to(mean_C.dtype)
+        centered_BR *= (mean_grad_normalized_C * inverse_std_C).repeat(num_positions)
+        grad_x_BR = (grad_BR - centered_BR).sub_(mean_grad_C.repeat(num_positions))
+        grad_x_BR *= (inverse_std_C * weight).repeat(num_positions)
         grad_x = grad_x_BR.view(len(x), *x.shape[2:], C).movedim(-1, 1)
         return grad_x.to(x.dtype), sums_2C[1], sums_2C[0], None
 

@@ -14,7 +14,7 @@ from rr.compute.torch_threads import single_threaded
 HIDDEN_DIM = 256
 _TILE_POSITIONS = 512  # positions per tile; a tile's activations take 1 MB
 _MAX_GROUPS = 16  # maximum number of groups of images; each group has its own sums of the weight gradients
-_CONV_BATCH_SIZE = 16  # with one thread, torch uses oneDNN for a 1×1 convolution only if there are at least 16 images
+_MIN_CHUNKS = 16  # with one thread, torch uses oneDNN for a 1×1 convolution only if there are at least 16 images
 
 
 class LocalDiscriminator(nn.Module):
@@ -165,11 +165,11 @@ def _tile_loss_and_num_correct(
     """
     hidden_2TO = (images_2O[:, None] + F.linear(maps_TC, weight_OC)).relu_()
     # If this product is written as a convolution, oneDNN computes it, which is twice as fast as torch's BLAS on some
-    # processors.
-    batch_size = _CONV_BATCH_SIZE if 2 * len(maps_TC) % _CONV_BATCH_SIZE == 0 else 2
-    hidden_BO1X = hidden_2TO.view(batch_size, -1, HIDDEN_DIM).transpose(1, 2)[:, :, None]  # channels last
-    second_BO1X = F.conv2d(hidden_BO1X, weight_OO[:, :, None, None], bias_O).relu_()
-    second_2TO = second_BO1X.squeeze(2).transpose(1, 2).reshape_as(hidden_2TO)
+    # processors. The positions are divided into N chunks of X, which take the place of images.
+    num_chunks = _MIN_CHUNKS if 2 * len(maps_TC) % _MIN_CHUNKS == 0 else 2
+    hidden_NO1X = hidden_2TO.view(num_chunks, -1, HIDDEN_DIM).transpose(1, 2)[:, :, None]  # channels last
+    second_NO1X = F.conv2d(hidden_NO1X, weight_OO[:, :, None, None], bias_O).relu_()
+    second_2TO = second_NO1X.squeeze(2).transpose(1, 2).reshape_as(hidden_2TO)
     positive_T, negative_T = F.linear(second_2TO, weight_1O, bias_1).squeeze(2)
     loss = -F.logsigmoid(positive_T).sum() - F.logsigmoid(-negative_T).sum()
     return loss, (positive_T > 0).sum() + (negative_T <= 0).sum()

@@ -84,12 +84,12 @@ class RelationalReasoning(Method):
             positive_rows = choose_positive_rows(labels, positive_uniform_QM)
             if M > 1:
                 negative_rows = replace_same_class_negatives(labels, negative_rows, negative_uniform_QM)
-        rows_and_config = (negative_rows, positive_rows, self.pair_loss_config)
+        pair_arguments = (negative_rows, positive_rows, self.pair_loss_config)
         features_ND = self.backbone(views)
         if isinstance(self.head, RelationHead):
-            loss, stats = relation_loss(self.head, features_ND.view(K, M, -1), *rows_and_config)
+            loss, stats = relation_loss(self.head, features_ND.view(K, M, -1), *pair_arguments)
         else:
-            loss, stats = dot_product_loss(self.head(features_ND).view(K, M, -1), *rows_and_config)
+            loss, stats = dot_product_loss(self.head(features_ND).view(K, M, -1), *pair_arguments)
         num_pairs = stats.num_positives + stats.num_negatives
         information = (mutual_information_bound(stats) * num_pairs, num_pairs) if stats.num_negatives else (0, 0)
         return loss, {

@@ -154,6 +154,7 @@ def estimate_checkpoint_size(method: Method, config: TrainableConfig) -> int:
     # The optimizer has no moments before its first step. A step that updates only the smallest parameter shows which
     # moments it creates.
     smallest = min(range(len(parameters)), key=lambda position: parameters[position].numel())
+    smallest_shape = parameters[smallest].shape
     parameters[smallest].grad = torch.zeros_like(parameters[smallest])
     optimizer.step()
     state = TrainState(
@@ -161,25 +162,30 @@ def estimate_checkpoint_size(method: Method, config: TrainableConfig) -> int:
         epoch_seconds=[0.5 + e for e in range(config.epochs)],
     )
     content = _checkpoint_dict("0" * 64, state, method, optimizer)
+    # Each parameter gets moments of its own shape. Other entries, such as Adam's number of steps, are the same for all.
     moments = content["optimizer"]["state"].get(smallest, {})  # SGD without momentum has none
     content["optimizer"]["state"] = {
-        position: {
-            name: parameter if value.shape == parameters[smallest].shape else value for name, value in moments.items()
-        }
+        position: {name: parameter if value.shape == smallest_shape else value for name, value in moments.items()}
         for position, parameter in enumerate(parameters)
     }
+    return _DIGEST_SIZE + _serialized_size(content)
+
+
+def _serialized_size(content: dict[str, Any]) -> int:
+    """Return how many bytes `torch.save` would write, without allocating memory for the tensors."""
     num_tensor_bytes = 0
 
-    def empty_tensors(value: Any) -> Any:
+    def shrink_tensors(value: Any) -> Any:
+        """Replace each tensor with one that stores a single value, and count the bytes of the original."""
         nonlocal num_tensor_bytes
         if isinstance(value, Tensor):
             num_tensor_bytes += value.nbytes
             return torch.zeros((), dtype=value.dtype).expand(value.shape)  # torch.save writes only the single value
-        return {key: empty_tensors(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return {key: shrink_tensors(item) for key, item in value.items()} if isinstance(value, dict) else value
 
     buffer = io.BytesIO()
-    torch.save(empty_tensors(content), buffer)
-    return _DIGEST_SIZE + buffer.getbuffer().nbytes + num_tensor_bytes
+    torch.save(shrink_tensors(content), buffer)
+    return buffer.getbuffer().nbytes + num_tensor_bytes
 
 
 def load_checkpoint(

@@ -207,7 +207,8 @@ class Trainer:
         self.state.metric_sums = {name: total.to(device) for name, total in self.state.metric_sums.items()}
         self.state.sessions.append({})
         start = paths.last_epoch_start(checkpoint, job.fingerprint)
-        if (self.state.epoch, self.state.step) > (config.epochs - 1, 0) and not start.is_file():
+        has_started_last_epoch = (self.state.epoch, self.state.step) > (config.epochs - 1, 0)
+        if has_started_last_epoch and not start.is_file():
             raise UserError(
                 f"{start} is missing: delete {checkpoint.parent} and run the command again, which starts training "
                 "from the beginning"
@@ -248,7 +249,8 @@ class Trainer:
         row = self.finish_epoch()
         self.call_on_epoch()
         is_saved = self.save()
-        self.exit_on_signal(self.group.sync_stop_and_save(self.signals, True)[0], is_saved)
+        signal_number, _ = self.group.sync_stop_and_save(self.signals, True)
+        self.exit_on_signal(signal_number, is_saved)
         if self.progress:
             note = f"epoch {state.epoch}/{self.config.epochs}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}"
             self.progress.advance(0, note)
@@ -306,10 +308,9 @@ class Trainer:
         with single_threaded():
             self.optimizer.step()
         method.after_step()
-        # The sums stay on the device, so no step waits for the device.
-        for name, fraction in metrics.items():
-            sums = state.metric_sums
-            sums[name] = sums[name] + fraction if name in sums else fraction.clone()
+        sums = state.metric_sums  # on the device, so no step waits for the device
+        for name, pair in metrics.items():
+            sums[name] = sums[name] + pair if name in sums else pair.clone()
         state.step += 1
         state.num_pairs += method.count_pairs(num_images)
         num_views = num_images * self.config.views
@@ -416,12 +417,12 @@ def _forward(
         result = method.loss(augment(*inputs), labels, random_inputs)
     loss, metrics = check_loss_result(kind, result, RESERVED_METRICS)
     num_images = len(labels)
-    fractions = {"loss": (loss.detach() * num_images, num_images), _FINITE: (loss.detach().isfinite(), 1), **metrics}
+    pairs = {"loss": (loss.detach() * num_images, num_images), _FINITE: (loss.detach().isfinite(), 1), **metrics}
     return loss, {
         name: torch.stack(
-            [torch.as_tensor(part, dtype=torch.float64, device=labels.device).detach() for part in fraction]
+            [torch.as_tensor(value, dtype=torch.float64, device=labels.device).detach() for value in pair]
         )
-        for name, fraction in fractions.items()
+        for name, pair in pairs.items()
     }
 
 

@@ -123,6 +123,7 @@ def augment_packed(
     Returns:
         float32 (K * M, 3, S, S) in channels_last memory format, normalized, view-major.
     """
+    # In the order of `pack_parameters`.
     crop, flip, jitter, factors, order, grayscale, sigma, solarize, affine, matrix, erase = packed_parameters.split(
         [4, 1, 1, 4, 4, 1, 1, 1, 1, 6, 4], dim=1
     )

@@ -142,19 +142,23 @@ def sample_view_parameters(
     p = parameters
     policies = as_policies(augmentation)
     for first_view, a in enumerate(policies):
+        crop_kind = ("none", "resized", "padded").index(a.crop)
+        border, erase_side = round(a.padding * image_size), round(math.sqrt(image_size * image_size * a.erase_area))
+        probabilities = _floats(a.flip, a.jitter, a.grayscale, a.affine, a.erase, a.blur, a.solarize)
+        strengths = _floats(a.brightness, a.contrast, a.saturation, a.hue)
+        affine_ranges = _floats(a.degrees, a.translate * image_size, *a.zoom, a.shear)
         view_parameters_kernel.fill_parameters(
             np.uint64(seed), np.uint64(epoch), indices.astype(np.int64), int(image_size), first_view, len(policies),
-            ("none", "resized", "padded").index(a.crop), tuple(map(float, a.scale)), tuple(map(float, a.ratio)),
-            round(a.padding * image_size),
-            tuple(map(float, (a.flip, a.jitter, a.grayscale, a.affine, a.erase, a.blur, a.solarize))),
-            (float(a.brightness), float(a.contrast), float(a.saturation), float(a.hue)),
-            tuple(map(float, a.blur_sigma)),
-            (float(a.degrees), float(a.translate * image_size), float(a.zoom[0]), float(a.zoom[1]), float(a.shear)),
-            round(math.sqrt(image_size * image_size * a.erase_area)),
-            p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale, p.blur_sigma, p.solarize, p.affine,
-            p.affine_params, p.erase,
+            crop_kind, _floats(*a.scale), _floats(*a.ratio), border, probabilities, strengths, _floats(*a.blur_sigma),
+            affine_ranges, erase_side, p.crop, p.flip, p.jitter, p.jitter_factors, p.jitter_order, p.grayscale,
+            p.blur_sigma, p.solarize, p.affine, p.affine_params, p.erase,
         )  # fmt: skip
     return parameters
+
+
+def _floats(*values: float) -> tuple[float, ...]:
+    """Return the values as floats, because numba would compile the kernel again for integers."""
+    return tuple(map(float, values))
 
 
 def sample_precropped_view_parameters(

@@ -43,14 +43,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class _PairSide:
-    """All rows as the left (or the right) rows of their pairs, with their partners and intermediate results."""
+    """All rows as the left (or the right) rows of their pairs, with their partners and intermediate results.
+
+    Pass 1 sets `centered_NH` and, in training mode, `pair_sums_NH`; pass 2 sets `normalized_NH` and `linear_term_N`.
+    """
 
     rows_NH: np.ndarray
     offsets_N1: np.ndarray
     partners_P: np.ndarray
     centered_NH: np.ndarray = field(init=False)
     pair_sums_NH: np.ndarray = field(init=False)  # sums of the centered hidden values over the pairs of a row
-    folded_NH: np.ndarray = field(init=False)  # after batch norm; a pair's normalized values are the sum of two rows
+    normalized_NH: np.ndarray = field(
+        init=False
+    )  # after batch norm; a pair's normalized values are the sum of two rows
     linear_term_N: np.ndarray = field(init=False)  # contribution of the linear part of the LeakyReLU to the logits
 
     def __post_init__(self) -> None:
@@ -83,7 +88,7 @@ def fused_relation_loss(
     lists = fused_kernel.build_partner_lists(K, M, positive_QM.contiguous().numpy(), negative_rows.contiguous().numpy())
     left_NH, right_NH = left_and_right_hidden_terms(head, features_KMD.reshape(K * M, D))
     norm = head.norm
-    step = 2 if M > 1 else 1  # for M > 1, positives and negatives alternate in the forward list
+    step = 2 if M > 1 else 1  # for M > 1, positives and negatives alternate in the partners of a left row
 
     def mean_loss_and_logit_grad(alternating_logits_P: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss and its gradient, (P,), given the logits of alternating positive and negative pairs."""
@@ -120,9 +125,9 @@ class _FusedPairs(torch.autograd.Function):
         mean_loss_and_logit_grad: Callable[[Tensor], tuple[Tensor, Tensor]],
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        forward_offsets, forward, reverse_offsets, reverse, origin = lists
-        left = _PairSide(left_NH.numpy(), forward_offsets, forward)
-        right = _PairSide(right_NH.numpy(), reverse_offsets, reverse)
+        left_offsets, left_partners, right_offsets, right_partners, left_positions = lists
+        left = _PairSide(left_NH.numpy(), left_offsets, left_partners)
+        right = _PairSide(right_NH.numpy(), right_offsets, right_partners)
         gain_H, shift_H, weight_H = (t.numpy().ravel() for t in (norm_weight, norm_bias, output_weight))
         if norm.training:
             mean_H, var_H = _center_and_compute_moments(left, right)
@@ -130,7 +135,8 @@ class _FusedPairs(torch.autograd.Function):
             assert norm.running_mean is not None
             assert norm.running_var is not None
             mean_H, var_H = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
-            left.centered_NH, right.centered_NH = left.rows_NH, left.rows_NH.copy()
+            # The mean is subtracted from only one side, because a pair's hidden value is the sum of its two rows.
+            left.centered_NH, right.centered_NH = left.rows_NH, np.empty_like(right.rows_NH)
             _run_tiles(fused_kernel.subtract_mean, right, right.rows_NH, mean_H, right.centered_NH)
         inverse_std_H = 1 / np.sqrt(var_H + norm.eps)
         scale_H = gain_H * inverse_std_H
@@ -144,25 +150,29 @@ class _FusedPairs(torch.autograd.Function):
 
         logit_grad_P = logit_grad.numpy()
         left_sums = _leaky_relu_grad_sums(left, right, logit_grad_P)
-        right_sums = _leaky_relu_grad_sums(right, left, logit_grad_P[origin])
-        grad_H = left_sums.total_H
-        cross_H = left_sums.centered_total_H + right_sums.centered_total_H  # gradient times centered hidden value
+        right_sums = _leaky_relu_grad_sums(right, left, logit_grad_P[left_positions])
+        # Sums over all pairs of the logit gradient times the LeakyReLU slope, also multiplied by the centered hidden
+        # value. Each pair has a left and a right row, so both sides have the same total.
+        total_H = left_sums.total_H
+        centered_total_H = left_sums.centered_total_H + right_sums.centered_total_H
         factor_H = scale_H * weight_H
-        for side, grad_NH in ((left, left_sums.per_row_NH), (right, right_sums.per_row_NH)):
-            if norm.training:
-                mean_term_H = factor_H * grad_H / len(logit_grad_P)
-                var_term_H = factor_H * inverse_std_H**2 * cross_H / len(logit_grad_P)
-                factors = (a.astype(np.float32) for a in (factor_H, mean_term_H, var_term_H))
+        if norm.training:
+            P = len(logit_grad_P)
+            mean_term_H = factor_H * total_H / P
+            var_term_H = factor_H * inverse_std_H**2 * centered_total_H / P
+            factors = tuple(a.astype(np.float32) for a in (factor_H, mean_term_H, var_term_H))
+            for side, grad_NH in ((left, left_sums.per_row_NH), (right, right_sums.per_row_NH)):
                 _run_tiles(fused_kernel.batch_norm_backward, side, side.pair_sums_NH, side.counts_N, *factors, grad_NH)
-            else:
+        else:
+            for grad_NH in (left_sums.per_row_NH, right_sums.per_row_NH):
                 grad_NH *= factor_H.astype(np.float32)
-        ctx.save_for_backward(
-            torch.from_numpy(left_sums.per_row_NH),
-            torch.from_numpy(right_sums.per_row_NH),
-            _to_float32(weight_H * inverse_std_H * cross_H),
-            _to_float32(weight_H * grad_H),
-            _to_float32(scale_H * cross_H + shift_H * grad_H)[None],
-            _to_float32(logit_grad_P.sum(dtype=np.float64, keepdims=True)),
+        ctx.save_for_backward(  # the gradients of the first six arguments
+            torch.from_numpy(left_sums.per_row_NH),  # left_NH
+            torch.from_numpy(right_sums.per_row_NH),  # right_NH
+            _to_float32(weight_H * inverse_std_H * centered_total_H),  # norm_weight
+            _to_float32(weight_H * total_H),  # norm_bias
+            _to_float32(scale_H * centered_total_H + shift_H * total_H)[None],  # output_weight
+            _to_float32(logit_grad_P.sum(dtype=np.float64, keepdims=True)),  # output_bias
         )
         return outputs
 
@@ -205,20 +215,20 @@ def _compute_logits(
 ) -> np.ndarray:
     """Apply batch norm to the rows of both sides, and return the logit of each pair (pass 2)."""
     for side, side_shift_H in ((left, np.zeros_like(shift_H)), (right, shift_H)):
-        side.folded_NH, side.linear_term_N = np.empty_like(side.rows_NH), np.empty(len(side.rows_NH), np.float32)
+        side.normalized_NH, side.linear_term_N = np.empty_like(side.rows_NH), np.empty(len(side.rows_NH), np.float32)
         parameters = (scale_H.astype(np.float32), side_shift_H, weight_H)
         _run_tiles(
             fused_kernel.apply_batch_norm_and_linear_term,
             side,
             side.centered_NH,
             *parameters,
-            side.folded_NH,
+            side.normalized_NH,
             side.linear_term_N,
         )
     left.linear_term_N += np.float32(output_bias)
     logits_P = np.empty(len(left.partners_P), np.float32)
     relu_weight_H = np.float32(1 - NEGATIVE_SLOPE) * weight_H
-    row_values = (left.folded_NH, right.folded_NH, left.linear_term_N, right.linear_term_N)
+    row_values = (left.normalized_NH, right.normalized_NH, left.linear_term_N, right.linear_term_N)
     _run_tiles(fused_kernel.pair_logits, left, *row_values, relu_weight_H, *left.partner_lists, logits_P)
     return logits_P
 
@@ -230,7 +240,7 @@ def _leaky_relu_grad_sums(side: _PairSide, other: _PairSide, logit_grad_P: np.nd
     """
     sums_NH = np.empty_like(side.rows_NH)
     partial_sums_2TH = np.stack((_empty_partial_sums(side), _empty_partial_sums(side)))
-    row_values = (side.folded_NH, other.folded_NH, *side.partner_lists, logit_grad_P, side.centered_NH)
+    row_values = (side.normalized_NH, other.normalized_NH, *side.partner_lists, logit_grad_P, side.centered_NH)
     _run_tiles(fused_kernel.leaky_relu_grad_sums, side, *row_values, sums_NH, partial_sums_2TH)
     return _GradSums(sums_NH, *partial_sums_2TH.sum(1))
 

@@ -29,50 +29,51 @@ _FAST_OPTIONS: dict[str, Any] = {**_OPTIONS, "fastmath": {"reassoc", "contract",
 def build_partner_lists(
     num_views: int, num_images: int, positive_rows_QM: Array, negative_rows_QM: Array
 ) -> tuple[Array, ...]:
-    """Return the partners of each left row (the forward list) and of each right row (the reverse list).
+    """Return the partners of each row as a left row, and of each row as a right row, of its pairs.
 
-    In the forward list, positives and negatives alternate. If M = 1, there are only positives.
+    In the partners of a left row, positives and negatives alternate. If M = 1, there are only positives.
 
     Returns:
-        Offsets and partners of the forward list, offsets and partners of the reverse list, and the position in the
-        forward list of each entry of the reverse list.
+        Offsets and partners of the left rows, offsets and partners of the right rows, and, for each entry of the right
+        rows' partners, the position of the same pair in the left rows' partners.
     """
     K, M = num_views, num_images
     N = K * M
-    per_view = 2 if M > 1 else 1
-    forward_offsets = np.empty(N + 1, np.int64)
-    counts = np.zeros(N + 1, np.int64)
+    pairs_per_view = 2 if M > 1 else 1  # a positive and, if there are other images, a negative
+    left_offsets = np.empty(N + 1, np.int64)
+    counts = np.zeros(N + 1, np.int64)  # counts[n + 1] is the number of pairs whose right row is n
     total = 0
     for n in range(N):
-        forward_offsets[n] = total
-        total += per_view * (K - 1 - n // M)
-    forward_offsets[N] = total
-    forward = np.empty(total, np.int64)
+        left_offsets[n] = total
+        total += pairs_per_view * (K - 1 - n // M)
+    left_offsets[N] = total
+    left_partners = np.empty(total, np.int64)
     position = 0
     for i in range(K):
-        first_pair = i * (2 * K - i - 1) // 2
+        first_pair = i * (2 * K - i - 1) // 2  # index of the pair of views (i, i + 1)
         for m in range(M):
             for j in range(i + 1, K):
                 positive = j * M + positive_rows_QM[first_pair + j - i - 1, m]
-                forward[position] = positive
+                left_partners[position] = positive
                 counts[positive + 1] += 1
                 position += 1
                 if M > 1:
                     negative = j * M + negative_rows_QM[first_pair + j - i - 1, m]
-                    forward[position] = negative
+                    left_partners[position] = negative
                     counts[negative + 1] += 1
                     position += 1
-    reverse_offsets = np.cumsum(counts)
-    cursor = reverse_offsets[:-1].copy()
-    reverse = np.empty(total, np.int64)
-    origin = np.empty(total, np.int64)
+    # Sort the pairs by their right rows (a counting sort).
+    right_offsets = np.cumsum(counts)
+    next_slot = right_offsets[:-1].copy()  # where the next pair of each right row is written
+    right_partners = np.empty(total, np.int64)
+    left_positions = np.empty(total, np.int64)
     for n in range(N):
-        for k in range(forward_offsets[n], forward_offsets[n + 1]):
-            slot = cursor[forward[k]]
-            reverse[slot] = n
-            origin[slot] = k
-            cursor[forward[k]] = slot + 1
-    return forward_offsets, forward, reverse_offsets, reverse, origin
+        for k in range(left_offsets[n], left_offsets[n + 1]):
+            slot = next_slot[left_partners[k]]
+            right_partners[slot] = n
+            left_positions[slot] = k
+            next_slot[left_partners[k]] = slot + 1
+    return left_offsets, left_partners, right_offsets, right_partners, left_positions
 
 
 @njit(**_FAST_OPTIONS)
