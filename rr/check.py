@@ -72,6 +72,9 @@ class Finding(NamedTuple):
     value: float | None = None
 
 
+_IMAGE_COLUMNS = {"image": pa.int64(), "file": pa.string(), "split": pa.string(), "class": pa.string()}
+
+
 @dataclass(frozen=True)
 class CheckOutputPaths:
     """The files that `check` writes: all findings, an image of some of them, and the list of images to exclude."""
@@ -103,16 +106,17 @@ def check(
     """
     excluded = exclude.read_excluded_names(current_exclude) if current_exclude else []
     raw_file = raw.RawFile(raw_path)
-    names, lines_to_exclude, signatures, features = _read_images(raw_file, extractor, is_parquet)
+    images, features = _read_images(raw_file, extractor, is_parquet)
+    names = [image.name for image in images]
     is_test = raw_file.splits == "test"
     with Progress("check", note="comparing the images"):
-        findings, is_leaked = _collect_findings(raw_file, signatures, features)
+        findings, is_leaked = _collect_findings(raw_file, [image.signature for image in images], features)
     rows = sorted(
         {finding.image for finding in findings if finding.kind in EXCLUDED_KINDS and finding.image is not None}
     )
     # Keep the names on the current list, because `rr fetch` left these images out. (If the list has changed since the
     # fetch, the raw file may contain some of them.)
-    excluded = list(dict.fromkeys(map(display_name, [*excluded, *(lines_to_exclude[row] for row in rows)])))
+    excluded = list(dict.fromkeys(map(display_name, [*excluded, *(images[row].exclude_line for row in rows)])))
     exclude.write_excluded_names(files.exclude, excluded)
     with atomic_write(files.findings) as temporary:
         pq.write_table(_make_table(findings, names, raw_file), temporary)
@@ -166,44 +170,47 @@ def _collect_findings(
     return sorted(findings, key=lambda finding: order.index(finding.kind)), is_leaked
 
 
+class _CheckedImage(NamedTuple):
+    """An image in the raw file: its name, its line in a list of excluded images, and its signature.
+
+    `pixels` are the pixels for the feature extractor, uint8 (S, S, 3), or None without an extractor.
+    """
+
+    name: str
+    exclude_line: str
+    signature: Signature
+    pixels: np.ndarray | None
+
+
 def _read_images(
     raw_file: raw.RawFile, extractor: FeatureExtractor | None, is_parquet: bool
-) -> tuple[list[str], list[str], list[Signature], np.ndarray | None]:
-    """Return each image's name, its line in a list of excluded images, and its signature.
-
-    If there is an extractor, also return the features, float32 (N, D).
-    """
-    names: list[str] = []
-    lines: list[str] = []
-    signatures: list[Signature] = []
+) -> tuple[list[_CheckedImage], np.ndarray | None]:
+    """Return all images without their pixels and, if there is an extractor, their features, float32 (N, D)."""
+    checked: list[_CheckedImage] = []
     features: list[np.ndarray] = []
     read_image = partial(_read_image, raw_file.path, extractor.decode_and_resize if extractor else None, is_parquet)
     images = map_ordered(read_image, raw_file.iter_images(), DECODING_THREADS)
     with Progress("check", len(raw_file.labels), "images") as progress:
         while batch := list(islice(images, _BATCH_SIZE)):
-            names += [name for name, *_ in batch]
-            lines += [line for _, line, *_ in batch]
-            signatures += [signature for *_, signature, _ in batch]
             if extractor:
-                features.append(extractor.extract(np.stack([pixels for *_, pixels in batch if pixels is not None])))
+                pixels = [image.pixels for image in batch if image.pixels is not None]
+                features.append(extractor.extract(np.stack(pixels)))
+            checked += [image._replace(pixels=None) for image in batch]
             progress.advance(len(batch))
-    return names, lines, signatures, np.concatenate(features) if extractor else None
+    return checked, np.concatenate(features) if extractor else None
 
 
 def _read_image(
-    path: Path, decode: Callable[[bytes], np.ndarray] | None, is_row: bool, image: tuple[str, bytes]
-) -> tuple[str, str, Signature, np.ndarray | None]:
-    """Return an image's name, its line in a list of excluded images, and its signature.
-
-    If `decode` is given, also return the decoded pixels, uint8 (S, S, 3).
-    """
+    path: Path, decode: Callable[[bytes], np.ndarray] | None, is_parquet: bool, image: tuple[str, bytes]
+) -> _CheckedImage:
+    """Return what `check` needs to know about an image. `decode`, if given, returns the pixels for the extractor."""
     name, data = image
-    line = exclude.add_digest(name, data) if is_row else name
+    line = exclude.add_digest(name, data) if is_parquet else name
     try:
         signature = compute_signature(decode_image(data))
         if signature.is_blank:  # a 16-bit image may only look blank until its values are scaled
             signature = signature._replace(is_blank=find_image_facts(data).is_blank)
-        return name, line, signature, decode(data) if decode else None
+        return _CheckedImage(name, line, signature, decode(data) if decode else None)
     except UnreadableImageError as error:
         raise UserError(f"{path}: {display_name(name)} cannot be decoded ({error}): run rr fetch again") from error
 
@@ -271,19 +278,22 @@ def _class_name(raw_file: raw.RawFile, label: int) -> str | None:
 
 def _make_table(findings: Sequence[Finding], names: Sequence[str], raw_file: raw.RawFile) -> pa.Table:
     """Return a table with one row per finding."""
-    columns: dict[str, list[object]] = defaultdict(list)
+    rows = []
     for finding in findings:
-        columns["kind"].append(finding.kind)
-        for prefix, row in (("", finding.image), ("other_", finding.other)):
-            label = finding.label if row is None and not prefix else raw.UNLABELED
-            columns[f"{prefix}image"].append(row)
-            columns[f"{prefix}file"].append(None if row is None else names[row])
-            columns[f"{prefix}split"].append(None if row is None else str(raw_file.splits[row]))
-            columns[f"{prefix}class"].append(_class_name(raw_file, label if row is None else raw_file.labels[row]))
-        columns["value"].append(finding.value)
-    types = {"image": pa.int64(), "other_image": pa.int64(), "value": pa.float64()}
-    keys = ["kind", *(f"{p}{key}" for p in ("", "other_") for key in ("image", "file", "split", "class")), "value"]
-    return pa.table({key: pa.array(columns[key], types.get(key, pa.string())) for key in keys})
+        class_name = _class_name(raw_file, finding.label)
+        row: dict[str, object] = {"kind": finding.kind, "class": class_name, "value": finding.value}
+        for prefix, image in (("", finding.image), ("other_", finding.other)):
+            if image is not None:
+                row |= {
+                    f"{prefix}image": image,
+                    f"{prefix}file": names[image],
+                    f"{prefix}split": str(raw_file.splits[image]),
+                    f"{prefix}class": _class_name(raw_file, raw_file.labels[image]),
+                }
+        rows.append(row)
+    image_fields = [(f"{prefix}{name}", kind) for prefix in ("", "other_") for name, kind in _IMAGE_COLUMNS.items()]
+    schema = pa.schema([("kind", pa.string()), *image_fields, ("value", pa.float64())])
+    return pa.Table.from_pylist(rows, schema=schema)  # a missing key becomes null
 
 
 def _describe_findings(findings: Sequence[Finding], raw_file: raw.RawFile) -> list[str]:

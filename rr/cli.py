@@ -808,18 +808,26 @@ def _prepare_arguments(arguments: list[str]) -> list[str]:
     prepared = []
     for position, argument in enumerate(arguments):
         before = arguments[position - 1] if position else ""
-        is_option = argument.startswith("--") and "--" not in arguments[:position]
-        option, separator, value = argument.partition("=") if is_option else ("", "", argument)
-        if not is_option and argument.startswith("-o~"):
-            option, value = "-o", argument[2:]
-        if not value and (separator or not option):
+        option, value = _split_option(argument, may_be_option="--" not in arguments[:position])
+        if value == "":
             where = argument or (f"the argument after {before}" if before else "the first argument")
             raise UserError(f"{where} is empty: check that your shell variables are set")
-        is_kept = arguments[0] == "init" and not separator and before != "--params"
-        if (value == "~" or value.startswith("~/")) and not is_kept:
+        is_kept = arguments[0] == "init" and not option.endswith("=") and before != "--params"
+        if value is not None and (value == "~" or value.startswith("~/")) and not is_kept:
             value = str(paths.expand_user(value))
-        prepared.append(f"{option}{separator}{value}")
+        prepared.append(f"{option}{value or ''}")
     return prepared
+
+
+def _split_option(argument: str, *, may_be_option: bool) -> tuple[str, str | None]:
+    """Split `--output=~/x` into `--output=` and `~/x`, and `-o~/x` into `-o` and `~/x`.
+
+    The value of an option such as `--json` is None. Any other argument is returned as the value, without an option.
+    """
+    if may_be_option and argument.startswith("--"):
+        option, separator, value = argument.partition("=")
+        return option + separator, value if separator else None
+    return ("-o", argument[2:]) if argument.startswith("-o~") else ("", argument)
 
 
 def _lookup_preprocessing(dataset: str | None, params: Path) -> "Preprocessing | None":

@@ -763,9 +763,9 @@ def _find_reason_to_skip(run: stage_runs.StageRun) -> str | None:
     unless DVC starts them and there are extensions. To DVC, every run depends on the whole extensions folder, but a
     change in that folder does not necessarily affect the run.
     """
-    may_repeat = not was_started_by_dvc() or not any(paths.EXTENSIONS_DIR.rglob("*.py"))
+    can_skip = run.stage == "pretrain" or (was_started_by_dvc() and any(paths.EXTENSIONS_DIR.rglob("*.py")))
     # The record is compared first, because comparing the files takes longer.
-    if (run.stage != "pretrain" and may_repeat) or not find_current_record(run) or find_mismatches(run):
+    if not can_skip or not find_current_record(run) or find_mismatches(run):
         return None
     forget_run(run.stage, run.folder)  # it may have failed with other parameters
     return f"{run.outputs[0]} matches its record, so the stage was not rerun (to rerun it, delete {run.folder})"

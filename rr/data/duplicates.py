@@ -100,31 +100,28 @@ def find_duplicates(signatures: Sequence[Signature], is_test: np.ndarray) -> tup
         The duplicates, in the order of their rows; and whether each image is a test image with an identical or nearly
         identical training image, bool (N,).
     """
-    duplicates: list[Duplicate] = []
-    groups: dict[bytes, list[int]] = {}  # rows of identical images, test images first
+    copies: dict[bytes, list[int]] = {}  # rows of identical images; test images come first, also among the keys
     for row in np.argsort(~is_test, kind="stable").tolist():
-        groups.setdefault(signatures[row].digest, []).append(row)
-    is_leaked = np.zeros(len(signatures), bool)
-    for rows in groups.values():
+        copies.setdefault(signatures[row].digest, []).append(row)
+    duplicates: list[Duplicate] = []
+    in_train = np.zeros(len(signatures), bool)  # whether the image or an identical one is in the training split
+    for rows in copies.values():
         duplicates += [Duplicate("exact duplicate", row, rows[0], 1.0) for row in rows[1:]]
-        is_leaked[rows] = not is_test[rows].all()
-    has_train_copy = is_leaked.copy()
-    first_rows = [rows[0] for rows in groups.values() if not signatures[rows[0]].is_blank]
+        in_train[rows] = not is_test[rows].all()
+    is_leaked = in_train.copy()
     search = _Search(signatures)
-    for rows in ([row for row in first_rows if is_test[row]], [row for row in first_rows if not is_test[row]]):
-        for row in rows:
-            matches = search.find(row)
-            of_test = [match for match in matches if is_test[match.other]]
-            for match in of_test:
-                if not is_test[row] or has_train_copy[row]:
-                    is_leaked[groups[signatures[match.other].digest]] = True
-                if has_train_copy[match.other]:
-                    is_leaked[groups[signatures[row].digest]] = True
-            matches = of_test or matches
-            if matches:
-                duplicates.append(max(matches, key=lambda match: match.correlation))
-            if is_test[row] or not matches:
-                search.add(row)
+    for row in [rows[0] for rows in copies.values() if not signatures[rows[0]].is_blank]:
+        matches = search.find(row)
+        test_matches = [match for match in matches if is_test[match.other]]
+        for match in test_matches:
+            if in_train[row]:
+                is_leaked[copies[signatures[match.other].digest]] = True
+            if in_train[match.other]:
+                is_leaked[copies[signatures[row].digest]] = True
+        if matches:
+            duplicates.append(max(test_matches or matches, key=lambda match: match.correlation))
+        if is_test[row] or not matches:
+            search.add(row)
     return sorted(duplicates, key=lambda duplicate: duplicate.image), is_leaked & is_test
 
 

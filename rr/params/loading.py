@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -137,14 +137,7 @@ def _count_values(value: Any, counts: dict[int, int]) -> int:
 def _format_validation_error(raw: dict[str, Any], details: dict[str, Any]) -> str:
     """Turn a pydantic error into one line with the key's path, the problem and, if possible, a suggestion."""
     location, context = list(details["loc"]), details.get("ctx", {})
-    path, node = [], raw
-    for position, part in enumerate(location):
-        exists = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
-        # A part that is not in the file is the tag that pydantic adds for a union member or, at the end, a missing key.
-        if exists or (position == len(location) - 1 and details["type"] == "missing"):
-            path.append(str(part))
-        if exists:
-            node = node[part]
+    path = _path_in_file(location, raw, is_missing=details["type"] == "missing")
     where = ".".join(part for part in path if part != "[key]")
     if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         valid_keys = _valid_keys(location[:-1], raw)
@@ -169,30 +162,53 @@ def _format_validation_error(raw: dict[str, Any], details: dict[str, Any]) -> st
     return f"{where}: {message[0].lower()}{message[1:]}" + (f" (given: {value})" if len(value) < 60 else "")
 
 
-def _valid_keys(location: list[Any], raw: dict[str, Any]) -> list[str]:
+def _path_in_file(location: list[Any], raw: Any, *, is_missing: bool) -> list[str]:
+    """Return the parts of an error's location that are in the file, and a missing key at its end.
+
+    pydantic also adds the tags of union members to the location. They are not in the file.
+    """
+    path, node = [], raw
+    for position, part in enumerate(location):
+        exists = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
+        if exists or (is_missing and position == len(location) - 1):
+            path.append(str(part))
+        if exists:
+            node = node[part]
+    return path
+
+
+def _valid_keys(location: list[Any], raw: Any) -> list[str]:
     """Return the keys that the model at `location` accepts, by following the models' annotations."""
-    node: Any = Params
-    section: Any = raw
+    annotation, rest = _find_extension_model(location, raw) or (Params, location)
+    for part in rest:
+        annotation = _annotation_at(annotation, part)
+    if _is_model(annotation):
+        return list(annotation.model_fields)
+    is_augmentation = annotation is Augmentation or AugmentationConfig in get_args(annotation)
+    return list(Augmentation.__dataclass_fields__) if is_augmentation else []
+
+
+def _find_extension_model(location: list[Any], raw: Any) -> tuple[Any, list[Any]] | None:
+    """Return the `Config` class of the user-defined entry that contains `location`, and the rest of the location."""
     for depth, part in enumerate(location, 1):
-        if not isinstance(section, dict) or part not in section:
-            break
-        section = section[part]
-        if isinstance(section, dict) and is_extension_kind(kind := section.get("kind")):
-            node, location = load_config_class(kind, StrictModel), location[depth:]
-            break
-    for part in location:
-        if isinstance(node, type) and issubclass(node, BaseModel) and part in node.model_fields:
-            node = node.model_fields[part].annotation
-            continue
-        arguments = get_args(node)
-        members = [m for a in arguments for m in (a, *get_args(a)) if isinstance(m, type) and issubclass(m, BaseModel)]
-        tagged = [
-            m for m in members if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
-        ]
-        # For a dict, continue with the type of its values; for a union, with the member whose `kind` is `part`.
-        node = tagged[0] if tagged and node is not Params else (arguments[-1] if arguments else node)
-    if isinstance(node, type) and issubclass(node, BaseModel):
-        return list(node.model_fields)
-    if node is Augmentation or AugmentationConfig in get_args(node):
-        return list(Augmentation.__dataclass_fields__)
-    return []
+        if not isinstance(raw, dict) or part not in raw:
+            return None
+        raw = raw[part]
+        if isinstance(raw, dict) and is_extension_kind(kind := raw.get("kind")):
+            return load_config_class(kind, StrictModel), location[depth:]
+    return None
+
+
+def _annotation_at(annotation: Any, part: Any) -> Any:
+    """Return the annotation of a model's field, of a dict's values, or of the union member whose `kind` is `part`."""
+    if _is_model(annotation) and part in annotation.model_fields:
+        return annotation.model_fields[part].annotation
+    arguments = get_args(annotation)
+    for member in (m for argument in arguments for m in (argument, *get_args(argument)) if _is_model(m)):
+        if "kind" in member.model_fields and part in get_args(member.model_fields["kind"].annotation):
+            return member
+    return arguments[-1] if arguments else annotation
+
+
+def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -8,6 +8,7 @@ from rr.report.formatting import format_mean_std, format_percent, format_seed_co
 from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import TRAINED_CLASSIFIER, EvaluationResult, GridResults
 from rr.report.method_roles import Role, explain_roles
+from rr.report.plots.image import ImagePanel
 from rr.report.statistics import MeanStd, mean_std
 from rr.report.table import Cell, Table, make_table, numeric_columns
 
@@ -191,36 +192,59 @@ def group_by_method(evaluations: Sequence[EvaluationResult]) -> dict[str, list[E
     return group_by(evaluations, lambda run: run.paths.pretraining.method)
 
 
-def sort_by_example_priority(runs: Sequence[EvaluationResult]) -> list[EvaluationResult]:
-    """Return runs in the order in which their examples are embedded in the page.
+def make_example_panels(
+    runs: Sequence[EvaluationResult], make_panel: Callable[[EvaluationResult], ImagePanel]
+) -> list[ImagePanel]:
+    """Return the panel of each run, in the order of `runs`.
 
-    Self-supervised methods come before the others, and relational methods come first within both groups.
+    The panels are made in the order in which their images get space on the page: self-supervised methods come before
+    the others, and relational methods come first within both groups.
     """
-    return sorted(runs, key=lambda run: (bool(run.pretraining.role), run.pretraining.settings["kind"] != "relational"))
+    by_priority = sorted(
+        runs, key=lambda run: (bool(run.pretraining.role), run.pretraining.settings["kind"] != "relational")
+    )
+    panels = {run.paths: make_panel(run) for run in by_priority}
+    return [panels[run.paths] for run in runs]
 
 
 def result_table(evaluations: Sequence[EvaluationResult], columns: list[MetricColumn]) -> ResultTable:
     """Return a table with one row per method. All evaluations must share the dataset, backbone and target."""
-    by_method = group_by_method(evaluations)
-    roles = {method: runs[0].pretraining.role for method, runs in by_method.items()}
-    rows = [ResultRow(method, role, by_method[method][0].pretraining.color, {}) for method, role in roles.items()]
+    rows = [
+        ResultRow(method, runs[0].pretraining.role, runs[0].pretraining.color, {})
+        for method, runs in group_by_method(evaluations).items()
+    ]
     for column in columns:
-        runs = group_by_method(
-            [run for run in evaluations if run.paths.protocol == column.protocol and column.metric in run.metrics]
-        )
-        values = {method: mean_std([run.metrics[column.metric] for run in own]) for method, own in runs.items()}
-        # Values are compared as printed: if the best two look the same, both are set in bold.
-        candidates = [method for method in runs if column.marks_best and not roles[method]]
-        printed = {method: column.format_value(values[method].mean) for method in candidates}
-        best = max(printed.values(), key=float, default=None)
+        cells = _column_cells(evaluations, column)
         for row in rows:
-            if row.method in values:
-                value, is_best = values[row.method], printed.get(row.method, "") == best
-                text = format_mean_std(value, column.format_value)
-                row.cells[column.title] = ResultCell(value, text, is_best, runs[row.method])
+            if row.method in cells:
+                row.cells[column.title] = cells[row.method]
     first = evaluations[0].paths
     seeds = unique(run.paths.pretraining.seed for run in evaluations)
     return ResultTable(first.pretraining.dataset, first.pretraining.backbone, first.target, columns, seeds, rows)
+
+
+def _column_cells(evaluations: Sequence[EvaluationResult], column: MetricColumn) -> dict[str, ResultCell]:
+    """Return the results in one column, by method."""
+    by_method = group_by_method(
+        [run for run in evaluations if run.paths.protocol == column.protocol and column.metric in run.metrics]
+    )
+    values = {method: mean_std([run.metrics[column.metric] for run in runs]) for method, runs in by_method.items()}
+    # Values are compared as printed: if the best two look the same, both are set in bold.
+    printed = {
+        method: column.format_value(values[method].mean)
+        for method, runs in by_method.items()
+        if column.marks_best and not runs[0].pretraining.role
+    }
+    best = max(printed.values(), key=float, default=None)
+    return {
+        method: ResultCell(
+            values[method],
+            format_mean_std(values[method], column.format_value),
+            method in printed and printed[method] == best,
+            runs,
+        )
+        for method, runs in by_method.items()
+    }
 
 
 def accuracy_tables(results: GridResults, *, with_trained_classifiers: bool = False) -> list[ResultTable]:

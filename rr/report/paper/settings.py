@@ -200,30 +200,34 @@ def find_deviations(
         precision: the floating-point precision used in training.
         datasets: what the run recorded about its datasets, from `recorded_datasets`.
     """
-    deviations = []
-    protocol = {} if published.is_trained_classifier_accuracy else _PROTOCOLS[published.protocol]
-    for settings, expected, prefix in (
-        (method_settings, _paper_settings(published, method_settings["kind"]), ""),
-        (protocol_settings, protocol, f"{published.protocol} "),
-        *(
-            (ours, {key: theirs for key, theirs in _paper_dataset(published, name).items() if key in ours},
-             f"{name_in_paper(name)}: ")
-            for name, ours in datasets.items()
-        ),
-    ):  # fmt: skip
-        for key, theirs in expected.items():
-            ours = settings.get(key)
-            if key == "augmentation":
-                if _enabled_operations(ours or {}) != _enabled_operations(theirs):
-                    deviations.append(Deviation(f"different {prefix}augmentation", False))
-            elif ours != theirs:
-                text = _describe_deviation(prefix, key, ours, theirs, published)
-                deviations.append(Deviation(text, key in _BUDGET and (ours or 0) < theirs))
+    paper_protocol = {} if published.is_trained_classifier_accuracy else _PROTOCOLS[published.protocol]
+    paper_method = _published_method_settings(published, method_settings["kind"])
+    deviations = _compare_settings(published, method_settings, paper_method, "")
+    deviations += _compare_settings(published, protocol_settings, paper_protocol, f"{published.protocol} ")
+    for name, recorded in datasets.items():
+        expected = {key: value for key, value in _paper_dataset(published, name).items() if key in recorded}
+        deviations += _compare_settings(published, recorded, expected, f"{name_in_paper(name)}: ")
     if precision != "float32":
         deviations.append(Deviation("mixed precision", False))
     for known in KNOWN_DEVIATIONS:
         if all(getattr(published, name) == value for name, value in known.applies_to.items()):
             deviations.append(Deviation(known.text, False))
+    return deviations
+
+
+def _compare_settings(
+    published: PublishedResult, ours: Mapping[str, Any], expected: Mapping[str, Any], prefix: str
+) -> list[Deviation]:
+    """Return a deviation for each key in `expected` whose value differs. `prefix` precedes the key in the text."""
+    deviations = []
+    for key, theirs in expected.items():
+        value = ours.get(key)
+        if key == "augmentation":
+            if _enabled_operations(value or {}) != _enabled_operations(theirs):
+                deviations.append(Deviation(f"different {prefix}augmentation", False))
+        elif value != theirs:
+            text = _describe_deviation(prefix, key, value, theirs, published)
+            deviations.append(Deviation(text, key in _BUDGET and (value or 0) < theirs))
     return deviations
 
 
@@ -281,7 +285,7 @@ def is_augmentation_operation(name: str) -> bool:
     return name in _OPERATIONS
 
 
-def _paper_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
+def _published_method_settings(published: PublishedResult, kind: str) -> dict[str, Any]:
     """Return the settings that the paper or lightly used to train a method of this kind for a result."""
     if published.table == LIGHTLY:
         return _LIGHTLY[kind]
@@ -308,16 +312,16 @@ def _describe_deviation(prefix: str, key: str, ours: Any, theirs: Any, published
         return f"{ours} of {theirs} {prefix}epochs"
     name = f"{prefix}{_SYMBOLS.get(key, key.replace('_', ' '))}"
     source = "lightly" if published.table == LIGHTLY else "paper"
-    return f"{name} = {_format_setting(ours)} ({source}: {_format_setting(theirs)})"
+    return f"{name} = {_describe_setting(ours)} ({source}: {_describe_setting(theirs)})"
 
 
-def _format_setting(value: Any) -> str:
+def _describe_setting(value: Any) -> str:
     """Return a setting as text, such as `sgd, momentum 0.9, weight decay 0` for an optimizer."""
     if isinstance(value, dict):
-        others = (f"{key.replace('_', ' ')} {_format_setting(item)}" for key, item in value.items() if key != "kind")
+        others = (f"{key.replace('_', ' ')} {_describe_setting(item)}" for key, item in value.items() if key != "kind")
         return ", ".join(filter(None, [value.get("kind"), *others]))
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_format_setting, value))
+        return ", ".join(map(_describe_setting, value))
     if value is None:
         return "none"
     if isinstance(value, int) and not isinstance(value, bool):

@@ -47,40 +47,38 @@ def build_claims(results: GridResults) -> Claims | None:
     """Return the section, or None if the grid has no claims."""
     if not results.claims:
         return None
-    runs_of = [_find_runs(results, claim) for claim in results.claims]
-    p_values = {
-        index: welch_p_value(_mean_accuracy(ours), _mean_accuracy(theirs), claim.margin)
-        for index, (claim, (ours, theirs)) in enumerate(zip(results.claims, runs_of, strict=True))
-        if not _reason_why_untestable(ours, theirs)
-    }
-    levels = holm_levels(p_values)
-    rows, verdicts = [], []
-    for index, (claim, (ours, theirs)) in enumerate(zip(results.claims, runs_of, strict=True)):
-        difference = _mean_accuracy(ours).mean - _mean_accuracy(theirs).mean if ours and theirs else None
-        verdict, interval = ClaimVerdict.UNTESTED, "–"
-        if index in levels:
-            low, high = welch_interval(_mean_accuracy(ours), _mean_accuracy(theirs), 1 - levels[index])
-            verdict = _decide_verdict(low, high, claim.margin)
-            confidence = f"{100 * (1 - levels[index]):.4g}%"
-            interval = f"{format_difference(low)} to {format_difference(high)} ({confidence})"
-        verdicts.append(verdict)
-        rows.append(
-            [
-                describe_difference(claim),
-                describe_data(claim),
-                verdict,
-                "–" if difference is None else format_difference(difference),
-                interval,
-                _describe_when_stated(claim, ours, theirs),
-            ]
-        )
+    claims = [(claim, *_find_runs(results, claim)) for claim in results.claims]  # with the runs of both methods
+    levels = holm_levels(
+        {
+            number: welch_p_value(_mean_accuracy(ours), _mean_accuracy(theirs), claim.margin)
+            for number, (claim, ours, theirs) in enumerate(claims)
+            if not _reason_why_untestable(ours, theirs)
+        }
+    )
+    tested = [_test_claim(*entry, levels.get(number)) for number, entry in enumerate(claims)]
+    verdicts = [verdict for verdict, _ in tested]
     counts = [f"{verdicts.count(verdict)} “{verdict}”" for verdict in ClaimVerdict if verdict in verdicts]
     numbers = numeric_columns(["Difference", "Interval"])
     return Claims(
         f"This grid contains {format_count(len(verdicts), 'claims')}: {', '.join(counts)}.",
         _EXPLANATION,
-        make_table(["Claim", "Data", "Verdict", *numbers, "Stated"], rows),
+        make_table(["Claim", "Data", "Verdict", *numbers, "Stated"], [row for _, row in tested]),
     )
+
+
+def _test_claim(
+    claim: ClaimConfig, ours: list[EvaluationResult], theirs: list[EvaluationResult], level: float | None
+) -> tuple[ClaimVerdict, list[str]]:
+    """Return the verdict on a claim, and the cells of its row. `level` is None if the claim cannot be tested."""
+    verdict, difference, interval = ClaimVerdict.UNTESTED, "–", "–"
+    if ours and theirs:
+        difference = format_difference(_mean_accuracy(ours).mean - _mean_accuracy(theirs).mean)
+    if level is not None:
+        low, high = welch_interval(_mean_accuracy(ours), _mean_accuracy(theirs), 1 - level)
+        verdict = _decide_verdict(low, high, claim.margin)
+        interval = f"{format_difference(low)} to {format_difference(high)} ({100 * (1 - level):.4g}%)"
+    stated = _describe_when_stated(claim, ours, theirs)
+    return verdict, [describe_difference(claim), describe_data(claim), verdict, difference, interval, stated]
 
 
 def holm_levels(p_values: dict[int, float]) -> dict[int, float]:

@@ -136,33 +136,36 @@ def top_confusions(predictions: Predictions) -> list[str]:
     ]
 
 
-def _analyze_classes(table: ResultTable, only_best: bool) -> ClassAnalysis:
+def _analyze_classes(table: ResultTable, only_main_row: bool) -> ClassAnalysis:
+    """Analyze one accuracy table. With `only_main_row`, only its `main_row` gets a confusion matrix."""
     extremes: list[list[Cell | str]] = []
-    top: list[list[Cell | str]] = []
-    confusions: list[Panel] = []
-    curves: dict[str, list[tuple[float, float]]] = {}  # calibration curves by method
-    best = table.main_row(table.first_protocol)
-    accuracies: dict[str, np.ndarray] = {}  # class accuracies under the first protocol, by method
-    class_names: list[str] = []
+    pooled: dict[str, Predictions] = {}  # the predictions of all seeds under the first protocol, by method
     for row in table.rows:
         for protocol, cell in row.cells.items():
             predictions = pool_predictions(cell.evaluations)
-            class_names, own_accuracies = predictions.class_names, class_accuracies(predictions)
-            cells = _class_summary_cells(class_names, own_accuracies, cell.evaluations)
+            cells = _class_summary_cells(predictions.class_names, class_accuracies(predictions), cell.evaluations)
             extremes.append([Cell(row.method, color=row.color), protocol, *cells])
             if protocol == table.first_protocol:
-                accuracies[row.method] = own_accuracies
-                top.append([Cell(row.method, color=row.color), "; ".join(top_confusions(predictions)) or "none"])
-                if len(class_names) <= _MAX_MATRIX_CLASSES and (row is best or not only_best):
-                    name = f"confusion-{table.name}-{row.method}"
-                    matrix = confusion_fractions(predictions)
-                    confusions.append(plot_confusion(name, row.method, class_names, matrix))
-                curves[row.method] = calibration_curve(predictions)
+                pooled[row.method] = predictions
+    class_names = next(iter(pooled.values())).class_names
+    accuracies = {method: class_accuracies(predictions) for method, predictions in pooled.items()}
+    colors = {row.method: row.color for row in table.rows}
+    main_row = table.main_row(table.first_protocol)
+    confusions = [
+        plot_confusion(f"confusion-{table.name}-{method}", method, class_names, confusion_fractions(predictions))
+        for method, predictions in pooled.items()
+        if len(class_names) <= _MAX_MATRIX_CLASSES
+        and (not only_main_row or (main_row is not None and main_row.method == method))
+    ]
+    top: list[list[Cell | str]] = [
+        [Cell(method, color=colors[method]), "; ".join(top_confusions(predictions)) or "none"]
+        for method, predictions in pooled.items()
+    ]
+    curves = {method: calibration_curve(predictions) for method, predictions in pooled.items()}
     by_class = [
         [name, *(format_percent(values[index]) for values in accuracies.values())]
         for index, name in enumerate(class_names)
     ]
-    colors = {row.method: row.color for row in table.rows}
     return ClassAnalysis(
         table,
         _summarize_class_gap(table, class_names, accuracies),

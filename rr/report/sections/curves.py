@@ -1,6 +1,5 @@
 """The `curves` section: loss and training accuracy by epoch."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from rr.report.grouping import group_by
 from rr.report.inputs.collect import GridResults, PretrainResult
-from rr.report.plots.curves import Curve, format_epoch_axis, format_percent_axes, plot_curves
+from rr.report.plots.curves import Curve, Point, format_epoch_axis, format_percent_axes, plot_curves
 from rr.report.plots.svg import Panel
 
 # For each plot: the prefix of its columns, its title, the start of its description for screen readers, a function that
@@ -71,15 +70,23 @@ def plot_histories(
 def _plot_losses_and_accuracies(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
     """Return a plot of the losses and one of the accuracies; empty if nothing was trained."""
     runs = [run for run in runs if run.history]
-    histories = [run.history for run in runs]
-    common = [column for column in (histories or [{}])[0] if all(column in history for history in histories)]
+    if not runs:
+        return []
+    columns = [column for column in runs[0].history if all(column in run.history for run in runs)]
     panels = []
     for prefix, title, alt_text, format_axes, scale in _PLOTS:
-        curves = []
-        for style, column in enumerate(c for c in common if re.match(rf"{prefix}(_|$)", c)):
-            seeds = [{e: (e, scale * y) for e, y in zip(h["epoch"], h[column], strict=True)} for h in histories]
-            label, numbers = _curve_label(column, runs[0].settings), [run.paths.seed for run in runs]
-            curves.append(Curve(label, runs[0].color, seeds, style, numbers))
+        curves: list[Curve] = []
+        for column in columns:
+            if column == prefix or column.startswith(f"{prefix}_"):
+                points: list[dict[float, Point]] = [
+                    {
+                        epoch: (epoch, scale * value)
+                        for epoch, value in zip(run.history["epoch"], run.history[column], strict=True)
+                    }
+                    for run in runs
+                ]
+                label, seeds = _curve_label(column, runs[0].settings), [run.paths.seed for run in runs]
+                curves.append(Curve(label, runs[0].color, points, style=len(curves), seeds=seeds))
         if curves:
             panels.append(plot_curves(f"{name}-{prefix}", title, alt_text, curves, format_axes))
     return panels

@@ -1,6 +1,7 @@
 """The `embedding` section: metrics of the feature space, interactive maps, and examples of each method's first seed."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,8 @@ from rr.report.result_tables import (
     MetricColumn,
     ResultTable,
     group_by_method,
+    make_example_panels,
     result_table,
-    sort_by_example_priority,
     split_by_target_and_protocol,
 )
 
@@ -67,44 +68,51 @@ def build_embedding(results: GridResults) -> list[EmbeddingTable]:
     tables: list[EmbeddingTable] = []
     example_budget, map_budget = ByteBudget(_MAX_EXAMPLE_BYTES), ByteBudget(_MAX_MAP_BYTES)
     sprites: dict[tuple[bytes, ...], Sprite] = {}
-    shown: set[tuple[bytes, ...]] = set()  # sprites that are on the page
+    on_page: set[tuple[bytes, ...]] = set()  # the thumbnails whose sprite is on the page
     for runs in split_by_target_and_protocol(results.evaluations_of_kind("embedding")):
-        protocol = runs[0].paths.protocol
-        # No value is marked as best, because features that have collapsed to a point have the best alignment.
-        columns = [
-            MetricColumn(title, protocol, metric, format_three_decimals, marks_best=False)
-            for metric, title in _TITLES.items()
-            if any(metric in run.metrics for run in runs)
-        ]
-        table = result_table(runs, columns)
+        table = result_table(runs, _metric_columns(runs))
         first_seeds = [seeds[0] for seeds in group_by_method(runs).values()]
         embeddings = [(run, run.per_image) for run in first_seeds if isinstance(run.per_image, EmbeddingMap)]
         first = embeddings[0][1]
-        key = tuple(first.thumbnails)
-        if key not in sprites:
-            sprites[key] = make_sprite([np.asarray(Image.open(io.BytesIO(webp)).convert("RGB")) for webp in key])
-        # The sample of images depends on the seed, so a method with a different first seed cannot share the maps.
-        shared = [(run, embedding) for run, embedding in embeddings if np.array_equal(embedding.index, first.index)]
-        classifier = _find_classification_protocol(results, [run for run, _ in shared])
-        # All methods have the same classes and therefore share a map. Their clusters differ.
-        groups = [shared] if first.class_names else [[pair] for pair in shared]
-        maps = [
-            _make_map(f"map-{table.name}-{protocol}-{number}", group, sprites[key], results, classifier)
-            for number, group in enumerate(groups, 1)
-        ]
-        panels = {
-            run.paths: image_panel(_title(run), _CAPTION, run.examples_png, run.paths.examples, example_budget, 1)
-            for run in sort_by_example_priority(first_seeds)
-        }
-        examples = [panels[run.paths] for run in first_seeds]
-        sprite = None if key in shown else sprites[key]
-        size = len(sprite.json) if sprite else 0
-        if map_budget.take(size + sum(len(image_map.json) for image_map in maps)):
-            shown.add(key)
+        thumbnails = tuple(first.thumbnails)
+        if thumbnails not in sprites:
+            images = [np.asarray(Image.open(io.BytesIO(webp)).convert("RGB")) for webp in thumbnails]
+            sprites[thumbnails] = make_sprite(images)
+        maps = _make_maps(f"map-{table.name}-{runs[0].paths.protocol}", embeddings, sprites[thumbnails], results)
+        examples = make_example_panels(
+            first_seeds,
+            lambda run: image_panel(_title(run), _CAPTION, run.examples_png, run.paths.examples, example_budget, 1),
+        )
+        sprite = None if thumbnails in on_page else sprites[thumbnails]
+        num_bytes = sum(len(image_map.json) for image_map in maps) + (len(sprite.json) if sprite else 0)
+        if map_budget.take(num_bytes):
+            on_page.add(thumbnails)
         else:
             maps, sprite = [], None
         tables.append(EmbeddingTable(table, len(first.labels), bool(first.class_names), maps, examples, sprite))
     return tables
+
+
+def _metric_columns(runs: Sequence[EvaluationResult]) -> list[MetricColumn]:
+    # No value is marked as best, because features that have collapsed to a point have the best alignment.
+    return [
+        MetricColumn(title, runs[0].paths.protocol, metric, format_three_decimals, marks_best=False)
+        for metric, title in _TITLES.items()
+        if any(metric in run.metrics for run in runs)
+    ]
+
+
+def _make_maps(
+    name: str, embeddings: list[tuple[EvaluationResult, EmbeddingMap]], sprite: Sprite, results: GridResults
+) -> list[ImageMap]:
+    """Return a map with a layer for each run or, if the images have no labels, a map for each run."""
+    first = embeddings[0][1]
+    # The sample of images depends on the seed, so a method with a different first seed cannot share the maps.
+    shared = [(run, embedding) for run, embedding in embeddings if np.array_equal(embedding.index, first.index)]
+    classifier = _find_classification_protocol(results, [run for run, _ in shared])
+    # All methods have the same classes and therefore share a map. Their clusters differ.
+    groups = [shared] if first.class_names else [[pair] for pair in shared]
+    return [_make_map(f"{name}-{number}", group, sprite, results, classifier) for number, group in enumerate(groups, 1)]
 
 
 def collapse_warnings(results: GridResults) -> list[str]:

@@ -10,8 +10,8 @@ from rr.report.result_tables import (
     MetricColumn,
     ResultTable,
     group_by_method,
+    make_example_panels,
     result_table,
-    sort_by_example_priority,
     split_by_target_and_protocol,
 )
 from rr.report.statistics import mean_confidence_interval, mean_std
@@ -55,8 +55,7 @@ def build_retrieval(results: GridResults) -> list[RetrievalTable]:
             for k in cutoffs
         ]
         first_seeds = [seeds[0] for seeds in group_by_method(runs).values()]
-        panels = {run.paths: _example_panel(run, budget) for run in sort_by_example_priority(first_seeds)}
-        images = [panels[run.paths] for run in first_seeds]
+        images = make_example_panels(first_seeds, lambda run: _example_panel(run, budget))
         with_head = group_by_method([run for run in runs if f"{_RERANKED}mean_average_precision" in run.metrics])
         sentences = [_describe_relation_head_effect(method, seeds) for method, seeds in with_head.items()]
         table = _relation_head_table(with_head, cutoffs) if with_head else None
