@@ -59,6 +59,10 @@ def _check_project(params: Path) -> Path:
     return params
 
 
+FetchedDatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Name of a dataset fetched with rr fetch.")
+]
+ImageFolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, searched recursively.")]
 ParamsOption = Annotated[
     Path, typer.Option("--params", envvar="RR_PARAMS", help="Parameter file.", callback=_check_project)
 ]
@@ -212,7 +216,7 @@ def fetch(
 
 @app.command()
 def check(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset fetched with rr fetch.")],
+    dataset: FetchedDatasetArgument,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -547,7 +551,7 @@ def export(
 
 @app.command()
 def croissant(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset fetched with rr fetch.")],
+    dataset: FetchedDatasetArgument,
     license: Annotated[
         str | None,
         typer.Option("--license", help="License of the images, as a URL or an SPDX identifier, such as CC-BY-4.0."),
@@ -570,7 +574,7 @@ def croissant(
 
 @app.command()
 def embed(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, searched recursively.")],
+    folder: ImageFolderArgument,
     weights: WeightsOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
     map_page: Annotated[
@@ -600,7 +604,7 @@ def embed(
 
 @app.command()
 def classify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, searched recursively.")],
+    folder: ImageFolderArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV file to write.")],
     dataset: DatasetOption,
     backbone: BackboneOption,

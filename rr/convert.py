@@ -79,10 +79,10 @@ def convert(
                 yield converted
 
         def iter_images(split: str, count: int) -> Iterator[beton.StoredImage]:
-            for image, sha256, part in parts.resume(split, partial(convert_rest, split, count)):
+            for image, sha256, pixel_counts in parts.resume(split, partial(convert_rest, split, count)):
                 hashes.append(sha256)
                 if split == "train":
-                    np.add(histogram, part, out=histogram)
+                    np.add(histogram, pixel_counts, out=histogram)
                 yield image
 
         max_image_bytes = 3 * dataset.image_size**2

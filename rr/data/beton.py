@@ -157,13 +157,16 @@ def write_stored(
     from ffcv.writer import DatasetWriter, worker_job_indexed_dataset
 
     class InProcessWriter(DatasetWriter):
-        metadata_sm: Any
+        """FFCV's writer without worker processes and shared memory."""
+
+        metadata_sm: Any  # set by `prepare`
 
         def _write_common(self, num_samples, queue_content, work_fn, extra_worker_args):  # type: ignore[no-untyped-def]
+            """Replace FFCV's method, which starts worker processes: run the loop of one worker in this process."""
             self.num_samples = num_samples
             self.prepare()
             chunks: queue.Queue[Any] = queue.Queue()
-            for chunk in [*queue_content, None]:
+            for chunk in [*queue_content, None]:  # None ends the worker's loop
                 chunks.put(chunk)
             allocations: queue.Queue[Any] = queue.Queue()
             allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
@@ -274,7 +277,9 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
         problem = _find_square_problem(image, size, page_size)
     if problem:
         raise invalid(problem)
-    # The bytes of each image must lie between the two tables. Nothing is added to the pointers: a sum could overflow.
+    # Each image must lie between the two tables: samples_start ≤ pointer ≤ table_start − size. The numbers are
+    # unsigned, so a sum could overflow and a difference could wrap around. For an image larger than table_start, 0 is
+    # subtracted, and `is_small` rejects it.
     is_small = image_bytes <= table_start
     end = table_start - np.where(is_small, image_bytes, 0)
     if not np.all(is_small & (image["pointer"] <= end) & (image["pointer"] >= samples_start)):
@@ -293,7 +298,8 @@ def _find_photograph_problem(samples: np.ndarray, image_bytes: np.ndarray, page_
     raw_bytes = image["height"].astype(np.uint64) * image["width"] * 3
     if np.any(image["mode"] > _RAW_MODE) or np.any(raw_bytes == 0):
         return "an image has no pixels or an unknown mode"
-    # The decoder allocates memory for the stated size. `max_photograph_bytes` chose the page for the stored size.
+    # The decoder allocates memory for the stated size. `max_photograph_bytes` chose the page for the stored size; 12 is
+    # its factor of 4 times 3 channels.
     if np.any(np.minimum(image["height"], image["width"]) > math.isqrt(page_size // 12)):
         return "an image is larger than its page allows"
     if np.any(image_bytes[is_raw] != raw_bytes[is_raw]) or np.any(image_bytes == 0):

@@ -51,23 +51,22 @@ class ConvertedParts:
         """
         num_kept = 0
         for part_number in count():
-            part = self._read_part(split, part_number, num_kept)
-            if not part:
+            kept = self._read_part(split, part_number, num_kept)
+            if not kept:
                 break
-            num_kept += len(part)
-            yield from part
-        histogram = np.zeros((3, 256), np.int64)
-        part, size, start = [], 0, time.monotonic()
+            num_kept += len(kept)
+            yield from kept
+        part: list[tuple[StoredImage, str]] = []
+        histogram, size, start = np.zeros((3, 256), np.int64), 0, time.monotonic()
         for image in convert(num_kept):
             if self._writes_parts:
-                part.append(image._replace(histogram=histogram))
+                part.append((image.image, image.sha256))
                 histogram += image.histogram
                 size += len(image.image.data)
                 if size >= _MAX_BYTES or time.monotonic() - start >= _MAX_SECONDS:
-                    self._write_part(split, part_number, num_kept, part)
-                    num_kept += len(part)
-                    histogram = np.zeros_like(histogram)
-                    part, size, start, part_number = [], 0, time.monotonic(), part_number + 1
+                    self._write_part(split, part_number, num_kept, part, histogram)
+                    num_kept, part_number = num_kept + len(part), part_number + 1
+                    part, histogram, size, start = [], np.zeros_like(histogram), 0, time.monotonic()
             yield image
 
     def delete(self) -> None:
@@ -77,8 +76,10 @@ class ConvertedParts:
     def _path(self, split: str, part_number: int) -> Path:
         return self._folder / f"{split}-{part_number:06}.npz"
 
-    def _write_part(self, split: str, part_number: int, first_image: int, part: list[ConvertedImage]) -> None:
-        """Write a part, whose images share one histogram. `first_image` is the number of images before it in the split.
+    def _write_part(
+        self, split: str, part_number: int, first_image: int, part: list[tuple[StoredImage, str]], histogram: np.ndarray
+    ) -> None:
+        """Write a part with the histogram of its images. `first_image` is the number of images before it in the split.
 
         If this fails, delete all parts and stop keeping images, because the disk may be almost full.
         """
@@ -87,11 +88,11 @@ class ConvertedParts:
             buffer,
             fingerprint=np.array(self._fingerprint),
             first_image=np.array(first_image),
-            shapes=np.array([image[:3] for image, _, _ in part], np.int64),
-            sizes=np.array([len(image.data) for image, _, _ in part], np.int64),
-            data=np.frombuffer(b"".join(image.data for image, _, _ in part), np.uint8),
-            sha256=np.array([sha256 for _, sha256, _ in part]),
-            histogram=part[0].histogram,
+            shapes=np.array([image[:3] for image, _ in part], np.int64),
+            sizes=np.array([len(image.data) for image, _ in part], np.int64),
+            data=np.frombuffer(b"".join(image.data for image, _ in part), np.uint8),
+            sha256=np.array([sha256 for _, sha256 in part]),
+            histogram=histogram,
         )
         try:
             with atomic_write(self._path(split, part_number)) as temporary, open(temporary, "wb") as file:

@@ -138,20 +138,18 @@ def list_folder(root: Path, kind: FileKind) -> FolderListing:
     listing = FolderListing([], [], [], [])
     real_root = os.path.realpath(root)
     listed: set[str] = set()
-    todo = [("", str(root), real_root)]
-    links: list[tuple[str, str]] = []
+    todo = [("", str(root), real_root)]  # name, path and real path of each folder
+    links: list[tuple[str, str]] = []  # name and path of each link to a folder
     while todo or links:
-        if not todo:  # folders in the tree itself take priority over links to them
+        if todo:
+            name, path, real_path = todo.pop()
+            is_listed = real_path in listed
+        else:  # folders in the tree itself take priority over links to them
             name, path = min(links)
             links.remove((name, path))
-            target = os.path.realpath(path)
-            if target in listed or os.path.commonpath([target, real_root]) == target:
-                listing.skipped.append(SkippedFile(name, LISTED_FOLDER))
-            else:
-                todo.append((name, path, target))
-            continue
-        name, path, real_path = todo.pop()
-        if real_path in listed:
+            real_path = os.path.realpath(path)
+            is_listed = real_path in listed or os.path.commonpath([real_path, real_root]) == real_path
+        if is_listed:
             listing.skipped.append(SkippedFile(name, LISTED_FOLDER))
             continue
         listed.add(real_path)
@@ -174,7 +172,7 @@ def list_folder(root: Path, kind: FileKind) -> FolderListing:
                 listing.skipped.extend(SkippedFile(file, reason) for file in _list_ignored(entry, entry_name))
             elif entry.is_dir(follow_symlinks=False):
                 todo.append((entry_name, entry.path, os.path.join(real_path, entry.name)))
-            elif entry.is_symlink() and not _is_link_to_file(entry, entry_name, kind, links, listing):
+            elif entry.is_symlink() and not _follow_link(entry, entry_name, kind, links, listing):
                 continue
             elif not entry.is_file():
                 listing.skipped.append(SkippedFile(entry_name, NOT_REGULAR))
@@ -193,7 +191,7 @@ def _split_path(name: str) -> list[str]:
     return name.split("/")
 
 
-def _is_link_to_file(
+def _follow_link(
     entry: os.DirEntry[str], name: str, kind: FileKind, links: list[tuple[str, str]], listing: FolderListing
 ) -> bool:
     """Return whether a link leads to a file. Add a link to a folder to `links`, and a broken link to `listing`."""

@@ -44,7 +44,7 @@ class SkippedFiles:
         self._on_unreadable = on_unreadable
         self._hint = hint
         self._excluded = dict(split_digest(normalize_unicode(line)) for line in excluded)
-        self.on_readable = on_readable
+        self._on_readable = on_readable
         self.unknown_excluded = set(self._excluded)  # excluded names that have not been found in the source so far
         self._counts: Counter[tuple[str, str]] = Counter()
         self._problems: list[str] = []  # the first ten
@@ -104,6 +104,14 @@ class SkippedFiles:
         if len(self._problems) < _MAX_LISTED:
             self._problems.append(text)
 
+    def report(self, result: ImageFacts | DamagedFile, suffix: str | None = None) -> bool:
+        """Report what `inspect_image` returned, and return whether the image is readable."""
+        if isinstance(result, DamagedFile):
+            self.add_damaged(result, suffix)
+            return False
+        self._on_readable(result)
+        return True
+
     def iter_readable(
         self, images: Iterable[raw.EncodedImage], suffix: str | None = None
     ) -> Iterator[raw.EncodedImage]:
@@ -116,12 +124,8 @@ class SkippedFiles:
             return image, inspect_image(image.name, image.data)
 
         for image, result in map_ordered(inspect, images, DECODING_THREADS):
-            if isinstance(result, DamagedFile):
-                self.add_damaged(result, suffix)
-            else:
-                self.on_readable(result)
-                if not self.will_raise:
-                    yield image
+            if self.report(result, suffix) and not self.will_raise:
+                yield image
 
     def raise_if_unreadable(self) -> None:
         """Raise UserError if files cannot be read, unless they are skipped. The message lists the first ten."""

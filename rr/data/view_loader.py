@@ -127,6 +127,7 @@ class ViewLoader:
                 yield self._make_gpu_batch(None, positions, epoch)
         elif batches:
             local_order = np.concatenate([positions[self.local_slice(len(positions))] for positions in batches])
+            # The size of this process's slice of a full mini-batch, which a single mini-batch may not reach.
             local_size = min(len(local_order), len(range(self.batch_size)[self.local_slice(self.batch_size)]))
             make_batch = self._make_gpu_batch if self.augment_on_device else self._make_cpu_batch
             for positions, images in zip(batches, self._iter_images(epoch, local_order, local_size), strict=True):

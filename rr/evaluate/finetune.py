@@ -57,7 +57,7 @@ def train_and_predict(inputs: EvaluationInputs, config: FinetuneConfig) -> tuple
         train, preprocessing, config.augmentation, num_views=1, batch_size=config.batch_size, seed=inputs.seed,
         device=device, positions=inputs.find_positions("train", rows),
     )  # fmt: skip
-    images_per_epoch = len(rows) - (len(rows) % config.batch_size == 1)
+    images_per_epoch = len(rows) - (len(rows) % config.batch_size == 1)  # without a last mini-batch of one image
     steps_per_epoch = math.ceil(images_per_epoch / config.batch_size)
     num_correct = torch.zeros((), dtype=torch.int64, device=device)
     with Progress("evaluate", config.epochs, "epochs") as progress:

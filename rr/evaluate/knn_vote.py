@@ -26,6 +26,6 @@ def knn_vote(
     # Subtracting the largest similarity prevents overflow. The largest vote for a query is then 1, so the sum is
     # positive.
     weights = np.exp((cosine - cosine[:, :1]) / temperature)
-    cells = np.arange(num_queries)[:, None] * num_classes + labels[nearest]
+    cells = np.arange(num_queries)[:, None] * num_classes + labels[nearest]  # positions in the flattened table of votes
     votes = np.bincount(cells.ravel(), weights.ravel(), num_queries * num_classes).reshape(num_queries, num_classes)
     return votes / votes.sum(1, keepdims=True)

@@ -172,21 +172,21 @@ def measure_calibration(head: NumpyRelationHead, views: np.ndarray, seed: int) -
         for the test pairs, the accuracy of the calibrated head and the calibration error with and without calibration.
     """
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(views.shape[1])
-    logits, is_positive = zip(
-        *(_pair_logits_and_labels(head, views, rows) for rows in np.array_split(order, 2)), strict=True
-    )
-    calibration = fit_calibration(logits[0], is_positive[0])
+    fit_rows, test_rows = np.array_split(order, 2)
+    fit_logits, fit_is_positive = _pair_logits_and_labels(head, views, fit_rows)
+    test_logits, test_is_positive = _pair_logits_and_labels(head, views, test_rows)
+    calibration = fit_calibration(fit_logits, fit_is_positive)
 
     def evaluate_calibration(calibration: Calibration) -> tuple[np.ndarray, float]:
-        probabilities = calibration.probabilities(logits[1])
-        is_correct = (probabilities > 0.5) == is_positive[1]
+        probabilities = calibration.probabilities(test_logits)
+        is_correct = (probabilities > 0.5) == test_is_positive
         return is_correct, expected_calibration_error(is_correct, np.maximum(probabilities, 1 - probabilities))
 
     is_correct, error = evaluate_calibration(calibration)
     return {
         "relation_slope": calibration.slope,
         "relation_intercept": calibration.intercept,
-        "relation_pairs": len(logits[0]),
+        "relation_pairs": len(fit_logits),
         "relation_accuracy": float(is_correct.mean()),
         "relation_calibration_error": error,
         "relation_uncalibrated_error": evaluate_calibration(Calibration(1, 0))[1],

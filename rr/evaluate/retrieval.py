@@ -13,7 +13,7 @@ from rr.evaluate.similarity import normalize_rows
 from rr.params import RetrievalConfig
 
 _BATCH_SIZE = 256  # number of queries whose similarities are computed together
-_RERANKED = 100  # number of nearest images per query that the relation head reorders
+_NUM_RERANKED = 100  # number of nearest images per query that the relation head reorders
 _EXAMPLE_QUERIES, _EXAMPLE_NEIGHBORS = 10, 10
 # Blue and orange (Okabe-Ito) differ in lightness, and can be told apart with any kind of color vision.
 _FRAME_WIDTH, _CORRECT_COLOR, _WRONG_COLOR, _QUERY_COLOR = 2, (0, 114, 178), (230, 159, 0), (255, 255, 255)
@@ -43,7 +43,7 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
     train, test = inputs.train, inputs.test
     max_cutoff = max(config.cutoffs)
     head = inputs.load_relation_head()
-    num_neighbors = min(max(max_cutoff, _RERANKED if head else _EXAMPLE_NEIGHBORS), len(train))
+    num_neighbors = min(max(max_cutoff, _NUM_RERANKED if head else _EXAMPLE_NEIGHBORS), len(train))
     nearest, similarity, precision, average_precision = rank_gallery(
         train.features, train.labels, test.features, test.labels, num_neighbors,
         euclidean=config.distance == "euclidean", threads=inputs.threads,
@@ -58,17 +58,18 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
         metrics[f"hit_rate_at_{k}"] = float((num_hits > 0).mean())
     columns = {}
     if head:
-        is_relevant_first = is_relevant[:, :_RERANKED]
+        is_relevant_first = is_relevant[:, :_NUM_RERANKED]
         order, reranked_precision = _rerank_nearest(
-            head, train.features, test.features, nearest[:, :_RERANKED], is_relevant_first, inputs.threads
+            head, train.features, test.features, nearest[:, :_NUM_RERANKED], is_relevant_first, inputs.threads
         )
         reranked = np.take_along_axis(is_relevant_first, order, 1)
-        # Reordering the first images changes the precision at no other rank.
-        gain = ((reranked_precision - precision[:, :_RERANKED]) * is_relevant_first).sum(1) / num_relevant
+        # The average precision is the mean of the precisions at the ranks of the relevant images. Reordering the first
+        # images changes only the precisions at their ranks.
+        gain = ((reranked_precision - precision[:, :_NUM_RERANKED]) * is_relevant_first).sum(1) / num_relevant
         columns["reranked_average_precision"] = average_precision + gain
         metrics["reranked_mean_average_precision"] = float(columns["reranked_average_precision"].mean())
         for k in config.cutoffs:  # the images after the first 100 keep their places
-            num_hits = reranked[:, :k].sum(1) + is_relevant[:, _RERANKED:k].sum(1)
+            num_hits = reranked[:, :k].sum(1) + is_relevant[:, _NUM_RERANKED:k].sum(1)
             metrics[f"reranked_precision_at_{k}"] = float((num_hits / k).mean())
     return ProtocolResult(
         metrics=metrics | {"train_images": len(train)},

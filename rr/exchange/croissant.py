@@ -99,7 +99,7 @@ def write_croissant(
     if not re.fullmatch(NAME, dataset):
         raise UserError(f"{dataset} is not the name of a dataset: use a name under `datasets` in params.yaml")
     folder = paths.DatasetPaths(dataset).raw_dir
-    load_record(folder)
+    load_record(folder)  # raises an error before the lock creates a folder for a dataset that was not fetched
     values = {"license": license, "url": url, "creator": creator, "date": date}
     with exclusive_lock(folder):  # otherwise, rr fetch might replace the images while they are being described
         return _write_croissant(dataset, values)

@@ -6,7 +6,7 @@ import re
 import shutil
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -363,20 +363,28 @@ def _find_candidates(
     candidates = []
     for names in _weight_name_variants(backbone_name, image_size):
         known = set(names.values())
-        layers = {_top_level_layer(name) for name in known}
+        num_layers = len({_top_level_layer(name) for name in known})
         for path, tensors in state_dicts.items():
-            present = defaultdict(set)  # the layers with weights, by the prefix of their names
-            for name in tensors:
-                parts = name.split(".")
-                for start in range(len(parts)):
-                    if (weight := ".".join(parts[start:])) in known:
-                        present[name.removesuffix(weight)].add(_top_level_layer(weight))
             candidates += [
                 _make_candidate(backbone_name, image_size, names, path, prefix, tensors)
-                for prefix, found in present.items()
-                if len(found) >= len(layers) / 2
+                for prefix, layers in _layers_by_prefix(tensors, known).items()
+                if len(layers) >= num_layers / 2
             ]
     return sorted(candidates, key=lambda candidate: (candidate.num_differences, -len(candidate.names)))
+
+
+def _layers_by_prefix(tensor_names: Iterable[str], weight_names: set[str]) -> dict[str, set[str]]:
+    """Return the top-level layers that have weights in a state dict, by the prefix of their names.
+
+    For example, `model.layer1.weight` belongs to `layer1` with the prefix `model.` if `layer1.weight` is a weight.
+    """
+    layers: dict[str, set[str]] = defaultdict(set)
+    for name in tensor_names:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            if (weight := ".".join(parts[start:])) in weight_names:
+                layers[name.removesuffix(weight)].add(_top_level_layer(weight))
+    return layers
 
 
 def _make_candidate(
@@ -490,26 +498,28 @@ def _describe_mismatch(
     """
     others = {name: _find_candidates(name, None, state_dicts) for name in BUILTIN_BACKBONES if name != backbone_name}
     best = {name: found[0] for name, found in {backbone_name: candidates, **others}.items() if found}
-    exact = [name for name, candidate in best.items() if not candidate.num_differences]
-    close = [name for name, candidate in best.items() if len(candidate.state) > candidate.num_differences]
-    closest = min(close, key=lambda name: best[name].num_differences, default=None)
-    shown = best.get(backbone_name if exact or closest is None else closest)
-    place = f" under '{shown.key}'" if shown and shown.key != "." else ""
-    problem = f"the weights in {file}{place} do not match {backbone_name}"
-    if closest not in (None, backbone_name, *exact):
-        problem += f" or any other backbone; the closest one is {closest}"
-    first = next(iter(_expected_weights(backbone_name, image_size)))
-    problem += f": {shown.describe_differences(1 if exact else 3) if shown else f'{first} is missing'}"
-    if exact:
-        return f"{problem}; use --backbone {' or '.join(exact)}"
-    if closest:
+
+    def describe(name: str, max_names: int) -> str:
+        """Return how the weights in the file differ from the backbone `name`."""
+        candidate = best.get(name)
+        place = f" under '{candidate.key}'" if candidate and candidate.key != "." else ""
+        other = "" if name == backbone_name else f" or any other backbone; the closest one is {name}"
+        first = next(iter(_expected_weights(backbone_name, image_size)))
+        differences = candidate.describe_differences(max_names) if candidate else f"{first} is missing"
+        return f"the weights in {file}{place} do not match {backbone_name}{other}: {differences}"
+
+    if exact := [name for name, candidate in best.items() if not candidate.num_differences]:
+        return f"{describe(backbone_name, 1)}; use --backbone {' or '.join(exact)}"
+    if close := [name for name, candidate in best.items() if len(candidate.state) > candidate.num_differences]:
+        closest = min(close, key=lambda name: best[name].num_differences)
         return (
-            f"{problem}; all other tensors match {closest}: fix the tensors that differ, or use the original checkpoint"
+            f"{describe(closest, 3)}; all other tensors match {closest}: fix the tensors that differ, or use the "
+            "original checkpoint"
         )
     present = _abbreviate_names([f"{path}.{name}".lstrip(".") for path, names in state_dicts.items() for name in names])
     return (
-        f"{problem}; pass the architecture of these weights with --backbone (conv4, a ResNet such as resnet18, or a "
-        f"torchvision or timm model). The file contains {present}"
+        f"{describe(backbone_name, 3)}; pass the architecture of these weights with --backbone (conv4, a ResNet such "
+        f"as resnet18, or a torchvision or timm model). The file contains {present}"
     )
 
 

@@ -70,7 +70,8 @@ def _render_comparison_table(table: ComparisonTable) -> str:
                 r"\quad verdict": [cell.verdict_text for cell in cells],
             }
         rows += [[title, *map(escape_latex, texts)] for title, texts in lines.items()]
-    caption = f"{'The paper’s ' * table.title.startswith('Table')}{table.title}. {table.coverage} {_OUR_RESULT}"
+    source = "The paper’s " if table.title.startswith("Table") else ""
+    caption = f"{source}{table.title}. {table.coverage} {_OUR_RESULT}"
     if table.has_published_values:
         verdicts = [cell.verdict for cell in table.matched_cells]
         meanings = [f"“{name}”: {text}" for name, text in explain_verdicts(verdicts).items()]
@@ -90,7 +91,8 @@ def _format_table(caption: str, label: str, titles: Sequence[str], rows: Sequenc
     "tab:".
     """
     lines = []
-    for number, start in enumerate(range(1, max(len(titles), 2), _MAX_COLUMNS), 1):
+    starts = range(1, len(titles), _MAX_COLUMNS) or [1]  # a table without result columns is also printed
+    for number, start in enumerate(starts, 1):
         part_titles, *part_rows = ([row[0], *row[start : start + _MAX_COLUMNS]] for row in (titles, *rows))
         lines += [
             r"\begin{table}",

@@ -11,6 +11,7 @@ from rr.report.method_roles import Role, explain_roles
 from rr.report.plots.image import ImagePanel
 from rr.report.statistics import MeanStd, mean_std
 from rr.report.table import Cell, Table, make_table, numeric_columns
+from rr.runtime.hashing import json_sha256
 
 TRAINED_CLASSIFIER_TITLE = "trained classifier"  # not a protocol's name, because those contain no spaces
 _BOUNDS = (Role.LOWER_BOUND, Role.UPPER_BOUND)
@@ -190,6 +191,12 @@ def split_by_target_and_protocol(evaluations: Sequence[EvaluationResult]) -> lis
 def group_by_method(evaluations: Sequence[EvaluationResult]) -> dict[str, list[EvaluationResult]]:
     """Group the evaluations by the name of the pretraining method."""
     return group_by(evaluations, lambda run: run.paths.pretraining.method)
+
+
+def group_by_other_settings(runs: Sequence[EvaluationResult], setting: str) -> list[list[EvaluationResult]]:
+    """Group runs of the same protocol that differ only in one setting of the method and in the seed."""
+    groups = group_by(runs, lambda run: json_sha256([run.pretraining.settings | {setting: None}, run.paths.protocol]))
+    return list(groups.values())
 
 
 def make_example_panels(

@@ -206,45 +206,14 @@ def _folders_from_names(tree: _Tree, splits: SplitNames) -> dict[str, str]:
 
 
 def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dict[str, str], str]:
-    """Return the `folders` and `test_choice` attributes of a `FolderLayout` for the splits in `folder`.
-
-    Without labels, all images outside the folders of test splits are training images.
-    """
+    """Return the `folders` and `test_choice` attributes of a `FolderLayout` for the splits in `folder`."""
     by_role: dict[str | None, list[str]] = defaultdict(list)
     for child in [*tree.children(folder), *tree.empty_children(folder)]:
         by_role[find_split(basename(child))].append(child)
-    children = tree.children(folder)
-    others = [child for child in children if find_split(basename(child)) is None]
-    train = by_role[TRAIN]
     tests = [by_role[role] for role in TEST_ROLES if by_role[role]]
-    where = tree.path(folder)
-    has_other_images = bool(others or train[1:] or tree.num_direct_images[folder])
-    if tests and (train or (not is_labeled and has_other_images and tree.num_images[tests[0][0]])):
-        test, test_choice = _choose_test_folders(tree, train[0], tests) if is_labeled else (tests[0], "")
-        for candidates, split in ((train, "training"), (test, "test")):
-            if len(candidates) > 1 and (is_labeled or split == "test"):
-                raise _ambiguity_error(
-                    f"{where} has {len(candidates)} folders of {split} images: {tree.describe(candidates)}"
-                )
-        if not is_labeled and has_other_images and (not train or tree.num_images[train[0]]):
-            return {"train": folder, "test": test[0]}, ""
-        return {"train": train[0], "test": test[0]}, test_choice
-    if is_labeled:
-        if train and others:
-            raise _ambiguity_error(
-                f"{where} has a folder {display_name(basename(train[0]))}, but no folder of test images, and "
-                f"it is unclear what the other folders are: {tree.describe(others)}"
-            )
-        if len(train) > 1:
-            raise _ambiguity_error(f"{where} has {len(train)} folders of training images: {tree.describe(train)}")
-        if train:
-            return {"all": train[0]}, ""
-        if tests:
-            names = [child for candidates in tests for child in candidates]
-            raise _ambiguity_error(
-                f"{where} has no folder of training images, only {tree.describe(names)}"
-                + (f" among other folders: {tree.describe(others)}" if others else "")
-            )
+    find = _find_labeled_splits if is_labeled else _find_unlabeled_splits
+    if found := find(tree, folder, by_role[TRAIN], tests):
+        return found
     inner = folder
     while len(tree.children(inner)) == 1 and not tree.num_direct_images[inner]:
         inner = tree.children(inner)[0]
@@ -252,11 +221,62 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
             return _find_split_folders(tree, inner, is_labeled)
     if is_labeled:
         if inner != folder:
-            _reject_wrapper(tree, children[0])
+            _reject_wrapper(tree, tree.children(folder)[0])
         _reject_splits_in_classes(tree, folder)
     else:
         _reject_nested_splits(tree)
     return {"all": folder if is_labeled else ""}, ""
+
+
+def _find_labeled_splits(
+    tree: _Tree, folder: str, train: list[str], tests: list[list[str]]
+) -> tuple[dict[str, str], str] | None:
+    """Return the folders of the splits in `folder`, or None if its subfolders are not splits."""
+    where, others = tree.path(folder), _other_children(tree, folder)
+    if train and tests:
+        test, test_choice = _choose_test_folders(tree, train[0], tests)
+        for candidates, split in ((train, "training"), (test, "test")):
+            if len(candidates) > 1:
+                raise _ambiguity_error(
+                    f"{where} has {len(candidates)} folders of {split} images: {tree.describe(candidates)}"
+                )
+        return {"train": train[0], "test": test[0]}, test_choice
+    if train and others:
+        raise _ambiguity_error(
+            f"{where} has a folder {display_name(basename(train[0]))}, but no folder of test images, and "
+            f"it is unclear what the other folders are: {tree.describe(others)}"
+        )
+    if len(train) > 1:
+        raise _ambiguity_error(f"{where} has {len(train)} folders of training images: {tree.describe(train)}")
+    if train:
+        return {"all": train[0]}, ""
+    if tests:
+        names = [child for candidates in tests for child in candidates]
+        raise _ambiguity_error(
+            f"{where} has no folder of training images, only {tree.describe(names)}"
+            + (f" among other folders: {tree.describe(others)}" if others else "")
+        )
+    return None
+
+
+def _find_unlabeled_splits(
+    tree: _Tree, folder: str, train: list[str], tests: list[list[str]]
+) -> tuple[dict[str, str], str] | None:
+    """Return the folders of the splits in `folder`, or None. All images outside the test folders are for training."""
+    has_other_images = bool(_other_children(tree, folder) or train[1:] or tree.num_direct_images[folder])
+    if not tests or not (train or (has_other_images and tree.num_images[tests[0][0]])):
+        return None
+    test = tests[0]
+    if len(test) > 1:
+        raise _ambiguity_error(f"{tree.path(folder)} has {len(test)} folders of test images: {tree.describe(test)}")
+    if has_other_images and (not train or tree.num_images[train[0]]):
+        return {"train": folder, "test": test[0]}, ""
+    return {"train": train[0], "test": test[0]}, ""
+
+
+def _other_children(tree: _Tree, folder: str) -> list[str]:
+    """Return the subfolders with images whose names do not stand for a split."""
+    return [child for child in tree.children(folder) if find_split(basename(child)) is None]
 
 
 def _choose_test_folders(tree: _Tree, train: str, candidates: list[list[str]]) -> tuple[list[str], str]:

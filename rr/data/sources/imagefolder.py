@@ -192,10 +192,7 @@ def _hold_out(root: Path, files: list[_LabeledFile], fraction: float, skipped: S
     with Progress("fetch", len(files), "images", note="checking") as progress:
         results = map_ordered(partial(_hash_and_inspect_file, root), files, DECODING_THREADS)
         for file, (digest, result) in zip(files, results, strict=True):
-            if isinstance(result, DamagedFile):
-                skipped.add_damaged(result)
-            else:
-                skipped.on_readable(result)
+            if skipped.report(result):
                 readable.append(file._replace(digest=digest))
             progress.advance(1)
     skipped.raise_if_unreadable()

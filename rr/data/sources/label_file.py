@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from posixpath import basename, splitext
 from typing import NamedTuple
@@ -103,24 +103,8 @@ def _find_image_column(
     path: Path, header: list[str], rows: list[_Row], images: Sequence[str], root: Path
 ) -> tuple[int, list[str]]:
     """Return the number of the column that contains the most names of images, and the image that each row names."""
-    texts = [_normalize(path_to_text(image)) for image in images]
-    best: tuple[int, int, list[str | None]] = (0, 0, [])
-    for shorten in (str, _without_suffix, basename, lambda text: _without_suffix(basename(text))):
-        short = [shorten(text) for text in texts]
-        copies = Counter(short)
-        by_name = {name: image for name, image in zip(short, images, strict=True) if copies[name] == 1}
-        for column, title in enumerate(header):
-            found = [by_name.get(_normalize(row.fields[column])) for row in rows]
-            num_found = len(found) - found.count(None)
-            if splitext(title)[1] and _normalize(title) in by_name:
-                raise UserError(
-                    f"labels: the first line of {display_name(path)} must contain column names, such as file,label; "
-                    f"it contains {printable(title)}"
-                )
-            if num_found > best[0]:
-                best = (num_found, column, found)
-    num_found, column, found = best
-    if not num_found:
+    column, found = max(_match_columns(path, header, rows, images), key=lambda match: -match[1].count(None))
+    if not any(found):
         example = f", such as {display_name(images[0])}" if images else ""
         raise UserError(
             f"labels: no column of {display_name(path)} contains names of images in {display_name(root)}{example}. Its "
@@ -134,6 +118,28 @@ def _find_image_column(
             "images' paths relative to this folder"
         )
     return column, [image for image in found if image is not None]
+
+
+def _match_columns(
+    path: Path, header: list[str], rows: list[_Row], images: Sequence[str]
+) -> Iterator[tuple[int, list[str | None]]]:
+    """Yield the number of each column and the image that each row names in it, for each way to shorten names.
+
+    Raises:
+        UserError: if a column name is the name of an image, because the first line is then missing.
+    """
+    texts = [_normalize(path_to_text(image)) for image in images]
+    for shorten in (str, _without_suffix, basename, lambda text: _without_suffix(basename(text))):
+        names = [shorten(text) for text in texts]
+        counts = Counter(names)
+        by_name = {name: image for name, image in zip(names, images, strict=True) if counts[name] == 1}
+        for column, title in enumerate(header):
+            if splitext(title)[1] and _normalize(title) in by_name:
+                raise UserError(
+                    f"labels: the first line of {display_name(path)} must contain column names, such as file,label; "
+                    f"it contains {printable(title)}"
+                )
+            yield column, [by_name.get(_normalize(row.fields[column])) for row in rows]
 
 
 def _without_suffix(name: str) -> str:

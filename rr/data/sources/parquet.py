@@ -112,8 +112,8 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
         check_no_label_in_path([file.name for file in train])
     if not test and source.splits == "auto":
         _reject_split_column(train, columns)
-    others = [name for role, files in layout.tests.items() if role != test_name for name in files]
-    unused = [*layout.unused, *others]
+    unused_tests = [name for role, files in layout.tests.items() if role != test_name for name in files]
+    unused = [*layout.unused, *unused_tests]
     for names, reason in ((layout.without_images, _WITHOUT_IMAGES), (unused, UNUSED)):
         for name in names:
             skipped.count(SkippedFile(name, reason))
@@ -136,7 +136,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
         "files": {split: [path_to_text(file.name) for file in files] for split, files in splits.items() if files},
         "columns": {"image": printable(columns.image), "label": columns.label and printable(columns.label)},
         "schema": describe_columns(train[0].schema),
-        **({"unused_images": others} if (others := other_image_columns(train[0].schema, columns)) else {}),
+        **({"unused_images": names} if (names := other_image_columns(train[0].schema, columns)) else {}),
     }
     return raw.RawDataset(class_names, images, sum(map(len, labels.values())), facts)
 
@@ -445,10 +445,7 @@ def _hold_out(
             for row, digest, result in map_ordered(
                 _hash_and_inspect_image, _iter_images(file, columns, skipped), DECODING_THREADS
             ):
-                if isinstance(result, DamagedFile):
-                    skipped.add_damaged(result, ".parquet")
-                else:
-                    skipped.on_readable(result)
+                if skipped.report(result, ".parquet"):
                     digests[file.name][row] = digest
                 progress.advance(1)
     skipped.raise_if_unreadable()

@@ -77,9 +77,7 @@ def find_layout(
         UserError: if the names are ambiguous, or if files of the training split are missing.
     """
     files = [_parse_file_name(name) for name in names]
-    partial = [
-        file for file in files if any(find_split(folder[8:]) for folder in _partial_conversion_folders(file.name))
-    ]
+    partial = [file for file in files if any(map(find_split, _partial_conversion_splits(file.name)))]
     if partial and splits == "auto":
         raise UserError(
             f"{display_name(root)} contains only the first part of a split ({_list_names(partial)}), because the "
@@ -167,8 +165,9 @@ def _parse_file_name(name: str) -> _File:
     )
 
 
-def _partial_conversion_folders(name: str) -> list[str]:
-    return [folder for folder in name.split("/")[:-1] if folder.startswith("partial-")]
+def _partial_conversion_splits(name: str) -> list[str]:
+    """Return what follows `partial-` in the names of the folders that contain a file."""
+    return [folder.removeprefix("partial-") for folder in name.split("/")[:-1] if folder.startswith("partial-")]
 
 
 def _group_by_name(files: Sequence[_File]) -> dict[tuple[str, ...], list[_File]]:
@@ -203,10 +202,11 @@ def _check_shard_numbers(root: Path, files: Sequence[_File], existing: Sequence[
     if total is None and all(file.is_dated for file in files):
         return
     if total is None:
-        first, last = 0 if 0 in counts or 1 not in counts else 1, max(counts)
+        first = 1 if 1 in counts and 0 not in counts else 0
+        last = max(counts)
     else:  # some programs count from 1
         first = 1 if total in counts and 0 not in counts else 0
-        last = total - 1 + first
+        last = first + total - 1
     if max(counts) > last:
         highest = max(existing or files, key=lambda file: file.number or 0)
         raise UserError(

@@ -112,10 +112,10 @@ class GridResults:
     @property
     def records(self) -> list[RunRecord]:
         """The records of all runs."""
-        return [run.record for runs in self.stages.values() for run in runs]
+        return [run.record for runs in self.runs_by_stage.values() for run in runs]
 
     @property
-    def stages(self) -> dict[str, Sequence[StageResult]]:
+    def runs_by_stage(self) -> dict[str, Sequence[StageResult]]:
         """The runs by stage title."""
         return {
             "Pretraining": self.pretrainings,
@@ -156,7 +156,7 @@ def collect_results(params: Params) -> GridResults:
         results.image_names[target] = read_image_names(DatasetPaths(target).images)
     _check_equal(
         (f"the setting {name}", value, record_file(run.paths.folder))
-        for stage_runs in results.stages.values()
+        for stage_runs in results.runs_by_stage.values()
         for run in stage_runs
         for name, value in run.record.params.items()
     )

@@ -63,12 +63,12 @@ def read_predictions(path: Path) -> Predictions:
     """
     columns = {"label": pa.int64(), "prediction": pa.int64(), "confidence": pa.float64(), "index": pa.int64()}
     table, class_names = _read_table(path, columns)
-    _check_classes(path, table["label"].to_numpy(), class_names)
-    predictions = Predictions(class_names, *(table[name].to_numpy() for name in columns))
-    _check_classes(path, predictions.predictions, class_names)
-    if not ((predictions.confidence >= -_TOLERANCE) & (predictions.confidence <= 1 + _TOLERANCE)).all():
+    values = {name: table[name].to_numpy() for name in columns}
+    _check_classes(path, values["label"], class_names)
+    _check_classes(path, values["prediction"], class_names)
+    if not ((values["confidence"] >= -_TOLERANCE) & (values["confidence"] <= 1 + _TOLERANCE)).all():
         raise damaged_file_error(path, "a confidence is not between 0 and 1")
-    return predictions
+    return Predictions(class_names, values["label"], values["prediction"], values["confidence"], values["index"])
 
 
 def read_embedding_map(path: Path) -> EmbeddingMap:
@@ -90,12 +90,13 @@ def read_embedding_map(path: Path) -> EmbeddingMap:
     if not np.isfinite(coordinates).all():
         raise damaged_file_error(path, "a coordinate is not a finite number")
     index, neighbors = table["index"].to_numpy(), table["neighbors"].to_pylist()
-    rows = {number: row for row, number in enumerate(index.tolist())}
-    if len({len(numbers) for numbers in neighbors}) > 1 or not rows.keys() >= {n for ns in neighbors for n in ns}:
+    row_of_image = {number: row for row, number in enumerate(index.tolist())}
+    has_unknown = any(number not in row_of_image for numbers in neighbors for number in numbers)
+    if has_unknown or len({len(numbers) for numbers in neighbors}) > 1:
         raise damaged_file_error(path, "a neighbor is not an image in the table, or the numbers of neighbors differ")
     return EmbeddingMap(
         class_names, labels, clusters, coordinates, index,
-        np.array([[rows[number] for number in numbers] for numbers in neighbors], np.int64),
+        np.array([[row_of_image[number] for number in numbers] for numbers in neighbors], np.int64),
         table["thumbnail"].to_pylist(),
     )  # fmt: skip
 

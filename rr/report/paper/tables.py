@@ -107,9 +107,12 @@ class ComparisonTable:
     @property
     def column_colors(self) -> dict[str, int | None]:
         """The color number of our method in each column; None if the rows are methods."""
-        columns = zip(self.columns, zip(*self.rows.values(), strict=True), strict=True)
         is_method = self.first_column_title not in _ROW_TITLES.values()
-        return {title: None if is_method else _only_color(cells) for title, cells in columns}
+        return {title: None if is_method else _only_color(cells) for title, cells in self._cells_by_column.items()}
+
+    @property
+    def _cells_by_column(self) -> dict[str, tuple[ComparisonCell, ...]]:
+        return dict(zip(self.columns, zip(*self.rows.values(), strict=True), strict=True))
 
     @property
     def matched_cells(self) -> list[ComparisonCell]:
@@ -119,8 +122,7 @@ class ComparisonTable:
     @property
     def matched_columns(self) -> list[str]:
         """The titles of the columns for which we have a result."""
-        columns = zip(self.columns, zip(*self.rows.values(), strict=True), strict=True)
-        return [title for title, cells in columns if any(cell.match for cell in cells)]
+        return [title for title, cells in self._cells_by_column.items() if any(cell.match for cell in cells)]
 
     @property
     def has_published_values(self) -> bool:

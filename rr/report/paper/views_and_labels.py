@@ -17,7 +17,7 @@ from rr.report.paper.match import (
 from rr.report.paper.published import PublishedResult, load_published, name_in_paper
 from rr.report.plots.curves import Curve, Point, format_view_counts_axis, plot_curves
 from rr.report.plots.svg import Panel
-from rr.runtime.hashing import json_sha256
+from rr.report.result_tables import group_by_other_settings
 
 _VIEWS_CAPTION = (
     "Linear evaluation, Conv-4 on CIFAR-10: accuracy minus the accuracy with K = 2 and the same seed, in percentage "
@@ -120,8 +120,8 @@ def _largest_series(
         and (value := run.pretraining.settings.get(setting)) is not None
         and is_comparable(replace(published, **{setting: value}), run.pretraining.settings, run.settings)
     ]
-    series = group_by(runs, lambda run: json_sha256([run.pretraining.settings | {setting: None}, run.paths.protocol]))
-    by_value = [group_by(runs, lambda run: run.pretraining.settings[setting]) for runs in series.values()]
+    series = group_by_other_settings(runs, setting)
+    by_value = [group_by(runs, lambda run: run.pretraining.settings[setting]) for runs in series]
     return max(by_value, key=len, default={})
 
 

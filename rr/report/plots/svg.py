@@ -24,6 +24,7 @@ SERIES = [f"#0101{index:02x}" for index in range(0x11, 0x11 + 20)]  # placeholde
 # The actual colors are in templates/colors.css, because they are different in the dark version of the page.
 _COLORS = {INK: "currentColor", RULE: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
 _LONG_PATH = 1000  # characters
+# A group without attributes that contains no group, and consecutive markers of the same style.
 _BARE_GROUP = re.compile(r"<g>((?:[^<]|<(?!/?g[ >]))*)</g>")
 _MARKERS = re.compile(r'<use [^>]* style="([^"]*)"/>(?:<use [^>]* style="\1"/>)+')
 _STYLE: dict[Any, Any] = {

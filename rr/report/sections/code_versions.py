@@ -18,7 +18,7 @@ def code_version_labels(runs: Sequence[StageResult]) -> list[str]:
 def code_version_warnings(results: GridResults) -> list[str]:
     """Return a warning for each stage whose runs used several versions of the code."""
     warnings = []
-    for stage, runs in results.stages.items():
+    for stage, runs in results.runs_by_stage.items():
         versions = unique(run.record.code for run in runs)
         if len(versions) < 2:
             continue

@@ -20,7 +20,7 @@ def build_dynamics(results: GridResults) -> list[HistoryPlots]:
     return plot_histories(results, _plot_metrics, _plot_knn_against_task_metrics)
 
 
-def plot_values_by_epoch(history: dict[str, list[float]], *columns: str) -> dict[float, list[float]]:
+def finite_values_by_epoch(history: dict[str, list[float]], *columns: str) -> dict[float, list[float]]:
     """Return the values of `columns` by epoch for a plot, with accuracies in percent.
 
     Epochs in which one of the values is not finite are left out. The result is empty if a column is absent.
@@ -53,10 +53,11 @@ def _plot_metrics(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
     ]
     panels = []
     for title, alt_text, columns, format_axes in plots:
-        curves = _make_curves(runs, columns, positive_only=columns is gradients)
-        # The accuracy on pairs is already in the `curves` section; here it is plotted only together with kNN.
-        if curves and curves[0].label == next(iter(columns.values())):
-            panels.append(plot_curves(f"{name}-{next(iter(columns))}", title, alt_text, curves, format_axes))
+        first_column, first_label = next(iter(columns.items()))
+        curves = _make_curves(runs, columns, positive_only=format_axes is _format_log_axis)
+        # Without kNN, there is no plot: the accuracy on pairs is already in the `curves` section.
+        if curves and curves[0].label == first_label:
+            panels.append(plot_curves(f"{name}-{first_column}", title, alt_text, curves, format_axes))
     return panels
 
 
@@ -70,7 +71,7 @@ def _make_curves(runs: Sequence[PretrainResult], columns: dict[str, str], positi
         seeds = [
             {
                 epoch: (epoch, value)
-                for epoch, (value,) in plot_values_by_epoch(run.history, column).items()
+                for epoch, (value,) in finite_values_by_epoch(run.history, column).items()
                 if value > 0 or not positive_only
             }
             for run in runs
@@ -88,7 +89,7 @@ def _plot_knn_against_task_metrics(runs: Sequence[PretrainResult], name: str) ->
     panels = []
     for column, label in (("accuracy", "pairs classified correctly, %"), ("information", "information, bits")):
         seeds = [
-            {epoch: (x, y) for epoch, (x, y) in plot_values_by_epoch(run.history, column, "knn_accuracy").items()}
+            {epoch: (x, y) for epoch, (x, y) in finite_values_by_epoch(run.history, column, "knn_accuracy").items()}
             for run in runs
         ]
         curve = Curve("kNN accuracy", runs[0].color, seeds, seeds=[run.paths.seed for run in runs])

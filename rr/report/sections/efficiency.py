@@ -14,7 +14,7 @@ from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import GridResults, PretrainResult
 from rr.report.plots.curves import Curve, Point, plot_curves, set_log_ticks
 from rr.report.plots.svg import Panel
-from rr.report.sections.dynamics import plot_values_by_epoch
+from rr.report.sections.dynamics import finite_values_by_epoch
 
 _COSTS = {"pairs": "pairs compared", "views": "views seen", "seconds": "seconds of training"}
 _COMPARED_COSTS = {"pairs": "{:,.0f} pairs", "seconds": "{:,.1f} seconds of training"}
@@ -83,7 +83,7 @@ def _accuracy_curve(runs: Sequence[PretrainResult], cost: str) -> Curve:
         if cost == "seconds":
             history = history | {"seconds": list(accumulate(run.record.epoch_seconds))}
         is_recorded = len(history.get(cost, [])) == len(history.get("epoch", []))
-        rows = plot_values_by_epoch(history, cost, "knn_accuracy") if is_recorded else {}
+        rows = finite_values_by_epoch(history, cost, "knn_accuracy") if is_recorded else {}
         seeds.append({epoch: (x, y) for epoch, (x, y) in rows.items() if x > 0})
     return Curve(
         runs[0].paths.method, runs[0].color, seeds, style=runs[0].color - 1, seeds=[run.paths.seed for run in runs]
@@ -96,8 +96,10 @@ def _compare_with_simclr(by_method: dict[str, list[PretrainResult]], means: dict
     They are compared at the largest cost that both reach. `means` contains the pairs of cost and mean accuracy for each
     cost and method.
     """
-    kinds = {runs[0].settings["kind"]: method for method, runs in reversed(by_method.items())}
-    ours, theirs = kinds.get("relational"), kinds.get("simclr")
+    ours, theirs = (
+        next((method for method, runs in by_method.items() if runs[0].settings["kind"] == kind), None)
+        for kind in ("relational", "simclr")
+    )
     if ours is None or theirs is None:
         return ""
     records = [run.record for run in (*by_method[ours], *by_method[theirs])]

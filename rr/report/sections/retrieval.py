@@ -17,7 +17,7 @@ from rr.report.result_tables import (
 from rr.report.statistics import mean_confidence_interval, mean_std
 from rr.report.table import Cell, Table, make_table, numeric_columns
 
-_RERANKED = "reranked_"  # prefix of the metrics after the relation head has reordered the nearest images
+_RERANKED_PREFIX = "reranked_"  # prefix of the metrics after the relation head has reordered the nearest images
 _MAX_BYTES = 200_000  # of examples on the page
 _CAPTION = (
     "Each row shows a query (the first test image of a class), followed by its nearest training images in order of "
@@ -56,7 +56,7 @@ def build_retrieval(results: GridResults) -> list[RetrievalTable]:
         ]
         first_seeds = [seeds[0] for seeds in group_by_method(runs).values()]
         images = make_example_panels(first_seeds, lambda run: _example_panel(run, budget))
-        with_head = group_by_method([run for run in runs if f"{_RERANKED}mean_average_precision" in run.metrics])
+        with_head = group_by_method([run for run in runs if f"{_RERANKED_PREFIX}mean_average_precision" in run.metrics])
         sentences = [_describe_relation_head_effect(method, seeds) for method, seeds in with_head.items()]
         table = _relation_head_table(with_head, cutoffs) if with_head else None
         tables.append(RetrievalTable(result_table(runs, columns), table, sentences, images))
@@ -72,7 +72,7 @@ def _relation_head_table(with_head: dict[str, list[EvaluationResult]], cutoffs: 
         values = [
             mean_std([run.metrics[f"{prefix}{metric}"] for run in seeds])
             for metric in metrics.values()
-            for prefix in ("", _RERANKED)
+            for prefix in ("", _RERANKED_PREFIX)
         ]
         color = seeds[0].pretraining.color
         rows.append([Cell(method, color=color), *(Cell(format_mean_std(value, format_percent)) for value in values)])
@@ -81,7 +81,7 @@ def _relation_head_table(with_head: dict[str, list[EvaluationResult]], cutoffs: 
 
 def _describe_relation_head_effect(method: str, seeds: Sequence[EvaluationResult]) -> str:
     """Return a sentence on whether the relation head improves the mAP, based on the difference for each seed."""
-    before, after = "mean_average_precision", f"{_RERANKED}mean_average_precision"
+    before, after = "mean_average_precision", f"{_RERANKED_PREFIX}mean_average_precision"
     change = mean_std([100 * (run.metrics[after] - run.metrics[before]) for run in seeds])
     text = f"{method}: reordering changes the mAP by {format_difference(change.mean)} percentage points"
     if change.std is None:

@@ -35,9 +35,9 @@ def build_runs(results: GridResults) -> Runs:
     machines = unique(machine for record in results.records for machine in record.machines)
     has_energy = any(record.energy_joules for record in results.records)
     # All stages have a column for the code version if the runs of any stage used several versions.
-    has_versions = any(len(set(code_version_labels(runs))) > 1 for runs in results.stages.values())
+    has_versions = any(len(set(code_version_labels(runs))) > 1 for runs in results.runs_by_stage.values())
     stages = []
-    for title, runs in results.stages.items():
+    for title, runs in results.runs_by_stage.items():
         if not runs:
             continue
         duration = format_exact_duration(sum(run.record.total_seconds for run in runs))

@@ -27,7 +27,8 @@ def build_settings(results: GridResults) -> dict[str, Table]:
     other: dict[str, Any] = {}
     for record in results.records:
         for path, value in (record.params | record.preprocessing).items():
-            section, name, key = [*path.split(".", 2), "", ""][:3]
+            section, _, rest = path.partition(".")
+            name, _, key = rest.partition(".")
             values = {key: value} if key else value
             if section in sections and name and isinstance(values, dict):
                 sections[section].setdefault(name, {}).update(values)
@@ -76,20 +77,19 @@ def _settings_tables(
     """
     columns = {name: _flatten(values) for name, values in entries.items()}
     keys = dict.fromkeys(key for values in columns.values() for key in values)
-    rows = {
-        key: [
+    differing: list[list[Cell]] = []
+    same: list[list[Cell]] = []
+    for key in keys:
+        cells = [
             Cell(values.get(key, "–"), note=_paper_value_if_different(key, values, published.get(name, [])))
             for name, values in columns.items()
         ]
-        for key in keys
-    }
-    differing: list[list[Cell]] = []
-    same: list[list[Cell]] = []
-    for key, cells in rows.items():
         # Entries without this setting are ignored: a method that is not trained has almost no settings.
-        own = [cell for cell, values in zip(cells, columns.values(), strict=True) if key in values]
-        is_same = len(set(cells)) == 1 or (len(set(own)) == 1 and len(own) > 1)
-        (same if is_same else differing).append([Cell(key), *(own[:1] if is_same else cells)])
+        present = [cell for cell, values in zip(cells, columns.values(), strict=True) if key in values]
+        if len(set(cells)) == 1 or (len(present) > 1 and len(set(present)) == 1):
+            same.append([Cell(key), present[0]])
+        else:
+            differing.append([Cell(key), *cells])
     tables = {}
     if differing:
         headings = [Column(name, color=colors.get(name)) for name in columns]
@@ -102,18 +102,14 @@ def _settings_tables(
 
 def _paper_value_if_different(key: str, values: dict[str, str], published: list[dict[str, str]]) -> str:
     """Return the paper's value of a setting if it differs from ours in every run; else an empty string."""
-    if key not in values or not all(published):
+    if key not in values or not all(published):  # the paper has no settings for one of the runs
         return ""
     section, _, name = key.partition(".")
-    theirs = set()
-    for settings in published:
-        if key in settings:
-            theirs.add(settings[key])
-        elif section in ("augmentation", "second_augmentation") and values[key] not in ("0", "none"):
-            if name == "crop":
-                theirs.add("none")
-            elif is_augmentation_operation(name):
-                theirs.add("0")
+    disabled = None
+    if section in ("augmentation", "second_augmentation") and values[key] not in ("0", "none"):
+        # The paper's augmentations contain only their enabled operations, so any other operation is disabled.
+        disabled = "none" if name == "crop" else "0" if is_augmentation_operation(name) else None
+    theirs = {value for settings in published if (value := settings.get(key, disabled)) is not None}
     return "" if not theirs or values[key] in theirs else f"paper: {' or '.join(sorted(theirs))}"
 
 
@@ -122,19 +118,19 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in values.items():
         flat |= (
-            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: _format_setting(value)}
+            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: _format_cell_text(value)}
         )
     return flat
 
 
-def _format_setting(value: Any) -> str:
+def _format_cell_text(value: Any) -> str:
     match value:
         case None:
             return "–"
         case bool():
             return "yes" if value else "no"
         case list():
-            return ", ".join(map(_format_setting, value))
+            return ", ".join(map(_format_cell_text, value))
         case float():
             fraction = Fraction(value).limit_denominator(12)
             text = f"{value:.6g}"

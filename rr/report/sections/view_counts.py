@@ -4,23 +4,19 @@ from collections.abc import Sequence
 from functools import partial
 
 from rr.params import CLASSIFICATION_PROTOCOLS
-from rr.report.grouping import group_by
+from rr.report.grouping import group_by, unique
 from rr.report.inputs.collect import EvaluationResult, GridResults
 from rr.report.plots.curves import Curve, Point, format_view_counts_axis, plot_curves
 from rr.report.plots.svg import Panel
-from rr.report.result_tables import split_by_target_and_protocol
-from rr.runtime.hashing import json_sha256
+from rr.report.result_tables import group_by_other_settings, split_by_target_and_protocol
 
 
 def build_accuracy_by_view_count(results: GridResults) -> list[Panel]:
     """Return a plot for each dataset, backbone, target and protocol with runs that differ only in K and the seed."""
     panels = []
     for runs in split_by_target_and_protocol(results.evaluations_of_kind(*CLASSIFICATION_PROTOCOLS)):
-        series = group_by(
-            (run for run in runs if "views" in run.pretraining.settings),
-            lambda run: json_sha256(run.pretraining.settings | {"views": None}),
-        )
-        several = [own for own in series.values() if len({_num_views(run) for run in own}) > 1]
+        series = group_by_other_settings([run for run in runs if "views" in run.pretraining.settings], "views")
+        several = [own for own in series if len({_num_views(run) for run in own}) > 1]
         if several:
             panels.append(_plot_accuracy_by_view_count(several))
     return panels
@@ -52,9 +48,9 @@ def _points_by_seed(runs: Sequence[EvaluationResult]) -> dict[int, dict[float, P
 
 
 def _series_name(runs: Sequence[EvaluationResult]) -> str:
-    """Return the names of the methods of a series, from the smallest K to the largest."""
-    methods = dict.fromkeys(run.paths.pretraining.method for run in sorted(runs, key=_num_views))
-    return " to ".join([*methods][:: max(len(methods) - 1, 1)])
+    """Return the method with the smallest K and, if there are several methods, the one with the largest K."""
+    methods = unique(run.paths.pretraining.method for run in sorted(runs, key=_num_views))
+    return methods[0] if len(methods) == 1 else f"{methods[0]} to {methods[-1]}"
 
 
 def _num_views(run: EvaluationResult) -> int:
