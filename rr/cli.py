@@ -183,6 +183,8 @@ def init(
         return
     if labels and no_labels:
         raise UserError("--labels and --no-labels exclude each other: use one of them")
+    if labels and labels.suffix.lower() != ".csv":
+        raise UserError("--labels must be the path of a CSV file (.csv)")
     if run:
         commands.check_can_run(params)
     with Progress("init"):

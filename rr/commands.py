@@ -107,6 +107,7 @@ def run_init_images(
 
     require_single_process("init")
     init.check_folder(path)
+    init.check_utf8(Path(labels))
     if not params_file.is_file() and params_file == paths.PARAMS_FILE:
         check_can_create_project(Path.cwd())
     params, text = _load_or_make_params(params_file)
@@ -145,8 +146,7 @@ def run_init_images(
             raise UserError(
                 f"{error}\n{state}. rr init --no-labels treats all images as unlabeled, --labels reads the labels from "
                 "a CSV file, and --skip-unreadable leaves out images that cannot be read. To set other keys of the "
-                "source, "
-                f"{init.explain_entry('this entry with those keys', params_file)}:\n"
+                f"source, {init.explain_entry('this entry with those keys', params_file)}:\n"
                 f"{init.format_dataset_entry(name, source)}"
             ) from error
         with exclusive_lock(paths.PARAMS_FILE, wait=True):

@@ -50,6 +50,12 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
             remedy = f"repair {{them}}, or fix {source.kind}"
         skipped = SkippedFiles("raise", remedy)
     label_file = expand_user(source.label_file) if isinstance(source, FolderSource) and source.label_file else None
+    # The lists are hashed before the images are read, which may take hours. `read_dataset` reports a missing file.
+    list_hashes = {
+        f"{key}_sha256": file_sha256(path)
+        for key, path in (("exclude", exclude_list), ("labels", label_file))
+        if path and path.is_file()
+    }
     dataset = sources.read_dataset(source, download_dir, local_copy, skipped)
     # Other sources encode or check the images themselves.
     if isinstance(source, TinyImageNetSource | SlimageNetSource | ExtensionSource):
@@ -79,8 +85,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
         },
         **dataset.facts,
         **(summary.facts if is_own else {}),
-        **({"exclude_sha256": file_sha256(exclude_list)} if exclude_list else {}),
-        **({"labels_sha256": file_sha256(label_file)} if label_file else {}),
+        **list_hashes,
         "skipped": skipped.counts,
     }
 
@@ -133,7 +138,8 @@ def format_fetch_facts(facts: dict[str, Any]) -> str:
         )
     lines += format_sizes_and_problems(facts) if "sizes" in facts else []
     lines += format_skipped(facts["skipped"])
-    if not num_classes and any(".csv" in by_suffix for by_suffix in facts["skipped"].values()):
+    is_folder = "columns" not in facts  # which only Parquet files have
+    if is_folder and not num_classes and any(".csv" in by_suffix for by_suffix in facts["skipped"].values()):
         lines.append(
             "if a .csv file contains the labels: use rr init --labels FILE, or set `labels: FILE` in this dataset's "
             "source in params.yaml"

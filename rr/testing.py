@@ -23,6 +23,7 @@ from rr.data.preprocessing import Preprocessing
 from rr.data.shapes import CLASS_NAMES, generate_shapes
 from rr.errors import UserError
 from rr.evaluate.inputs import EvaluationInputs
+from rr.evaluate.protocol_checks import needs_labels
 from rr.evaluate.stage import find_evaluator
 from rr.evaluate.target_dataset import TargetDataset
 from rr.extract import extract
@@ -202,9 +203,11 @@ def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
 def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
     """Check that a protocol does what the `evaluate` stage requires, using an untrained Conv-4 and generated images.
 
+    A fifth of the images are unlabeled.
+
     - The metrics are finite numbers.
-    - Each table column has one value per row, and so do the predictions, if there are any. The rows are positions in
-      the test split, and the predictions are classes.
+    - Each table column has one value per row, and so do the predictions, if there are any. The rows are rows of
+      `inputs.test`, and the predictions are classes.
     - `examples` is an image, uint8 (H, W, 3).
     - A second evaluation gives the same result.
 
@@ -220,8 +223,9 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
     config = lookup(load_params(params_file).protocols, name, f"{params_file}: protocols")
     with tempfile.TemporaryDirectory() as folder:
         betons = {split: Path(folder, f"{split}.beton") for split in raw.SPLITS}
-        for split, num_images in (("train", 80), ("test", 40)):
+        for split, num_images in (("train", 100), ("test", 50)):
             images, labels = generate_shapes(num_images, 0, split, _DATASET.image_size)
+            labels[::5] = raw.UNLABELED  # the protocol must not assume that it receives all images
             beton.write(betons[split], images, labels, np.arange(num_images))
         run = paths.PretrainFolder("shapes", "conv4", "random", 0, Path(folder))
         torch.manual_seed(0)
@@ -229,7 +233,11 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         target = TargetDataset("shapes", _DATASET, betons, list(CLASS_NAMES))
         extract(run.weights, target, Path(folder, "features"), device="cpu", threads=1)
         train, test = (read_features(Path(folder, "features"), split) for split in raw.SPLITS)
-        inputs = EvaluationInputs(train, test, target, run, seed=0, device="cpu", threads=1)
+        positions = None
+        if needs_labels(config):
+            positions = {"train": np.flatnonzero(train.labels >= 0), "test": np.flatnonzero(test.labels >= 0)}
+            train, test = train.select(positions["train"]), test.select(positions["test"])
+        inputs = EvaluationInputs(train, test, target, run, 0, "cpu", 1, positions)
         first, second = (find_evaluator(config.kind)(inputs, config) for _ in range(2))
     hint = "differ between two evaluations with the same seed: take all random numbers from inputs.seed"
     assert first.metrics == second.metrics, f"the metrics {hint}"

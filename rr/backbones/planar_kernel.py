@@ -284,9 +284,8 @@ def _conv_output_gradient(
     """
     B, F, h, w = grad_BFhw.shape
     grad_BFp = grad_BFhw.reshape((B, F, h * w))
-    grad_per_column = np.empty(
-        2 * h * w, np.float32
-    )  # holds each gradient twice, so that one fast loop covers all windows
+    # Each gradient is stored twice, so that one fast loop covers all windows.
+    grad_per_column = np.empty(2 * h * w, np.float32)
     zero = np.float32(0)
     for o in range(F):
         mean, scale, bias = norm_3F[0, o], norm_3F[1, o], norm_3F[2, o]

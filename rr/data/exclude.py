@@ -31,7 +31,7 @@ def read_excluded_names(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         return [printable(name) for line in lines if (name := line.removeprefix("./"))]
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError covers bytes that are not UTF-8 and null bytes in the path
         raise UserError(
             f"exclude: {display_name(path)} cannot be read ({error}): fix `exclude` in this dataset's source "
             "in params.yaml, or remove it"

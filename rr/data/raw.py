@@ -53,8 +53,9 @@ class RawDataset(NamedTuple):
         class_names: name of each class, indexed by label; empty if the dataset is unlabeled. The names are distinct.
         images: the images, with the training split first.
         num_images: number of images, or None if unknown.
-        facts: facts about the source, for the record: `splits` (the origin of each split) and, for Parquet files,
-            `files`, `columns`, `schema` and `unused_images`.
+        facts: facts about the source, for the record: `splits` (the origin of each split); for folders with a CSV file
+            of labels, `labels` (the columns that were read); and, for Parquet files, `files`, `columns`, `schema` and
+            `unused_images`.
     """
 
     class_names: list[str]

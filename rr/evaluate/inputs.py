@@ -72,7 +72,10 @@ class EvaluationInputs:
         return np.concatenate([images.copy() for images in batches])
 
     def open_split(self, split: str) -> Beton:
-        """Open the images of a split."""
+        """Open all images of a split, including the unlabeled ones.
+
+        `find_positions` returns the positions of the rows of `train` and `test`.
+        """
         from rr.data.photograph_beton import open_split
 
         return open_split(self.target.betons[split], self.target.preprocessing, threads=self.threads)

@@ -130,8 +130,8 @@ def _find_classifier_problem(config: LinearConfig | FinetuneConfig, target: str,
         )
     if per_class and per_class > counts.min():
         return (
-            f"images_per_class: {per_class:,} exceeds the number of training images in the smallest class of {target} "
-            f"({counts.min():,}): lower it in params.yaml"
+            f"images_per_class: {per_class:,} exceeds the number of labeled training images in the smallest class of "
+            f"{target} ({counts.min():,}): lower it in params.yaml"
         )
     if isinstance(config, LinearConfig) and _has_no_validation_images(config, counts):
         return (
@@ -140,8 +140,8 @@ def _find_classifier_problem(config: LinearConfig | FinetuneConfig, target: str,
         )
     if config.label_fraction and config.label_fraction * num_images < len(counts):
         return (
-            f"label_fraction: {config.label_fraction:g} of the {num_images:,} training images in {target} is less than "
-            f"one image for each of the {len(counts):,} classes: raise it in params.yaml"
+            f"label_fraction: {config.label_fraction:g} of the {num_images:,} labeled training images in {target} is "
+            f"less than one image for each of the {len(counts):,} classes: raise it in params.yaml"
         )
     return None
 

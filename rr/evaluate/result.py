@@ -39,7 +39,7 @@ def check_result(kind: str, result: Any, num_images: int, num_classes: int) -> P
     Args:
         kind: the protocol's `kind` in params.yaml.
         result: the return value of its `evaluate` function.
-        num_images: number of images in the test split.
+        num_images: number of rows in `inputs.test`.
         num_classes: number of classes in the target dataset.
 
     Raises:

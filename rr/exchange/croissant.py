@@ -110,7 +110,9 @@ def _write_croissant(dataset: str, required: dict[str, str | None]) -> str:
     files = paths.DatasetPaths(dataset)
     record = load_record(files.raw_dir)
     raw_file = RawFile(files.images)
-    kind = record["params"][f"datasets.{dataset}.source"]["kind"]
+    source = record["params"][f"datasets.{dataset}.source"]
+    kind, fraction = source["kind"], source.get("validation_fraction")
+    held_out = f", with {fraction:g} of its training images as the test split" if fraction else ""
     version = record["machine"]["versions"]["relational-reasoning"]
     values = {key: value or _KNOWN.get(kind, {}).get(key, _UNKNOWN) for key, value in required.items()}
     is_organization = required["creator"] is not None or kind == "tiny_imagenet"  # the other known creators are people
@@ -122,7 +124,7 @@ def _write_croissant(dataset: str, required: dict[str, str | None]) -> str:
         "name": dataset,
         "description": (
             f"{format_count(counts['train'], 'training images')} and {format_count(counts['test'], 'test images')} of "
-            f"{format_count(len(raw_file.class_names), 'classes', 'class')} (source: {kind}), fetched on "
+            f"{format_count(len(raw_file.class_names), 'classes', 'class')} (source: {kind}{held_out}), fetched on "
             f"{record['started'][:10]} with relational-reasoning {version}. The label -1 marks unlabeled images."
         ),
         "license": values["license"],

@@ -44,11 +44,11 @@ class PublishedSource(StrictModel):
     Attributes:
         path: local copy to read instead of downloading the dataset.
         validation_fraction: if set, this fraction of the training images of each class becomes the test split, and the
-            official test images are not used. This allows you to choose settings without them.
+            usual test split is not used. This allows you to choose settings without it.
     """
 
     path: str | None = None
-    validation_fraction: Fraction | None = None
+    validation_fraction: Annotated[float, Field(ge=0.01, le=0.5)] | None = None
 
 
 class CifarSource(PublishedSource):

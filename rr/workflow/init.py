@@ -147,14 +147,19 @@ def _is_source_of(path: Path, name: str, params: Params) -> bool:
 
 def check_folder(path: Path) -> None:
     """Raise UserError if `path` is not valid UTF-8, or if it overlaps with a folder that `rr` writes to."""
+    check_utf8(path)
+    check_image_folder(path)
+
+
+def check_utf8(path: Path) -> None:
+    """Raise UserError if `path` is not valid UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{display_name(path)}: the path is not valid UTF-8, so params.yaml cannot contain it: rename the folder, "
-            "or use a link to it"
+            f"{display_name(path)}: the path is not valid UTF-8, so params.yaml cannot contain it: rename it, or use a "
+            "link to it"
         ) from error
-    check_image_folder(path)
 
 
 def make_source_config(
@@ -211,7 +216,11 @@ def _find_source_kind(path: Path, name: str | None, params: Params, params_file:
         return "parquet"
     if not any(_may_contain_images(expanded / table) for table in tables):
         return "imagefolder"
-    entries = [format_dataset_entry(name or "images", {"kind": kind, **options}) for kind in ("imagefolder", "parquet")]
+    parquet_options = {key: value for key, value in options.items() if key != "labels" or value == "none"}
+    entries = [
+        format_dataset_entry(name or "images", {"kind": "imagefolder", **options}),
+        format_dataset_entry(name or "images", {"kind": "parquet", **parquet_options}),
+    ]
     images = format_names([display_name(file) for file in listing.files])
     raise UserError(
         f"{display_name(path)} contains images ({images}) and Parquet files with images "

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
-# Names of the column of labels, in order of priority, and names that are used if there is only one such
-# column. Columns with other names may contain anything, such as an age.
+# Names of the column of labels, in order of priority, and names that are used if there is only one such column. In a
+# Parquet file, columns with other names may contain anything, such as an age.
 LABEL_NAMES = ("label", "labels", "fine_label")
 LABEL_LIKE = re.compile(r"(.*[_ ])?(labels?|class(es)?|cls|category|categories|targets?)")
 # Names such as `cat (1)`, `cat - Copy (2)`, `cat copy 2` and `cat (another copy)`, in lower case.

@@ -211,9 +211,9 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
     for child in [*tree.children(folder), *tree.empty_children(folder)]:
         by_role[find_split(basename(child))].append(child)
     tests = [by_role[role] for role in TEST_ROLES if by_role[role]]
-    find = _find_labeled_splits if is_labeled else _find_unlabeled_splits
-    if found := find(tree, folder, by_role[TRAIN], tests):
-        return found
+    find_splits = _find_labeled_splits if is_labeled else _find_unlabeled_splits
+    if splits := find_splits(tree, folder, by_role[TRAIN], tests):
+        return splits
     inner = folder
     while len(tree.children(inner)) == 1 and not tree.num_direct_images[inner]:
         inner = tree.children(inner)[0]

@@ -19,7 +19,7 @@ from rr.data.folder_listing import (
     list_folder,
 )
 from rr.data.image_summary import ImageFacts
-from rr.data.printable_names import display_name, path_to_text
+from rr.data.printable_names import display_name, path_to_text, printable
 from rr.data.skipped_files import EXCLUDED, SkippedFiles, inspect_image
 from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
 from rr.data.sources.held_out import adjust_held_out
@@ -67,19 +67,25 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     if source.exclude:
         reject_unknown_names(expand_user(source.exclude), skipped.unknown_excluded)
     label_file = expand_user(source.label_file) if source.label_file else None
-    labels = read_label_file(label_file, names, root) if label_file else None
     listing = listing._replace(
         files=[name for name in listing.files if name not in excluded],
         damaged=[file for file in listing.damaged if file.name not in excluded],
     )
     try:
         layout = find_layout(root, listing._replace(skipped=[*listing.skipped, *excluded.values()]), source)
+        labels = read_label_file(label_file, names, root) if label_file else None
     except UserError:
-        for damaged_file in listing.damaged:  # they may be the reason for an unexpected layout
+        for damaged_file in listing.damaged:  # they may be the reason for an unexpected layout or a missing image
             skipped.add_damaged(damaged_file)
         skipped.raise_if_unreadable()
         raise
     if label_file and labels:
+        if labels.split_column and source.splits == "auto" and "all" in layout.files:
+            raise UserError(
+                f"labels: {display_name(label_file)} has a column '{labels.split_column}' that seems to assign images "
+                "to splits, but rr does not read it: move the images into a folder for each split (train and test), or "
+                "set `splits: none` in this dataset's source in params.yaml to ignore the column"
+            )
         layout = _replace_labels(layout, labels, root, label_file)
     for file in listing.skipped:
         if label_file is None or realpath(root / file.name) != realpath(label_file):
@@ -108,8 +114,9 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
         origins["not used"] = _describe_unused(unused, layout)
     facts: dict[str, Any] = {"splits": origins}
     if label_file and labels:
-        image_column, label_column = labels.columns
-        facts["labels"] = f"column '{label_column}' of {display_name(label_file)}, for the images in '{image_column}'"
+        facts["labels"] = (
+            f"column '{labels.label_column}' of {display_name(label_file)}, for the images in '{labels.image_column}'"
+        )
     return raw.RawDataset(layout.class_names, images, len(files), facts)
 
 
@@ -117,30 +124,40 @@ def _replace_labels(layout: FolderLayout, labels: ImageLabels, root: Path, label
     """Return a layout without labels with the labels from a CSV file.
 
     Raises:
-        UserError: if no image in one of the splits has a label.
+        UserError: if no image in one of the splits has a label, or if only test images have a label.
     """
     files: dict[str, dict[str, list[str]]] = {}
+    train_folder = display_name(layout.folders.get("train", ""))
     for split, classes in layout.files.items():
         files[split] = defaultdict(list)
         for name in classes[""]:
             files[split][labels.by_image.get(name, "")].append(name)
         if not any(files[split]):
-            hold_out = ""
-            if split == "test":
-                hold_out = (
+            remedy = "add labels"
+            if split == "test" and train_folder:
+                remedy += (
                     ". To hold out test_fraction of the training images instead, set `splits: {train: "
-                    f"{display_name(layout.folders['train'])}}}` in this dataset's source in params.yaml"
+                    f"{train_folder}}}` in this dataset's source in params.yaml"
                 )
+            elif split == "test":
+                remedy += ", or move these images elsewhere to hold out test_fraction of the training images instead"
             raise UserError(
                 f"labels: {display_name(label_file)} has no label for any of the images in "
-                f"{display_name(root / layout.folders[split])}: add labels{hold_out}"
+                f"{display_name(root / layout.folders[split])}: {remedy}"
             )
     used = set().union(*files.values())
-    return layout._replace(class_names=[name for name in labels.class_names if name in used], files=files)
+    class_names = [name for name in labels.class_names if name in used]
+    train = files["train" if "train" in files else "all"]
+    if without_training := [printable(name) for name in class_names if name not in train]:
+        raise UserError(
+            f"labels: in {display_name(label_file)}, only test images have these labels: "
+            f"{format_names(without_training)}. Add training images with these labels, or remove the test images"
+        )
+    return layout._replace(class_names=class_names, files=files)
 
 
 def _label_files(layout: FolderLayout) -> list[_LabeledFile]:
-    """Return all files of a layout, with the training split first and sorted by label."""
+    """Return all files of a layout, with the training split first and sorted by class name."""
     labels = {name: label for label, name in enumerate(layout.class_names)} | {"": raw.UNLABELED}
     return [
         _LabeledFile(file, split, labels[name])

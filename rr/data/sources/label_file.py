@@ -1,19 +1,24 @@
 """Read the labels of a folder of images from a CSV file."""
 
 import csv
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import io
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from posixpath import basename, splitext
 from typing import NamedTuple
 
 from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
 from rr.data.sources.class_names import LABEL_LIKE, LABEL_NAMES, find_variants, means_unlabeled
+from rr.data.sources.split_names import TRAIN, find_split
 from rr.errors import UserError
 from rr.runtime.formatting import format_names
 
 _DELIMITERS = ",;\t"
-_HOW_TO_NAME = "rename the column of labels to `label`, or remove the other columns"
+_MAX_SPLITS = 10  # maximum number of distinct values in a column of splits
+_MISSING = re.compile(r"#?n/?a", re.IGNORECASE)  # how R and spreadsheets write a missing value
+_PATHS_HINT = "write the images' paths relative to this folder"
 
 
 class ImageLabels(NamedTuple):
@@ -21,18 +26,23 @@ class ImageLabels(NamedTuple):
 
     Attributes:
         by_image: label of each labeled image; the keys are names from the file listing.
-        columns: name of the column of image names and of the column of labels.
+        image_column: name of the column of image names.
+        label_column: name of the column of labels.
+        split_column: name of a column that seems to assign the images to splits, or None.
     """
 
     by_image: dict[str, str]
-    columns: tuple[str, str]
+    image_column: str
+    label_column: str
+    split_column: str | None
 
     @property
     def class_names(self) -> list[str]:
         """The distinct labels: integers in numerical order, other labels in alphabetical order."""
         names = set(self.by_image.values())
-        is_integer = all(name.isdecimal() for name in names)
-        return sorted(names, key=lambda name: (int(name) if is_integer else 0, name))
+        if all(name.isdecimal() for name in names):
+            return sorted(names, key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name))
+        return sorted(names)
 
 
 class _Row(NamedTuple):
@@ -52,12 +62,12 @@ def read_label_file(path: Path, images: Sequence[str], root: Path) -> ImageLabel
             different labels, or if two labels seem to be the same class.
     """
     header, rows = _read_csv(path)
-    image_column, found = _find_image_column(path, header, rows, images, root)
+    image_column, matches = _find_image_column(path, header, rows, images, root)
     label_column = _choose_label_column(path, header, image_column)
     by_image: dict[str, str] = {}
-    for row, image in zip(rows, found, strict=True):
-        label = normalize_unicode(row.fields[label_column].strip())
-        if means_unlabeled(label):
+    for row, image in zip(rows, matches, strict=True):
+        label = normalize_unicode(row.fields[label_column])
+        if means_unlabeled(label) or _MISSING.fullmatch(label):
             raise _error(path, row, f"the label is '{printable(label)}'; leave it empty for unlabeled images")
         if label != by_image.setdefault(image, label):
             labels = " and ".join(f"'{printable(text)}'" for text in (by_image[image], label))
@@ -71,23 +81,33 @@ def read_label_file(path: Path, images: Sequence[str], root: Path) -> ImageLabel
             f"labels: the labels {first} and {second} in {display_name(path)} seem to be the same class: spell them "
             "the same way or, if they are different classes, rename one of them"
         )
-    return ImageLabels(labeled, (printable(header[image_column]), printable(header[label_column])))
+    split_columns = [
+        printable(title)
+        for column, title in enumerate(header)
+        if column not in (image_column, label_column) and _assigns_splits(title, [row.fields[column] for row in rows])
+    ]
+    titles = printable(header[image_column]), printable(header[label_column])
+    return ImageLabels(labeled, *titles, split_columns[0] if split_columns else None)
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
     """Return the column names and the other rows of a CSV file. Empty lines are left out."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            first_line = file.readline()
-            file.seek(0)
-            delimiter = max(_DELIMITERS, key=first_line.count)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            rows = [_Row(reader.line_num, [field.strip() for field in fields]) for fields in reader if any(fields)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            text = file.read()
+        if text[:4].lower() == "sep=":  # a line that Excel writes
+            text = text[len(text.split("\n", 1)[0]) :]
+        first_line = text.lstrip().split("\n", 1)[0]
+        delimiter = max(_DELIMITERS, key=first_line.count)
+        lines = io.StringIO(text, newline="")
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+        rows = [_Row(reader.line_num, [field.strip() for field in fields]) for fields in reader]
+    except (OSError, ValueError, csv.Error) as error:  # ValueError also covers bytes that are not UTF-8
         raise UserError(
             f"labels: {display_name(path)} cannot be read as CSV in UTF-8 ({error}): fix the file, or fix `labels` in "
             "this dataset's source in params.yaml"
         ) from error
+    rows = [row for row in rows if any(row.fields)]
     if len(rows) < 2:
         raise UserError(
             f"labels: {display_name(path)} needs a line of column names, and one line for each labeled image"
@@ -102,44 +122,57 @@ def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
 def _find_image_column(
     path: Path, header: list[str], rows: list[_Row], images: Sequence[str], root: Path
 ) -> tuple[int, list[str]]:
-    """Return the number of the column that contains the most names of images, and the image that each row names."""
-    column, found = max(_match_columns(path, header, rows, images), key=lambda match: -match[1].count(None))
-    if not any(found):
-        example = f", such as {display_name(images[0])}" if images else ""
-        raise UserError(
-            f"labels: no column of {display_name(path)} contains names of images in {display_name(root)}{example}. Its "
-            f"columns are {format_names([printable(title) for title in header])}"
-        )
-    if missing := [row for row, image in zip(rows, found, strict=True) if image is None]:
-        names = [f"{printable(row.fields[column])} (line {row.number})" for row in missing]
-        raise UserError(
-            f"labels: {display_name(path)} contains names in the column '{printable(header[column])}' that match no "
-            f"image in {display_name(root)}, or several: {format_names(names)}. Remove these lines, or write the "
-            "images' paths relative to this folder"
-        )
-    return column, [image for image in found if image is not None]
+    """Return the number of the column of image names, and the image that each row names.
 
-
-def _match_columns(
-    path: Path, header: list[str], rows: list[_Row], images: Sequence[str]
-) -> Iterator[tuple[int, list[str | None]]]:
-    """Yield the number of each column and the image that each row names in it, for each way to shorten names.
-
-    Raises:
-        UserError: if a column name is the name of an image, because the first line is then missing.
+    The names may be paths relative to `root`, or file names, with or without suffix. They are compared in this order,
+    and the first form in which most of a column's values are names of images is used. Columns that are named like
+    labels, and columns without a name, such as the row numbers that pandas writes, have the lowest priority.
     """
     texts = [_normalize(path_to_text(image)) for image in images]
-    for shorten in (str, _without_suffix, basename, lambda text: _without_suffix(basename(text))):
-        names = [shorten(text) for text in texts]
-        counts = Counter(names)
-        by_name = {name: image for name, image in zip(names, images, strict=True) if counts[name] == 1}
-        for column, title in enumerate(header):
-            if splitext(title)[1] and _normalize(title) in by_name:
+    values = [[_normalize(row.fields[column]) for row in rows] for column in range(len(header))]
+    priority = [column for column, title in enumerate(header) if title and not LABEL_LIKE.fullmatch(title.lower())]
+    for columns in (priority, [column for column in range(len(header)) if column not in priority]):
+        for shorten in (str, _without_suffix, basename, lambda text: _without_suffix(basename(text))):
+            by_name: dict[str, list[str]] = defaultdict(list)
+            for text, image in zip(texts, images, strict=True):
+                by_name[shorten(text)].append(image)
+            candidates = [
+                column for column in columns if sum(value in by_name for value in values[column]) > len(rows) / 2
+            ]
+            if not candidates:
+                continue
+            column = candidates[0]
+            for other in candidates[1:]:
+                if values[other] != values[column]:
+                    names = " and ".join(f"'{printable(header[number])}'" for number in (column, other))
+                    raise UserError(
+                        f"labels: the columns {names} of {display_name(path)} both contain names of images: remove one "
+                        "of them or, if it contains the labels, rename it to `label`"
+                    )
+            title = _normalize(header[column])
+            if title in by_name and title not in values[column]:
                 raise UserError(
                     f"labels: the first line of {display_name(path)} must contain column names, such as file,label; "
                     f"it contains {printable(title)}"
                 )
-            yield column, [by_name.get(_normalize(row.fields[column])) for row in rows]
+            matches = [by_name.get(value, []) for value in values[column]]
+            where = f"names in the column '{printable(header[column])}' of {display_name(path)}"
+            if missing := [row for row, match in zip(rows, matches, strict=True) if not match]:
+                raise UserError(
+                    f"labels: {where} match no image in {display_name(root)}: {_list_values(missing, column)}. Remove "
+                    f"these lines, or {_PATHS_HINT}"
+                )
+            if ambiguous := [row for row, match in zip(rows, matches, strict=True) if len(match) > 1]:
+                raise UserError(
+                    f"labels: {where} match several images in {display_name(root)}: {_list_values(ambiguous, column)}. "
+                    f"{_PATHS_HINT.capitalize()}"
+                )
+            return column, [image for (image,) in matches]
+    example = f", such as {display_name(images[0])}" if images else ""
+    raise UserError(
+        f"labels: no column of {display_name(path)} contains names of images in {display_name(root)}{example}. Its "
+        f"columns are {_list_titles(header)}"
+    )
 
 
 def _without_suffix(name: str) -> str:
@@ -152,20 +185,33 @@ def _normalize(name: str) -> str:
 
 
 def _choose_label_column(path: Path, header: list[str], image_column: int) -> int:
-    columns = {title: column for column, title in enumerate(header) if column != image_column}
-    named = sorted((title for title in columns if title.lower() in LABEL_NAMES), key=_priority)
-    candidates = named[:1] or [title for title in columns if LABEL_LIKE.fullmatch(title.lower())] or list(columns)
-    if len(candidates) == 1 and header.count(candidates[0]) == 1:
-        return columns[candidates[0]]
-    names = format_names([printable(title) for title in header])
+    columns = [column for column in range(len(header)) if column != image_column]
+    titles = {column: header[column].lower() for column in columns}
+    named = [[column for column in columns if titles[column] == name] for name in LABEL_NAMES]
+    label_like = [column for column in columns if LABEL_LIKE.fullmatch(titles[column])]
+    candidates = next(filter(None, [*named, label_like, columns]), [])
+    if len(candidates) == 1:
+        return candidates[0]
     raise UserError(
         f"labels: {display_name(path)} must have exactly one column of labels besides "
-        f"'{printable(header[image_column])}': {_HOW_TO_NAME}. Its columns are {names}"
+        f"'{printable(header[image_column])}': rename the column of labels to `label`, or remove the other columns. "
+        f"Its columns are {_list_titles(header)}"
     )
 
 
-def _priority(title: str) -> int:
-    return LABEL_NAMES.index(title.lower())
+def _assigns_splits(title: str, values: Sequence[str]) -> bool:
+    """Return whether a column seems to assign the images to splits: it is named `split`, or contains such names."""
+    distinct = set(values) - {""}
+    splits = {find_split(value) for value in distinct} - {None} if len(distinct) <= _MAX_SPLITS else set()
+    return title.lower() == "split" or (TRAIN in splits and len(splits) > 1)
+
+
+def _list_values(rows: Sequence[_Row], column: int) -> str:
+    return format_names([f"{printable(row.fields[column])} (line {row.number})" for row in rows])
+
+
+def _list_titles(header: Sequence[str]) -> str:
+    return format_names([f"'{printable(title)}'" for title in header])
 
 
 def _error(path: Path, row: _Row, problem: str) -> UserError:

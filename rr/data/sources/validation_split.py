@@ -10,33 +10,33 @@ from rr.errors import UserError
 def make_validation_split(dataset: raw.RawDataset, fraction: float) -> raw.RawDataset:
     """Return the training images of `dataset`, with `fraction` of each class as the test split.
 
-    The images are chosen at regular intervals in the order of the source, so the choice is the same on every machine.
-    Unlabeled images are treated like a class. The chosen images are held in memory.
+    The images are selected at regular intervals in the order of the source, so the choice is the same on every machine.
+    Unlabeled images are treated like a class. The selected images are kept in memory.
 
     Raises:
-        UserError: while the images are read, if none is chosen.
+        UserError: while the images are read, if none is selected.
     """
 
     def iter_images() -> Iterator[raw.EncodedImage]:
-        chosen = []
-        for image, is_chosen in _choose_at_intervals(dataset.images, fraction):
-            if is_chosen:
-                chosen.append(image._replace(split="test"))
+        selected = []
+        for image, is_selected in _select_at_intervals(dataset.images, fraction):
+            if is_selected:
+                selected.append(image._replace(split="test"))
             else:
                 yield image
-        if not chosen:
+        if not selected:
             raise UserError(f"validation_fraction {fraction:g} selects no training images: raise it in params.yaml")
-        yield from chosen
+        yield from selected
 
     unit = "images of each class" if dataset.class_names else "images"
     origins = {"train": "the other training images", "test": f"{fraction:g} of the training {unit}, held out"}
     return dataset._replace(images=iter_images(), num_images=None, facts={"splits": origins})
 
 
-def _choose_at_intervals(
+def _select_at_intervals(
     images: Iterable[raw.EncodedImage], fraction: float
 ) -> Iterator[tuple[raw.EncodedImage, bool]]:
-    """Yield each training image and whether it is chosen. Of n images of a class, round(fraction * n) are chosen."""
+    """Yield each training image and whether it is selected: round(fraction * n) of the n images of each class are."""
     counts: Counter[int] = Counter()
     for image in images:
         if image.split != "train":
@@ -47,6 +47,6 @@ def _choose_at_intervals(
 
 
 def count_validation_images(num_images: int, num_classes: int, fraction: float) -> int:
-    """Return how many training images `make_validation_split` chooses if all classes have the same number of images."""
+    """Return how many training images `make_validation_split` selects if all classes have the same number of images."""
     num_classes = max(num_classes, 1)
     return num_classes * round(fraction * (num_images // num_classes))

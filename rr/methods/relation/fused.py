@@ -53,9 +53,7 @@ class _PairSide:
     partners_P: np.ndarray
     centered_NH: np.ndarray = field(init=False)
     pair_sums_NH: np.ndarray = field(init=False)  # sums of the centered hidden values over the pairs of a row
-    normalized_NH: np.ndarray = field(
-        init=False
-    )  # after batch norm; a pair's normalized values are the sum of two rows
+    normalized_NH: np.ndarray = field(init=False)  # after batch norm; the values of a pair are the sum of two rows
     linear_term_N: np.ndarray = field(init=False)  # contribution of the linear part of the LeakyReLU to the logits
 
     def __post_init__(self) -> None:

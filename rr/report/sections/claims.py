@@ -55,14 +55,14 @@ def build_claims(results: GridResults) -> Claims | None:
             if not _reason_why_untestable(ours, theirs)
         }
     )
-    tested = [_test_claim(*entry, levels.get(number)) for number, entry in enumerate(claims)]
-    verdicts = [verdict for verdict, _ in tested]
+    results_by_claim = [_test_claim(*entry, levels.get(number)) for number, entry in enumerate(claims)]
+    verdicts = [verdict for verdict, _ in results_by_claim]
     counts = [f"{verdicts.count(verdict)} “{verdict}”" for verdict in ClaimVerdict if verdict in verdicts]
     numbers = numeric_columns(["Difference", "Interval"])
     return Claims(
         f"This grid contains {format_count(len(verdicts), 'claims')}: {', '.join(counts)}.",
         _EXPLANATION,
-        make_table(["Claim", "Data", "Verdict", *numbers, "Stated"], [row for _, row in tested]),
+        make_table(["Claim", "Data", "Verdict", *numbers, "Stated"], [row for _, row in results_by_claim]),
     )
 
 

@@ -139,29 +139,29 @@ def top_confusions(predictions: Predictions) -> list[str]:
 def _analyze_classes(table: ResultTable, only_main_row: bool) -> ClassAnalysis:
     """Analyze one accuracy table. With `only_main_row`, only its `main_row` gets a confusion matrix."""
     extremes: list[list[Cell | str]] = []
-    pooled: dict[str, Predictions] = {}  # the predictions of all seeds under the first protocol, by method
+    first_predictions: dict[str, Predictions] = {}  # the predictions of all seeds under the first protocol, by method
     for row in table.rows:
         for protocol, cell in row.cells.items():
             predictions = pool_predictions(cell.evaluations)
             cells = _class_summary_cells(predictions.class_names, class_accuracies(predictions), cell.evaluations)
             extremes.append([Cell(row.method, color=row.color), protocol, *cells])
             if protocol == table.first_protocol:
-                pooled[row.method] = predictions
-    class_names = next(iter(pooled.values())).class_names
-    accuracies = {method: class_accuracies(predictions) for method, predictions in pooled.items()}
+                first_predictions[row.method] = predictions
+    class_names = next(iter(first_predictions.values())).class_names
+    accuracies = {method: class_accuracies(predictions) for method, predictions in first_predictions.items()}
     colors = {row.method: row.color for row in table.rows}
     main_row = table.main_row(table.first_protocol)
     confusions = [
         plot_confusion(f"confusion-{table.name}-{method}", method, class_names, confusion_fractions(predictions))
-        for method, predictions in pooled.items()
+        for method, predictions in first_predictions.items()
         if len(class_names) <= _MAX_MATRIX_CLASSES
         and (not only_main_row or (main_row is not None and main_row.method == method))
     ]
     top: list[list[Cell | str]] = [
         [Cell(method, color=colors[method]), "; ".join(top_confusions(predictions)) or "none"]
-        for method, predictions in pooled.items()
+        for method, predictions in first_predictions.items()
     ]
-    curves = {method: calibration_curve(predictions) for method, predictions in pooled.items()}
+    curves = {method: calibration_curve(predictions) for method, predictions in first_predictions.items()}
     by_class = [
         [name, *(format_percent(values[index]) for values in accuracies.values())]
         for index, name in enumerate(class_names)

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from own_images import fetch_folder, fetched_labels, raw_file, save_file, save_tree
 
+from rr.data.sources import imagefolder
 from rr.errors import UserError
 from rr.fetch import format_fetch_facts
+from rr.runtime.hashing import file_sha256
 
 NAMES = [f"{folder}/{number}.png" for folder in ("2024", "2025") for number in range(5)]
 LABELS = ["robin", "wren"] * 5
@@ -110,27 +112,113 @@ def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
         ([], ["needs a line of column names"]),
         (["file,label"], ["needs a line of column names"]),
         (format_rows(), ["must contain column names, such as file,label; it contains 2024/0.png"]),
-        (["file,label", "x.png,robin"], ["no column of", "such as 2024/0.png. Its columns are file, label"]),
+        ([row.replace(".png", "") for row in format_rows()], ["must contain column names", "it contains 2024/0"]),
+        (["file,label", "x.png,robin"], ["no column of", "such as 2024/0.png. Its columns are 'file', 'label'"]),
         (["file", *NAMES], ["exactly one column of labels besides 'file'"]),
         (["file,size,color", f"{NAMES[0]},1,red"], ["exactly one column of labels besides 'file'"]),
-        (["file,label,label", f"{NAMES[0]},a,b"], ["exactly one column of labels besides 'file'"]),
+        (["file,Label,label", f"{NAMES[0]},a,b"], ["exactly one column of labels besides 'file'"]),
         (["file,label", *format_rows(), "9.png,wren", "x/1.png,wren"], ["9.png (line 12), x/1.png (line 13)"]),
-        (["file,label", "2024/0.png,robin", "0.png,wren"], ["match no image in", "or several: 0.png (line 3)"]),
+        (["file,label", *(f"{i}.png,robin" for i in range(5))], ["match several images in", "0.png (line 2), 1.png"]),
         (["file,label", *format_rows(), "2024/0.png,wren"], ["line 12: 2024/0.png has two labels, 'robin' and 'wren'"]),
         (["file,label", "2024/0.png,robin,wren"], ["line 2: 3 fields, but the first line has 2"]),
         (["file,label", '"2024/0.png,robin'], ["cannot be read as CSV in UTF-8 (unexpected end of data)"]),
         (["file,label", "2024/0.png,NaN"], ["line 2: the label is 'NaN'; leave it empty for unlabeled images"]),
+        (["file,label", "2024/0.png,NA"], ["line 2: the label is 'NA'; leave it empty for unlabeled images"]),
         (["file,label", "2024/0.png,"], ["has no labels in the column 'label'"]),
         (["file,label", *format_rows(labels=["robin", "Robin"] * 5)], ["'Robin' and 'robin'", "same class"]),
+        (["file,label,split", *(f"{row},{'test' if i < 3 else 'train'}" for i, row in enumerate(format_rows()))],
+         ["a column 'split' that seems to assign images to splits", "`splits: none`"]),
+        (["file,label,use", *(f"{row},{'val' if i < 3 else 'Training'}" for i, row in enumerate(format_rows()))],
+         ["a column 'use' that seems to assign images to splits"]),
     ],
-)
+)  # fmt: skip
 def test_invalid_files_raise(photos: Path, lines: list[str], parts: list[str]) -> None:
     check_raises(photos, lines, "labels: ", "labels.csv", *parts)
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> Path:
+    """Thirty images whose names are numbers."""
+    return save_tree(tmp_path / "numbered", {"": 30})
+
+
+def numbered_labels() -> dict[str, str]:
+    """Return the labels of the images, which are in another order than the rows of the file."""
+    return {f"{(7 * row + 5) % 30}.png": "robin" if row < 15 else "wren" for row in range(30)}
+
+
+@pytest.mark.parametrize("suffix", [".png", ""])
+def test_numbers_of_the_rows_are_not_the_names(numbered: Path, suffix: str) -> None:
+    """pandas writes the row numbers into a column without a name."""
+    labels = numbered_labels()
+    rows = [f"{row},{name.removesuffix('.png')}{suffix},{label}" for row, (name, label) in enumerate(labels.items())]
+    facts = fetch_folder(numbered, labels=write_labels(numbered, [",file,label", *rows]))
+    assert {name: class_name for name, (_, class_name) in fetched_labels(numbered).items()} == labels
+    assert facts["labels"].endswith("for the images in 'file'")
+
+
+def test_wrong_name_does_not_make_another_column_the_names(numbered: Path) -> None:
+    labels = numbered_labels()
+    rows = [f"{row},{name.replace('26.png', '26.jpg')},{label}" for row, (name, label) in enumerate(labels.items())]
+    check_raises(numbered, [",file,label", *rows], "match no image in", "26.jpg (line ")
+
+
+def test_labels_that_are_numbers_are_not_the_names(numbered: Path) -> None:
+    check_raises(numbered, ["mass,id,label", *(f"{29 - i},{i},a" for i in range(30))], "the columns 'mass' and 'id'")
+    rows = [f"{number % 3},{number}" for number in range(30)]
+    fetch_folder(numbered, labels=write_labels(numbered, ["label,id", *rows]))
+    assert fetched_labels(numbered)["14.png"][1] == "2"
+
+
+def test_long_numbers_and_unusual_files_are_read(photos: Path) -> None:
+    numbers = ["9" * 5000, "10"]
+    facts = fetch_folder(photos, labels=write_labels(photos, ["file,label", *format_rows(labels=numbers * 5)]))
+    assert list(facts["images_per_class"]["train"]) == ["10", "9" * 5000]
+    rows = [row.replace(",", '; "') + '"' for row in format_rows()]
+    fetch_folder(photos, labels=write_labels(photos, ["sep=;", "file; label", " ; ", *rows]))
+    assert fetched_labels(photos)["2024/1.png"][1] == "wren"
+
+
+def test_splits_none_ignores_a_column_of_splits(photos: Path) -> None:
+    rows = [f"{row},{'train' if number else 'test'}" for number, row in enumerate(format_rows())]
+    facts = fetch_folder(photos, labels=write_labels(photos, ["file,label,split", *rows]), splits="none")
+    assert facts["images"] == {"train": 8, "test": 2}
+
+
+def test_partial_downloads_are_reported_before_missing_images(photos: Path) -> None:
+    (photos / "2024/9.png.part").write_bytes(b"x")
+    check_raises(photos, ["file,label", *format_rows(), "2024/9.png,robin"], "2024/9.png.part: ")
+
+
+def test_labels_that_only_test_images_have_raise(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "photos", {"train": 4, "test": 2})
+    rows = [*(f"train/{i}.png,{'ab'[i % 2]}" for i in range(4)), "test/0.png,a", "test/1.png,z"]
+    check_raises(root, ["file,label", *rows], "only test images have these labels: z")
+
+
+def test_unlabeled_test_folder_next_to_training_images_raises(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "photos", {"": 4, "test": 2})
+    check_raises(root, ["file,label", *(f"{i}.png,{'ab'[i % 2]}" for i in range(4))], "or move these images elsewhere")
+
+
+def test_hash_is_that_of_the_labels_that_were_read(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(write_labels(photos, ["file,label", *format_rows()]))
+    before, read = file_sha256(path), imagefolder.read_label_file
+
+    def read_and_delete(*arguments):
+        labels = read(*arguments)
+        path.unlink()
+        return labels
+
+    monkeypatch.setattr(imagefolder, "read_label_file", read_and_delete)
+    assert fetch_folder(photos, labels=str(path))["labels_sha256"] == before
 
 
 def test_missing_file_and_other_encodings_raise(photos: Path) -> None:
     with pytest.raises(UserError, match=r"labels: none\.csv cannot be read .*No such file"):
         fetch_folder(photos, labels="none.csv")
+    with pytest.raises(UserError, match="cannot be read as CSV in UTF-8"):
+        fetch_folder(photos, labels="a\0b.csv")
     path = write_labels(photos, ["file,label", *format_rows(labels=["Käfer", "Igel"] * 5)], encoding="latin-1")
     with pytest.raises(UserError, match="cannot be read as CSV in UTF-8"):
         fetch_folder(photos, labels=path)

@@ -271,7 +271,7 @@ def write_image_folder(folder: Path, classes: dict[str, int]) -> None:
             Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / name / f"{position}.png")
 
 
-def use_target(project: Path, path: str, **keys: str) -> None:
+def use_target(project: Path, path: str, stored_size: int | None = None, **keys: str) -> None:
     def change(params: dict) -> None:
         source = {"kind": "imagefolder", "path": path, "test_fraction": 0.4, "on_unreadable": "raise", **keys}
         params["methods"]["relational"].update(epochs=1)
@@ -281,6 +281,8 @@ def use_target(project: Path, path: str, **keys: str) -> None:
             "mean": [0.1, 0.2, 0.3],
             "std": [0.4, 0.5, 0.6],
         }
+        if stored_size:
+            params["datasets"]["mine"]["stored_size"] = stored_size
         params["protocols"]["embedding"].update(images=10, perplexity=2.0)
 
     write_params(project, change)
@@ -444,15 +446,20 @@ def test_target_without_labels_has_an_embedding_only(pretrained: Path, rr: RunRr
     assert json.loads(table.schema.metadata[b"class_names"]) == []
 
 
-@pytest.mark.parametrize("protocol", [name for name in METRICS if name != "embedding"])
-def test_unlabeled_images_do_not_change_an_evaluation(pretrained: Path, rr: RunRr, protocol: str) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "stored_size"),
+    [("linear", None), ("finetune", None), ("knn", None), ("retrieval", None), ("finetune", 30), ("retrieval", 30)],
+)
+def test_unlabeled_images_do_not_change_an_evaluation(
+    pretrained: Path, rr: RunRr, protocol: str, stored_size: int | None
+) -> None:
     """Protocols that need labels give the same result as if the unlabeled images were deleted."""
     write_image_folder(pretrained / "images", {"train": 30, "test": 12})
     images = sorted((pretrained / "images").rglob("*.png"))
     labeled = [path for number, path in enumerate(images) if number % 3]  # also the last training and test images
     rows = [f"{path.relative_to(pretrained / 'images')},{'ab'[number % 2]}" for number, path in enumerate(labeled)]
     (pretrained / "labels.csv").write_text("\n".join(["file,label", *rows]))
-    use_target(pretrained, "images", labels="labels.csv")
+    use_target(pretrained, "images", stored_size, labels="labels.csv")
     folder = pretrained / FOLDER.parent / "mine" / protocol
     results = []
     for _ in range(2):

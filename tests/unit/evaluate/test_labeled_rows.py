@@ -85,7 +85,7 @@ def test_learning_rate_is_chosen_on_validation_images() -> None:
         ({"images_per_class": 5}, None),
         (
             {"images_per_class": 6},
-            "images_per_class: 6 exceeds the number of training images in the smallest class of x",
+            "images_per_class: 6 exceeds the number of labeled training images in the smallest class of x",
         ),
         ({"learning_rate": [0.1, 0.01]}, None),
         (

@@ -91,7 +91,7 @@ def test_class_without_training_images_is_refused() -> None:
         (
             "linear",
             {"label_fraction": 0.04},
-            "protocols.linear.label_fraction: 0.04 of the 60 training images in mine is less",
+            "protocols.linear.label_fraction: 0.04 of the 60 labeled training images in mine is less",
         ),
         (
             "finetune",
@@ -103,8 +103,8 @@ def test_class_without_training_images_is_refused() -> None:
         (
             "finetune",
             {"label_fraction": None, "images_per_class": 21},
-            "protocols.finetune.images_per_class: 21 exceeds the number of training images in the smallest class of "
-            "mine (20): lower it in params.yaml",
+            "protocols.finetune.images_per_class: 21 exceeds the number of labeled training images in the smallest "
+            "class of mine (20): lower it in params.yaml",
         ),
         ("finetune", {"batch_size": 1}, "finetuning needs mini-batches of at least two images, got 1"),
         ("embedding", {"perplexity": 1000.0}, None),

@@ -99,7 +99,7 @@ def test_head_reorders_the_nearest_images(
     sizes = np.ones((1, 1), np.float32)
     head = NumpyRelationHead("max", sizes, np.zeros(1, np.float32), sizes[0], 0.0)
     replace_methods(inputs, load_relation_head=lambda: head)
-    monkeypatch.setattr(retrieval, "_RERANKED", reranked)
+    monkeypatch.setattr(retrieval, "_NUM_RERANKED", reranked)
     result = retrieval.evaluate(inputs, RetrievalConfig(kind="retrieval", distance="euclidean", cutoffs=[1, 3]))
     labels = inputs.train.labels[order]
     # All logits of the query at 5 are 5, so the reranked images share a rank; one or two of them are relevant.

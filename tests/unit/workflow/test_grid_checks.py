@@ -64,7 +64,7 @@ def test_every_suite_can_be_completed(params_file: Path) -> None:
             "protocols",
             "linear",
             {"label_fraction": 0.01},
-            "0.01 of the 200 training images in shapes is less than",
+            "0.01 of the 200 labeled training images in shapes is less than",
         ),
     ],
 )

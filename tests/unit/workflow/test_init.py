@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from helpers import RunRr, add_dataset
-from own_images import make_table, save_tables, save_tree
+from own_images import make_image, make_table, save_tables, save_tree
 from PIL import Image
 
 import rr.fetch as rr_fetch
@@ -411,7 +411,7 @@ def test_path_that_is_not_utf8_raises(params_file: Path, rr: RunRr) -> None:
     before = params_file.read_bytes()
     outcome = rr("init", save_tree(Path("n\udce9"), {"cat": 4}), "--name", "mine")
     assert (outcome.code, outcome.out) == (2, "")
-    assert "n\\xe9: the path is not valid UTF-8, so params.yaml cannot contain it: rename the folder" in outcome.err
+    assert "n\\xe9: the path is not valid UTF-8, so params.yaml cannot contain it: rename it" in outcome.err
     assert params_file.read_bytes() == before
 
 
@@ -554,6 +554,9 @@ def test_labels_in_a_csv_file_are_not_ignored_silently(params_file: Path, rr: Ru
     save_images(Path("birds"), {"robin": 12, "wren": 12}, (40, 40))
     Path("birds/labels.csv").touch()
     assert message not in rr("init", "birds").out
+    save_tables(Path("tables"), {"x.parquet": pa.table({"image": [{"bytes": make_image()} for _ in range(12)]})})
+    Path("tables/labels.csv").touch()
+    assert message not in rr("init", "tables").out
 
 
 def test_labels_of_a_csv_file_are_added(params_file: Path, rr: RunRr) -> None:
@@ -574,7 +577,12 @@ def test_labels_option_requires_a_folder_and_a_csv_file(params_file: Path, rr: R
     text = params_file.read_text()
     for arguments, message in (
         (("photos", "--labels", "labels.csv", "--no-labels"), "--labels and --no-labels exclude each other"),
-        (("photos", "--labels", "labels.txt"), "source.labels: must be auto, none, or the path of a CSV file (.csv)"),
+        (("photos", "--labels", "labels.txt"), "--labels must be the path of a CSV file (.csv)"),
+        (("photos", "--labels", "none"), "--labels must be the path of a CSV file (.csv)"),
+        (
+            ("photos", "--labels", "\udcff.csv"),
+            "\\xff.csv: the path is not valid UTF-8",
+        ),
         (("photos", "--labels", "labels.csv"), "labels: labels.csv cannot be read"),
         (("tables", "--labels", "labels.csv"), "--labels applies only to folders of images"),
     ):

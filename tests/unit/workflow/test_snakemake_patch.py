@@ -31,9 +31,8 @@ def test_other_version_of_snakemake_is_refused_and_not_changed(monkeypatch: pyte
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A job that converts a dataset, after it and the job that fetched the dataset have run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        snakemake_patch, "_matches_by_version", {}
-    )  # its keys, paths and times, may be those of an earlier test
+    # Its keys, paths and times, may be those of an earlier test.
+    monkeypatch.setattr(snakemake_patch, "_matches_by_version", {})
     monkeypatch.setattr(snakemake_patch, "_code_hashes", lambda stage: {f"rr/{stage}.py": "1"})
     code, images = {"rr/convert.py": "1"}, "data/raw/shapes/images.parquet"
     write_record("data/raw/shapes", params={}, inputs={}, code={}, outputs={images: "2"})
