@@ -11,7 +11,7 @@ from rr.data.image_summary import ImageSummary, format_sizes_and_problems
 from rr.data.printable_names import display_name, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
-from rr.params import ExtensionSource, FolderSource, OwnImagesSource, SlimageNetSource, Source, TinyImageNetSource
+from rr.params import ExtensionSource, OwnImagesSource, SlimageNetSource, Source, TinyImageNetSource
 from rr.paths import expand_user
 from rr.runtime.formatting import format_count, format_names
 from rr.runtime.hashing import file_sha256
@@ -27,7 +27,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
         Number of images per split (`images`); number of classes (`classes`); number of images per class in each split
         (`images_per_class`); number of unused files by reason and suffix (`skipped`); and, for your own images, the
         facts from `rr.data.raw.RawDataset` and `rr.data.image_summary`, and the SHA-256 of the list of excluded images
-        (`exclude_sha256`) and of the CSV file with the labels (`labels_sha256`).
+        (`exclude_sha256`).
 
     Raises:
         UserError: if the source cannot be read, or if an image cannot be decoded (unless `on_unreadable: skip`).
@@ -49,13 +49,8 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
         if isinstance(source, ExtensionSource):
             remedy = f"repair {{them}}, or fix {source.kind}"
         skipped = SkippedFiles("raise", remedy)
-    label_file = expand_user(source.label_file) if isinstance(source, FolderSource) and source.label_file else None
-    # The lists are hashed before the images are read, which may take hours. `read_dataset` reports a missing file.
-    list_hashes = {
-        f"{key}_sha256": file_sha256(path)
-        for key, path in (("exclude", exclude_list), ("labels", label_file))
-        if path and path.is_file()
-    }
+    # The list is hashed before the images are read, which may take hours.
+    exclude_facts = {"exclude_sha256": file_sha256(exclude_list)} if exclude_list else {}
     dataset = sources.read_dataset(source, download_dir, local_copy, skipped)
     # Other sources encode or check the images themselves.
     if isinstance(source, TinyImageNetSource | SlimageNetSource | ExtensionSource):
@@ -85,7 +80,7 @@ def fetch(source: Source, raw_path: Path, download_dir: Path, local_copy: Path |
         },
         **dataset.facts,
         **(summary.facts if is_own else {}),
-        **list_hashes,
+        **exclude_facts,
         "skipped": skipped.counts,
     }
 

@@ -54,8 +54,8 @@ class RawDataset(NamedTuple):
         images: the images, with the training split first.
         num_images: number of images, or None if unknown.
         facts: facts about the source, for the record: `splits` (the origin of each split); for folders with a CSV file
-            of labels, `labels` (the columns that were read); and, for Parquet files, `files`, `columns`, `schema` and
-            `unused_images`.
+            of labels, `labels` (the columns that were read) and `labels_sha256`; and, for Parquet files, `files`,
+            `columns`, `schema` and `unused_images`.
     """
 
     class_names: list[str]

@@ -114,6 +114,7 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
         origins["not used"] = _describe_unused(unused, layout)
     facts: dict[str, Any] = {"splits": origins}
     if label_file and labels:
+        facts["labels_sha256"] = labels.sha256
         facts["labels"] = (
             f"column '{labels.label_column}' of {display_name(label_file)}, for the images in '{labels.image_column}'"
         )

@@ -5,6 +5,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from posixpath import basename, splitext
 from typing import NamedTuple
@@ -18,7 +19,6 @@ from rr.runtime.formatting import format_names
 _DELIMITERS = ",;\t"
 _MAX_SPLITS = 10  # maximum number of distinct values in a column of splits
 _MISSING = re.compile(r"#?n/?a", re.IGNORECASE)  # how R and spreadsheets write a missing value
-_PATHS_HINT = "write the images' paths relative to this folder"
 
 
 class ImageLabels(NamedTuple):
@@ -29,12 +29,14 @@ class ImageLabels(NamedTuple):
         image_column: name of the column of image names.
         label_column: name of the column of labels.
         split_column: name of a column that seems to assign the images to splits, or None.
+        sha256: hash of the file.
     """
 
     by_image: dict[str, str]
     image_column: str
     label_column: str
     split_column: str | None
+    sha256: str
 
     @property
     def class_names(self) -> list[str]:
@@ -61,7 +63,14 @@ def read_label_file(path: Path, images: Sequence[str], root: Path) -> ImageLabel
         UserError: if the file cannot be read, if a column cannot be recognized, if an image is missing or has two
             different labels, or if two labels seem to be the same class.
     """
-    header, rows = _read_csv(path)
+    try:
+        data = path.read_bytes()
+        header, rows = _parse_csv(path, data.decode("utf-8-sig"))
+    except (OSError, ValueError, csv.Error) as error:  # ValueError also covers bytes that are not UTF-8
+        raise UserError(
+            f"labels: {display_name(path)} cannot be read as CSV in UTF-8 ({error}): fix the file, or fix `labels` in "
+            "this dataset's source in params.yaml"
+        ) from error
     image_column, matches = _find_image_column(path, header, rows, images, root)
     label_column = _choose_label_column(path, header, image_column)
     by_image: dict[str, str] = {}
@@ -87,26 +96,18 @@ def read_label_file(path: Path, images: Sequence[str], root: Path) -> ImageLabel
         if column not in (image_column, label_column) and _assigns_splits(title, [row.fields[column] for row in rows])
     ]
     titles = printable(header[image_column]), printable(header[label_column])
-    return ImageLabels(labeled, *titles, split_columns[0] if split_columns else None)
+    return ImageLabels(labeled, *titles, split_columns[0] if split_columns else None, sha256(data).hexdigest())
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[_Row]]:
+def _parse_csv(path: Path, text: str) -> tuple[list[str], list[_Row]]:
     """Return the column names and the other rows of a CSV file. Empty lines are left out."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            text = file.read()
-        if text[:4].lower() == "sep=":  # a line that Excel writes
-            text = text[len(text.split("\n", 1)[0]) :]
-        first_line = text.lstrip().split("\n", 1)[0]
-        delimiter = max(_DELIMITERS, key=first_line.count)
-        lines = io.StringIO(text, newline="")
-        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-        rows = [_Row(reader.line_num, [field.strip() for field in fields]) for fields in reader]
-    except (OSError, ValueError, csv.Error) as error:  # ValueError also covers bytes that are not UTF-8
-        raise UserError(
-            f"labels: {display_name(path)} cannot be read as CSV in UTF-8 ({error}): fix the file, or fix `labels` in "
-            "this dataset's source in params.yaml"
-        ) from error
+    if text[:4].lower() == "sep=":  # a line that Excel writes
+        text = text[len(text.split("\n", 1)[0]) :]
+    first_line = text.lstrip().split("\n", 1)[0]
+    delimiter = max(_DELIMITERS, key=first_line.count)
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows = [_Row(reader.line_num, [field.strip() for field in fields]) for fields in reader]
     rows = [row for row in rows if any(row.fields)]
     if len(rows) < 2:
         raise UserError(
@@ -124,55 +125,68 @@ def _find_image_column(
 ) -> tuple[int, list[str]]:
     """Return the number of the column of image names, and the image that each row names.
 
-    The names may be paths relative to `root`, or file names, with or without suffix. They are compared in this order,
-    and the first form in which most of a column's values are names of images is used. Columns that are named like
-    labels, and columns without a name, such as the row numbers that pandas writes, have the lowest priority.
+    Columns that are named like labels, and columns without a name, such as the row numbers that pandas writes, have
+    the lowest priority.
     """
-    texts = [_normalize(path_to_text(image)) for image in images]
     values = [[_normalize(row.fields[column]) for row in rows] for column in range(len(header))]
     priority = [column for column, title in enumerate(header) if title and not LABEL_LIKE.fullmatch(title.lower())]
-    for columns in (priority, [column for column in range(len(header)) if column not in priority]):
-        for shorten in (str, _without_suffix, basename, lambda text: _without_suffix(basename(text))):
-            by_name: dict[str, list[str]] = defaultdict(list)
-            for text, image in zip(texts, images, strict=True):
-                by_name[shorten(text)].append(image)
-            candidates = [
-                column for column in columns if sum(value in by_name for value in values[column]) > len(rows) / 2
-            ]
-            if not candidates:
-                continue
-            column = candidates[0]
-            for other in candidates[1:]:
-                if values[other] != values[column]:
-                    names = " and ".join(f"'{printable(header[number])}'" for number in (column, other))
-                    raise UserError(
-                        f"labels: the columns {names} of {display_name(path)} both contain names of images: remove one "
-                        "of them or, if it contains the labels, rename it to `label`"
-                    )
-            title = _normalize(header[column])
-            if title in by_name and title not in values[column]:
-                raise UserError(
-                    f"labels: the first line of {display_name(path)} must contain column names, such as file,label; "
-                    f"it contains {printable(title)}"
-                )
-            matches = [by_name.get(value, []) for value in values[column]]
-            where = f"names in the column '{printable(header[column])}' of {display_name(path)}"
-            if missing := [row for row, match in zip(rows, matches, strict=True) if not match]:
-                raise UserError(
-                    f"labels: {where} match no image in {display_name(root)}: {_list_values(missing, column)}. Remove "
-                    f"these lines, or {_PATHS_HINT}"
-                )
-            if ambiguous := [row for row, match in zip(rows, matches, strict=True) if len(match) > 1]:
-                raise UserError(
-                    f"labels: {where} match several images in {display_name(root)}: {_list_values(ambiguous, column)}. "
-                    f"{_PATHS_HINT.capitalize()}"
-                )
-            return column, [image for (image,) in matches]
-    example = f", such as {display_name(images[0])}" if images else ""
-    raise UserError(
-        f"labels: no column of {display_name(path)} contains names of images in {display_name(root)}{example}. Its "
-        f"columns are {_list_titles(header)}"
-    )
+    others = [column for column in range(len(header)) if column not in priority]
+    candidates, by_name = _match_columns(priority, values, images)
+    if not candidates:
+        candidates, by_name = _match_columns(others, values, images)
+    if not candidates:
+        example = f", such as {display_name(images[0])}" if images else ""
+        raise UserError(
+            f"labels: no column of {display_name(path)} contains names of images in {display_name(root)}{example}. Its "
+            f"columns are {_list_titles(header)}"
+        )
+    column = candidates[0]
+    if different := [other for other in candidates if values[other] != values[column]]:
+        names = " and ".join(f"'{printable(header[number])}'" for number in (column, different[0]))
+        raise UserError(
+            f"labels: the columns {names} of {display_name(path)} both contain names of images: remove one of them or, "
+            "if it contains the labels, rename it to `label`"
+        )
+    title = _normalize(header[column])
+    if title in by_name and title not in values[column]:
+        raise UserError(
+            f"labels: the first line of {display_name(path)} must contain column names, such as file,label; it "
+            f"contains {printable(title)}"
+        )
+    matches = [by_name.get(value, []) for value in values[column]]
+    where = f"names in the column '{printable(header[column])}' of {display_name(path)}"
+    if missing := [row for row, match in zip(rows, matches, strict=True) if not match]:
+        raise UserError(
+            f"labels: {where} match no image in {display_name(root)}: {_list_values(missing, column)}. Remove these "
+            "lines, or write the images' paths relative to this folder"
+        )
+    if ambiguous := [row for row, match in zip(rows, matches, strict=True) if len(match) > 1]:
+        raise UserError(
+            f"labels: {where} match several images in {display_name(root)}: {_list_values(ambiguous, column)}. Write "
+            "the images' paths relative to this folder"
+        )
+    return column, [image for (image,) in matches]
+
+
+def _match_columns(
+    columns: Sequence[int], values: Sequence[Sequence[str]], images: Sequence[str]
+) -> tuple[list[int], dict[str, list[str]]]:
+    """Return the columns of which most values are names of images, and the images with each name.
+
+    The names may be relative paths or file names, with or without suffix. The first of these forms in which a column
+    matches is used. If no column matches in any form, the list of columns is empty.
+    """
+    texts = [_normalize(path_to_text(image)) for image in images]
+    for shorten in (str, _without_suffix, basename, lambda text: _without_suffix(basename(text))):
+        by_name: dict[str, list[str]] = defaultdict(list)
+        for text, image in zip(texts, images, strict=True):
+            by_name[shorten(text)].append(image)
+        candidates = [
+            column for column in columns if 2 * sum(value in by_name for value in values[column]) > len(values[column])
+        ]
+        if candidates:
+            return candidates, by_name
+    return [], {}
 
 
 def _without_suffix(name: str) -> str:
