@@ -52,6 +52,7 @@ _BATCH_SIZE = 64  # images whose features are computed together
 # Images whose similarities to all others are computed together, and the number of these similarities (256 MB).
 _MAX_FEATURE_BLOCK, _MAX_SIMILARITIES = 1024, 1 << 26
 _COLUMNS, _MAX_SHOWN_PER_KIND = 4, 24  # columns, and maximum number of findings of each kind, in findings.png
+_IMAGE_COLUMNS = {"image": pa.int64(), "file": pa.string(), "split": pa.string(), "class": pa.string()}
 
 
 class Finding(NamedTuple):
@@ -70,9 +71,6 @@ class Finding(NamedTuple):
     other: int | None = None
     label: int = raw.UNLABELED
     value: float | None = None
-
-
-_IMAGE_COLUMNS = {"image": pa.int64(), "file": pa.string(), "split": pa.string(), "class": pa.string()}
 
 
 @dataclass(frozen=True)

@@ -233,11 +233,9 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         target = TargetDataset("shapes", _DATASET, betons, list(CLASS_NAMES))
         extract(run.weights, target, Path(folder, "features"), device="cpu", threads=1)
         train, test = (read_features(Path(folder, "features"), split) for split in raw.SPLITS)
-        positions = None
+        inputs = EvaluationInputs(train, test, target, run, seed=0, device="cpu", threads=1)
         if needs_labels(config):
-            positions = {"train": np.flatnonzero(train.labels >= 0), "test": np.flatnonzero(test.labels >= 0)}
-            train, test = train.select(positions["train"]), test.select(positions["test"])
-        inputs = EvaluationInputs(train, test, target, run, 0, "cpu", 1, positions)
+            inputs = inputs.without_unlabeled()
         first, second = (find_evaluator(config.kind)(inputs, config) for _ in range(2))
     hint = "differ between two evaluations with the same seed: take all random numbers from inputs.seed"
     assert first.metrics == second.metrics, f"the metrics {hint}"

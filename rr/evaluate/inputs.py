@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,6 +53,12 @@ class EvaluationInputs:
     def num_classes(self) -> int:
         """Number of classes in the target."""
         return len(self.target.class_names)
+
+    def without_unlabeled(self) -> EvaluationInputs:
+        """Return the inputs with only the labeled images."""
+        train, test = (np.flatnonzero(split.labels >= 0) for split in (self.train, self.test))
+        positions = {"train": train, "test": test}
+        return replace(self, train=self.train.select(train), test=self.test.select(test), positions=positions)
 
     def find_positions(self, split: str, rows: np.ndarray) -> np.ndarray:
         """Return the positions in a split's beton of the images in the given rows of `train` or `test`, int64 (M,)."""

@@ -70,11 +70,9 @@ def load_inputs(
     labels = DatasetLabels(target.class_names, train.labels, test.labels)
     if problem := find_protocol_problem(run.protocol, protocol, run.target, labels):
         raise UserError(problem)
-    positions = None
-    if needs_labels(protocol) and labels.without_unlabeled().num_images < labels.num_images:
-        positions = {"train": np.flatnonzero(train.labels >= 0), "test": np.flatnonzero(test.labels >= 0)}
-        train, test = train.select(positions["train"]), test.select(positions["test"])
-    return EvaluationInputs(train, test, target, run.pretraining, seed, device, threads, positions)
+    inputs = EvaluationInputs(train, test, target, run.pretraining, seed, device, threads)
+    has_unlabeled = labels.without_unlabeled().num_images < labels.num_images
+    return inputs.without_unlabeled() if has_unlabeled and needs_labels(protocol) else inputs
 
 
 def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResult]:

@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
 from rr.data.sources.class_names import LABEL_LIKE, LABEL_NAMES, find_variants, means_unlabeled
-from rr.data.sources.split_names import TRAIN, find_split
+from rr.data.sources.split_names import MAX_SPLITS, assigns_splits, find_split
 from rr.errors import UserError
 from rr.runtime.formatting import format_names
 
 _DELIMITERS = ",;\t"
-_MAX_SPLITS = 10  # maximum number of distinct values in a column of splits
 _MISSING = re.compile(r"#?n/?a", re.IGNORECASE)  # how R and spreadsheets write a missing value
 
 
@@ -93,7 +92,7 @@ def read_label_file(path: Path, images: Sequence[str], root: Path) -> ImageLabel
     split_columns = [
         printable(title)
         for column, title in enumerate(header)
-        if column not in (image_column, label_column) and _assigns_splits(title, [row.fields[column] for row in rows])
+        if column not in (image_column, label_column) and assigns_splits(title, _find_splits(rows, column))
     ]
     titles = printable(header[image_column]), printable(header[label_column])
     return ImageLabels(labeled, *titles, split_columns[0] if split_columns else None, sha256(data).hexdigest())
@@ -213,11 +212,10 @@ def _choose_label_column(path: Path, header: list[str], image_column: int) -> in
     )
 
 
-def _assigns_splits(title: str, values: Sequence[str]) -> bool:
-    """Return whether a column seems to assign the images to splits: it is named `split`, or contains such names."""
-    distinct = set(values) - {""}
-    splits = {find_split(value) for value in distinct} - {None} if len(distinct) <= _MAX_SPLITS else set()
-    return title.lower() == "split" or (TRAIN in splits and len(splits) > 1)
+def _find_splits(rows: Sequence[_Row], column: int) -> set[str]:
+    """Return the splits whose names occur in a column. A column with many distinct values contains no split names."""
+    values = {row.fields[column] for row in rows} - {""}
+    return {split for value in values if (split := find_split(value))} if len(values) <= MAX_SPLITS else set()
 
 
 def _list_values(rows: Sequence[_Row], column: int) -> str:

@@ -37,7 +37,7 @@ from rr.data.sources.parquet_columns import (
     read_class_names,
     read_labels,
 )
-from rr.data.sources.split_names import TRAIN, UNUSED
+from rr.data.sources.split_names import UNUSED, assigns_splits
 from rr.errors import UserError
 from rr.params import ParquetSource, SplitNames
 from rr.runtime.formatting import format_names
@@ -275,7 +275,7 @@ def _reject_split_column(files: list[_File], columns: Columns) -> None:
             for name, found in find_splits_in_other_columns(content, columns).items():
                 roles[name] |= found
     for name, found in roles.items():
-        if name.lower() == "split" or (TRAIN in found and len(found) > 1):
+        if assigns_splits(name, found):
             raise UserError(
                 f"{display_name(files[0].path)} has a column '{printable(name)}' that seems to assign rows to splits, "
                 "but rr does not read it: write one file for each split (train.parquet and test.parquet), or set "

@@ -11,12 +11,11 @@ import pyarrow.parquet as pq
 from rr.data import raw
 from rr.data.printable_names import display_name, normalize_unicode, printable
 from rr.data.sources.class_names import LABEL_LIKE, LABEL_NAMES, means_unlabeled
-from rr.data.sources.split_names import TRAIN, find_split, split_words
+from rr.data.sources.split_names import MAX_SPLITS, TRAIN, find_split, split_words
 from rr.errors import UserError
 from rr.params import ParquetSource
 
 _IMAGE_NAMES = ("image", "img")
-_MAX_SPLITS = 10  # maximum number of distinct values in a split column
 _KEY_HINT = "in this dataset's source in params.yaml"
 
 
@@ -155,7 +154,7 @@ def find_splits_in_other_columns(file: pq.ParquetFile, columns: Columns) -> dict
         values: set[Any] = set()
         for batch in file.iter_batches(batch_size=1000, columns=[field.name]):
             values.update(value for value in batch.column(field.name).to_pylist() if value not in (None, ""))
-            if len(values) > _MAX_SPLITS:
+            if len(values) > MAX_SPLITS:
                 values.clear()
                 break
         if kind == "text" and not pa.types.is_boolean(field.type):

@@ -4,6 +4,7 @@ import re
 
 from rr.data.printable_names import normalize_unicode, path_to_text
 
+MAX_SPLITS = 10  # maximum number of distinct values in a column that assigns rows to splits
 UNUSED = "outside the splits that are used"  # reason why a file is not used
 TRAIN = "train"
 TEST_ROLES = ("test", "holdout", "eval", "val", "dev")  # the first one that exists is the test split
@@ -43,3 +44,8 @@ def suggest_split(word: str) -> str | None:
 def split_words(name: str) -> list[str]:
     """Return the words and numbers in a name such as `trainA`, `PublicTest` or `02-test`."""
     return [word for word in _WORD_BOUNDARY.split(path_to_text(name)) if word]
+
+
+def assigns_splits(column: str, splits: set[str]) -> bool:
+    """Return whether a column seems to assign rows to splits, given the splits whose names occur in its values."""
+    return column.lower() == "split" or (TRAIN in splits and len(splits) > 1)

@@ -1,4 +1,4 @@
-"""Use part of the training images of a published dataset as the test split, instead of the official test images."""
+"""Use part of the training images of a published dataset as the test split, instead of the usual one."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
