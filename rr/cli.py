@@ -83,6 +83,7 @@ SeedOption = Annotated[
     int,
     typer.Option("--seed", min=0, max=2**31 - 1, help="Seed for the initial weights, the image order and the views."),
 ]
+RunSeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the pretraining run.")]
 TargetOption = Annotated[
     str, typer.Option("--target", help="Name of the dataset to evaluate on (a key under `datasets:` in params.yaml).")
 ]
@@ -285,7 +286,7 @@ def extract(
     dataset: DatasetOption,
     backbone: BackboneOption,
     method: MethodOption,
-    seed: SeedOption,
+    seed: RunSeedOption,
     target: TargetOption,
     as_json: RecordOption = False,
     device: DeviceOption = "auto",
@@ -305,7 +306,7 @@ def evaluate(
     dataset: DatasetOption,
     backbone: BackboneOption,
     method: MethodOption,
-    seed: SeedOption,
+    seed: RunSeedOption,
     target: TargetOption,
     protocol: ProtocolOption,
     as_json: MetricsOption = False,
@@ -611,8 +612,11 @@ def classify(
     dataset: DatasetOption,
     backbone: BackboneOption,
     method: MethodOption,
-    seed: SeedOption,
-    target: TargetOption,
+    seed: RunSeedOption,
+    target: Annotated[
+        str,
+        typer.Option("--target", help="Name of the dataset with the classes (a key under `datasets:` in params.yaml)."),
+    ],
     protocol: ProtocolOption = "linear",
     on_unreadable: OnUnreadableOption = "raise",
     device: DeviceOption = "auto",

@@ -152,7 +152,7 @@ def run_init_images(
         with exclusive_lock(paths.PARAMS_FILE, wait=True):
             message = _add_images(name, source, facts, params_file, is_new=is_new)
     _warn_of_outdated_croissant(name)
-    _register_with_engines(run, params_file)
+    _finish_run(run, params_file)
     return f"{files.images}: {format_fetch_facts(facts)}{message}"
 
 
@@ -275,7 +275,7 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
         if local_copy:
             facts["local_copy"] = str(paths.expand_user(local_copy).absolute())
     _warn_of_outdated_croissant(dataset)
-    _register_with_engines(run, params_file)
+    _finish_run(run, params_file)
     return f"{files.images}: {format_fetch_facts(facts)}"
 
 
@@ -348,7 +348,7 @@ def run_convert(dataset: str, params_file: Path) -> str:
         parts = ConvertedParts(files.unfinished_conversion_dir, recorder.fingerprint(pillow=PIL.__version__))
         recorder.facts = convert(files.images, config, files.betons, files.index, parts, threads=params.threads)
     parts.delete()  # they are needed until all outputs and their record have been written
-    _register_with_engines(run, params_file)
+    _finish_run(run, params_file)
     size = f"{config.image_size} x {config.image_size} pixels"
     if config.stored_size:
         size = f"shorter side of at most {config.stored_size} pixels"
@@ -366,7 +366,8 @@ def run_pretrain(
 ) -> str:
     """Pretrain a backbone, or continue an interrupted run, in one process or, with torchrun, in several.
 
-    The message is empty in all processes except the main one. `tensorboard` is a folder for event files, or None.
+    Return a message for the user, which is empty in all processes except the main one. `tensorboard` is a folder for
+    event files, or None.
     """
     with process_group() as group:
         params = load_params(params_file)
@@ -439,7 +440,7 @@ def run_pretrain(
             return ""
         # The checkpoints are needed until all outputs and their record have been written.
         delete_checkpoints(run.checkpoint)
-    _register_with_engines(stage_run, params_file)
+    _finish_run(stage_run, params_file)
     speed = f"{facts['views']:,} views, {facts['views_per_second']:,} per second"
     return f"{run.weights}: {speed if facts['views'] else 'nothing was trained'}"
 
@@ -470,7 +471,7 @@ def run_extract(
             "preprocessing": {f"datasets.{target}": asdict(target_data.preprocessing)},
             **facts,
         }
-    _register_with_engines(stage_run, params_file)
+    _finish_run(stage_run, params_file)
     return f"{run.features}: {facts['features']} features per image; images: {_format_counts(facts)}"
 
 
@@ -502,7 +503,7 @@ def run_evaluate(
             "device": device_name(device),
             "preprocessing": {f"datasets.{target}": asdict(target_data.preprocessing)},
         }
-    _register_with_engines(stage_run, params_file)
+    _finish_run(stage_run, params_file)
     name, value = next(iter(metrics.items()))
     return f"{run.metrics}: {name.replace('_', ' ')} {value:.4f}"
 
@@ -601,7 +602,7 @@ def run_report(params_file: Path) -> str:
         from rr.report.stage import write_report
 
         write_report(params)
-    _register_with_engines(run, params_file)
+    _finish_run(run, params_file)
     return f"report: {paths.REPORT_FILES[0].resolve()}"
 
 
@@ -813,8 +814,10 @@ def _kind_and_path(fetch_params: dict[str, Any]) -> list[tuple[str, str | None]]
     return [(source["kind"], source.get("path")) for source in fetch_params.values()]
 
 
-def _register_with_engines(run: stage_runs.StageRun, params_file: Path) -> None:
-    """Register a finished run with DVC and Snakemake if a user started it. Both read only `params.yaml`.
+def _finish_run(run: stage_runs.StageRun, params_file: Path) -> None:
+    """Register a finished run with DVC if a user started it; if an engine did, check that nothing has changed since.
+
+    DVC reads only `params.yaml`, so runs with other parameter files are not registered.
 
     Raises:
         UserError: if an engine started the run, and its parameters, code or inputs have changed in the meantime.

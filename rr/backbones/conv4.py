@@ -45,8 +45,8 @@ class Conv4(Backbone):
     def forward(self, images_B3SS: Tensor) -> Tensor:
         """Map (B, 3, S, S) with S ≥ 8 to (B, 64).
 
-        Training in float32 on a CPU uses fused layers, which support only first derivatives, unless layers have been
-        replaced or have hooks.
+        Unless layers have been replaced or have hooks, training in float32 on a CPU uses fused layers. These support
+        only first derivatives.
         """
         if self.training and self._can_fuse(images_B3SS):
             return self._forward_fused(images_B3SS)

@@ -56,8 +56,9 @@ class WorkerProcess:
     """A program that the benchmark starts, runs turn by turn, and kills. It must use a `StepGate`."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        # The new process group stays in the same session, so the system wakes and ends it if this process dies.
         self._command = command
+        # The program has a process group of its own, but in the same session. If this process dies, the system
+        # therefore wakes the stopped program (SIGCONT) and ends it (SIGHUP).
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0,
             env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},

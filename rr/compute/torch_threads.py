@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 
 def configure_torch(num_threads: int) -> None:
-    """Set the number of threads, make cuDNN deterministic, and make optimizers start quickly.
+    """Set the number of threads, make cuDNN deterministic, and keep optimizers from importing dynamo.
 
     On the CPU, torch results are bit-identical only if the number of threads is the same. The number is therefore a
     project parameter and does not depend on the machine. The numba kernels produce bit-identical results with any

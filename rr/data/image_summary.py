@@ -10,7 +10,7 @@ from rr.data.image_decoding import decode_at_reduced_size, decode_image, has_16_
 from rr.runtime.formatting import format_count
 
 _MAX_BLANK_RANGE = 4  # largest difference between two pixels of a blank image, out of 255
-_MAX_DARK = 64  # out of 255; no value with up to 14 bits that is stored in 16 bits exceeds it
+_MAX_DARK = 64  # out of 255; 14-bit values stored in 16 bits do not exceed it
 
 
 class ImageFacts(NamedTuple):

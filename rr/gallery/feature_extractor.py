@@ -283,7 +283,7 @@ def load_feature_extractor(
     Raises:
         UserError: if the file is not a valid backbone file, if `preprocessing` is None and the metadata lacks a valid
             image size, mean or std, if the backbone was built for another image size, or if the device does not exist.
-        ValueError: if `preprocessing` has a different type.
+        ValueError: if `preprocessing` is neither None nor an `rr.Preprocessing`.
     """
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
         raise ValueError(f"preprocessing must be an rr.Preprocessing, got {preprocessing!r}")

@@ -26,7 +26,7 @@ RANK_TOLERANCE = 1e-5  # a principal component with a smaller relative standard 
 class DeepCluster(Method):
     """Train a backbone and a projector to predict clusters, which are recomputed before every epoch.
 
-    The paper's code clusters the features of randomly augmented images, which a bug has also corrupted. Here, the
+    The paper's code clusters the features of randomly augmented images that a bug has corrupted. Here, the
     features come from the images without augmentation, and k-means is initialized on a sample (see `cluster`).
     """
 

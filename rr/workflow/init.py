@@ -52,7 +52,7 @@ def choose_image_size(median_side: int) -> int:
 def choose_stored_size(median_side: int, num_images: int) -> int | None:
     """Return the size at which photographs are stored, or None if squares of the image size are stored instead.
 
-    The size is 256. It is 160 if 256 exceeds the images' median shorter side, or if there are more than 100,000 images.
+    The size is 256, or 160 if 256 exceeds the images' median shorter side or there are more than 100,000 images.
     If 160 also exceeds the median shorter side, the images are stored as squares.
     """
     sizes = _STORED_SIZES if num_images <= _MAX_IMAGES_OF_LARGEST_SIZE else _STORED_SIZES[:1]
@@ -302,8 +302,8 @@ def set_grid_for_dataset(text: str, name: str, labels: DatasetLabels) -> str:
     num_views = settings.views * settings.epochs * num_images
     content["methods"].yaml_set_comment_before_after_key(
         method,
-        f"Written by rr init for {num_images:,} training images: {settings.views} views per image in "
-        f"{format_count(settings.epochs, 'epochs')},\n{num_views:,} views in total.",
+        f"Written by rr init for {num_images:,} training images: {settings.views} views per image and "
+        f"epoch,\n{format_count(settings.epochs, 'epochs')}, {num_views:,} views in total.",
         indent=2,
     )
     return dump_yaml(yaml, content)

@@ -10,7 +10,7 @@ _COPY_VALUES = 1 << 26  # 256 MiB of float32, more than the cache of any process
 
 
 def run(settings: Settings) -> PartResult:
-    """Measure a matrix product in floating-point operations per second, and a copy in bytes per second."""
+    """Measure the speed of a matrix product (FLOP/s) and of a copy in memory (bytes/s)."""
     result = PartResult(
         notes=["All values are float32. The bytes of a copy count twice, because each byte is read and written."]
     )

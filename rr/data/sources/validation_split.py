@@ -36,7 +36,7 @@ def make_validation_split(dataset: raw.RawDataset, fraction: float) -> raw.RawDa
 def _select_at_intervals(
     images: Iterable[raw.EncodedImage], fraction: float
 ) -> Iterator[tuple[raw.EncodedImage, bool]]:
-    """Yield each training image and whether it is selected: round(fraction * n) of the n images of each class are."""
+    """Yield each training image and whether it is selected. Of n images of a class, round(fraction * n) are."""
     counts: Counter[int] = Counter()
     for image in images:
         if image.split != "train":

@@ -14,7 +14,7 @@ def dot_product_loss(
     positive_rows: Tensor | None = None,
     config: PairLossConfig = PAPER_PAIR_LOSS,
 ) -> tuple[Tensor, PairStatistics]:
-    """Return the loss and the statistics of all pairs with logits ⟨z_i, z_j⟩ (paper, head ablations a and b).
+    """Return the loss and the statistics of all pairs; a pair's logit is ⟨z_i, z_j⟩ (paper, head ablations a and b).
 
     The arguments are those of `rr.methods.relation.relation_loss`. The products are the entries of a single K·M × K·M
     matrix. The loss is computed in at least float32, even under autocast.

@@ -92,5 +92,5 @@ def left_and_right_hidden_terms(head: "RelationHead", rows_ND: Tensor) -> tuple[
     elif head.aggregation == "mean":
         left_NH = at_least_float32(F.linear(rows_ND, weight)) / 2
     else:
-        raise ValueError(f"aggregation {head.aggregation!r} cannot be written as a sum of terms of two rows")
+        raise ValueError(f"with aggregation {head.aggregation!r}, the first layer is not a sum of one term per row")
     return left_NH, left_NH if bias is None else left_NH + bias

@@ -1,4 +1,4 @@
-"""The paper's results from `paper.csv`. Each row lists one result, its source and its reliability.
+"""The paper's results from `paper.csv`. Each row lists one result, its source and its status.
 
 The last rows are lightly's results for methods that are not in the paper or that use a different recipe.
 

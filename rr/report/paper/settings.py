@@ -117,7 +117,7 @@ class KnownDeviation(NamedTuple):
 KNOWN_DEVIATIONS = (
     KnownDeviation(
         "DeepCluster, data",
-        "k-means on unaugmented images (the paper’s code uses augmented images, which a bug has also corrupted)",
+        "k-means on unaugmented images (the paper’s code uses augmented images, corrupted by a bug)",
         {"method": "deepcluster"},
     ),
     KnownDeviation(

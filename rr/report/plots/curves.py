@@ -87,7 +87,7 @@ def plot_curves(
 
 
 def _format_curves_csv(curves: Sequence[Curve], key_name: str) -> str:
-    """Return the points as CSV: a row per key, with x and y of each curve and seed, or only y if keys are x values."""
+    """Return the points as CSV: a row per key (epoch or x), with the x and y, or only the y, of each curve and seed."""
     header = [key_name]
     columns: list[dict[float, Any]] = []
     for curve in curves:

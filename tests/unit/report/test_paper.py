@@ -422,7 +422,7 @@ def test_known_deviations_are_documented() -> None:
             "L4",
             "deepcluster",
             "cifar10",
-            "k-means on unaugmented images (the paper’s code uses augmented images, which a bug has also corrupted)",
+            "k-means on unaugmented images (the paper’s code uses augmented images, corrupted by a bug)",
         ),
         (
             "L4",
@@ -452,7 +452,7 @@ def test_columns_of_a_deviation_are_listed_if_it_does_not_affect_the_whole_row(
         "[a] Supervised (supervised-paper, linear) in grain CIFAR-100-20: new linear layer on the network trained on "
         "the fine classes (how the paper got its result is unknown)",
         "[b] DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses augmented "
-        "images, which a bug has also corrupted)",
+        "images, corrupted by a bug)",
         "[c] Deep InfoMax (infomax-paper, linear): encoder trained against the prior’s discriminator (the paper’s "
         "code trains it to help the discriminator)",
     ]
@@ -586,7 +586,7 @@ def test_page_compares_with_the_paper(tmp_path: Path, monkeypatch: pytest.Monkey
         "5 results were compared using a confidence interval.",
         "(on average 0.25) would still be “above” or “below” by chance.",
         "DeepCluster (deepcluster-paper, linear): k-means on unaugmented images (the paper’s code uses augmented "
-        "images, which a bug has also corrupted)",
+        "images, corrupted by a bug)",
         "prints this accuracy at the end of supervised training, so the paper most likely reports it.",
     ]
     markdown = read_markdown()
