@@ -104,7 +104,7 @@ class ViewLoader:
                 self.device_images = torch.from_numpy(data.images).to(self.device)
 
     def set_labels(self, labels: np.ndarray) -> None:
-        """Replace the labels of all images in `data`, int64 (N,), from the next epoch on."""
+        """Replace the labels of all images in `data`, int64 (N,). This must not be called during an epoch."""
         self.labels = torch.from_numpy(labels).to(self.device)
 
     def iter_epoch(self, number: int, first_step: int = 0, num_images: int | None = None) -> Iterator[Batch]:

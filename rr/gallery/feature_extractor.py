@@ -78,7 +78,7 @@ class FeatureExtractor:
         if self.weights is None:
             raise ValueError(
                 "compare and the index of a gallery need a backbone that rr.load_backbone has loaded from a file, but "
-                "this one is from rr.wrap_network: omit index, or save the weights to a file"
+                "this one is from rr.wrap_network: for a gallery, omit index"
             )
         if not self.weights.is_file():
             raise UserError(

@@ -132,17 +132,19 @@ def _find_label_problem(config: MethodConfig, labels: np.ndarray, num_classes: i
     if config.kind == "relational":
         remedy = "set the method's label_fraction to 0.0 in params.yaml"
     num_unlabeled = int((labels < 0).sum())
-    if num_unlabeled:
+    is_semi_supervised = config.kind == "relational"
+    if num_unlabeled and not (is_semi_supervised and num_unlabeled < len(labels)):
+        needs = "labeled training images" if is_semi_supervised else "a label for every training image"
         return (
-            f"the method needs a label for every training image, but {num_unlabeled:,} of {len(labels):,} are "
-            f"unlabeled: {remedy}, or label the images"
+            f"the method needs {needs}, but {num_unlabeled:,} of {len(labels):,} are unlabeled: {remedy}, or label the "
+            "images"
         )
     if labels.max() >= num_classes:
         return (
             f"the label {labels.max()} has no class name (the number of class names is {num_classes}): fix the "
             "source and run rr fetch again"
         )
-    num_trained = len(np.unique(labels))
+    num_trained = len(np.unique(labels[labels >= 0]))
     if num_trained < 2:
         return (
             "the method needs training images from at least two classes, but the number of classes with such images is "

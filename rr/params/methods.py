@@ -93,7 +93,7 @@ class RelationalConfig(TrainableConfig):
         negatives: how negative pairs are chosen: by rolling the mini-batch, as in the paper's code, or at random, as in
             its text.
         label_fraction: fraction of each class's labels used to form additional positive pairs (semi-supervised
-            training); if 0, no labels are used.
+            training); if 0, no labels are used. Some of the training images may be unlabeled.
     """
 
     kind: Literal["relational"]

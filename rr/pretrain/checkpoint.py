@@ -188,13 +188,35 @@ def _serialized_size(content: dict[str, Any]) -> int:
     return buffer.getbuffer().nbytes + num_tensor_bytes
 
 
+def set_other_checkpoints_aside(path: Path, fingerprint: str) -> None:
+    """Keep the checkpoint of a run with another fingerprint, and use the one that was kept for this fingerprint, if any.
+
+    If the parameters, the data or the code have changed since a checkpoint was written, it is moved to
+    `paths.other_checkpoint`. It is moved back when the run continues with the earlier parameters, data and code.
+    """
+    other = None
+    for file in (paths.previous_checkpoint(path), path):  # if both belong to one run, the newer one replaces the older
+        checkpoint = _read_checkpoint(file) if file.is_file() else None
+        if checkpoint and checkpoint["fingerprint"] != fingerprint:
+            other = paths.other_checkpoint(path, checkpoint["fingerprint"])
+            os.replace(file, other)
+    if other:
+        print(
+            f"pretrain: the checkpoint is from a run with different parameters, data or code; it is kept as {other}",
+            file=sys.stderr,
+        )
+    own = paths.other_checkpoint(path, fingerprint)
+    if own.is_file() and not path.is_file():
+        os.replace(own, path)
+
+
 def load_checkpoint(
     path: Path, fingerprint: str, method: nn.Module, optimizer: Optimizer, num_epochs: int
 ) -> TrainState:
     """Load the newest checkpoint that is undamaged and has the same fingerprint.
 
-    The state of `method` and `optimizer` is restored in place. Messages report the checkpoints that are not used, and
-    the position in the run of `num_epochs` epochs at which training continues.
+    The state of `method` and `optimizer` is restored in place. Messages report damaged checkpoints, and the position in
+    the run of `num_epochs` epochs at which training continues.
 
     Returns:
         The training state of that checkpoint, or the initial state if there is no such checkpoint.
@@ -206,11 +228,6 @@ def load_checkpoint(
             print(f"pretrain: the checkpoint {file} is damaged and is not used", file=sys.stderr)
             continue
         if checkpoint["fingerprint"] != fingerprint:
-            print(
-                f"pretrain: the checkpoint {file} is from a run with different parameters, data or code and is not "
-                "used",
-                file=sys.stderr,
-            )
             continue
         method.load_state_dict(checkpoint["method"])
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -234,10 +251,13 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def delete_checkpoints(path: Path) -> None:
-    """Delete the files of an unfinished run.
+    """Delete the files of an unfinished run, but not those that are kept for a run with another fingerprint.
 
     The newest checkpoint requires the file with the start of the last epoch, so the checkpoint is deleted first.
     """
-    epoch_starts = sorted(path.parent.glob(paths.last_epoch_start(path, "*").name))
-    for file in (paths.previous_checkpoint(path), path, *epoch_starts, paths.unfinished_history(path)):
+    for file in (paths.previous_checkpoint(path), path, paths.unfinished_history(path)):
         file.unlink(missing_ok=True)
+    for start in path.parent.glob(paths.last_epoch_start(path, "*").name):
+        fingerprint = start.suffixes[0].removeprefix(".")
+        if not paths.other_checkpoint(path, fingerprint).exists():
+            start.unlink()

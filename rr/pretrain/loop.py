@@ -45,6 +45,7 @@ from rr.pretrain.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     save_epoch_start,
+    set_other_checkpoints_aside,
 )
 from rr.pretrain.data_parallel import DataParallelMethod, check_world_size
 from rr.pretrain.dynamics import COLUMNS, DynamicsMonitor
@@ -121,9 +122,14 @@ def pretrain(
         )
     trainer = None
     if isinstance(job.method, TrainableConfig):
+        if group.is_main:
+            set_other_checkpoints_aside(outputs.checkpoint, job.fingerprint)
+        group.barrier()
         trainer = Trainer(job, method, data, outputs.checkpoint, device, group, parallel, on_step, on_epoch)
     state = trainer.state if trainer else TrainState(sessions=[{}])
     state.sessions[-1] |= session or {}
+    if group.is_main and len(state.sessions) > 1 and (changes := describe_changes(*state.sessions[-2:])):
+        print(f"pretrain: the result may differ slightly, because the machine has changed ({changes})", file=sys.stderr)
     if group.is_main:
         save_view_grid(data, job, outputs.views)
     if trainer:
@@ -388,6 +394,19 @@ class Trainer:
             f"{problem}: lower the method's learning_rate in params.yaml and run the command again, which starts "
             f"training from the beginning{kept}"
         )
+
+
+def describe_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what differs between two sessions and can affect rounding, such as `torch: 2.11.0, now 2.12.1`."""
+
+    def list_facts(session: Mapping[str, Any]) -> dict[str, Any]:
+        machine = session.get("machine", {})
+        facts = {"device": session.get("device"), "processes": session.get("processes")}
+        return facts | {"processor": machine.get("processor"), **machine.get("versions", {})}
+
+    before, after = list_facts(earlier), list_facts(now)
+    changed = (name for name, value in before.items() if value not in (None, after.get(name)))
+    return "; ".join(f"{name}: {before[name]}, now {after.get(name)}" for name in changed)
 
 
 def loss_is_on_host(loss: Tensor) -> bool:

@@ -112,6 +112,11 @@ def check_tensors(
     K, M, D = features_KMD.shape
     if K < 2 or M < 1:
         raise ValueError(f"at least 2 views of at least 1 image are needed, got K = {K} views of M = {M} images")
+    if not isinstance(head, RelationHead):
+        raise ValueError(
+            f"head must be a RelationHead, got {type(head).__name__}: with DistributedDataParallel, wrap a module whose "
+            "forward calls the backbone and relation_loss"
+        )
     if head.num_features != D:
         raise ValueError(f"the head expects features of size {head.num_features}, got {D}")
     if features_KMD.dtype != head.linear.weight.dtype and not torch.is_autocast_enabled(features_KMD.device.type):

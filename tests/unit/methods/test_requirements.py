@@ -31,7 +31,7 @@ def test_methods_that_use_labels_reject_unlabeled_images(name: str) -> None:
     problem = find_training_problem(PARAMS.methods[name], UNLABELED, 0)
     if name in ("supervised", "relational-10"):
         assert problem
-        assert "needs a label for every training image, but 200 of 200 are unlabeled" in problem
+        assert "but 200 of 200 are unlabeled" in problem
         assert ("set the method's label_fraction to 0.0" in problem) == (name == "relational-10")
     elif name == "deepcluster":
         assert problem
@@ -55,6 +55,18 @@ def test_one_unlabeled_image_is_refused() -> None:
     problem = find_training_problem(small_config("supervised"), np.append(TEN_CLASSES, -1), 10)
     assert problem
     assert "but 1 of 201 are unlabeled" in problem
+
+
+def test_relational_reasoning_uses_the_labels_that_exist() -> None:
+    config = PARAMS.methods["relational-10"]
+    labels = np.where(np.arange(200) % 4, -1, TEN_CLASSES)
+    assert find_training_problem(config, labels, 10) is None
+    assert "at least two classes, but the number of classes with such images is 1" in str(
+        find_training_problem(config, np.minimum(labels, 0), 10)
+    )
+    assert "needs labeled training images, but 200 of 200 are unlabeled" in str(
+        find_training_problem(config, UNLABELED, 10)
+    )
 
 
 @pytest.mark.parametrize(

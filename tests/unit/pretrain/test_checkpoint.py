@@ -19,7 +19,8 @@ CHECKPOINT = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
 class Training:
     """A small model and its optimizer; each call to `save` changes both."""
 
-    def __init__(self) -> None:
+    def __init__(self, fingerprint: str = "fingerprint") -> None:
+        self.fingerprint = fingerprint
         self.model = nn.Linear(3, 2)
         self.optimizer = torch.optim.Adam(self.model.parameters())
         self.state = TrainState()
@@ -29,7 +30,7 @@ class Training:
         self.model.zero_grad()
         self.model(torch.ones(1, 3)).sum().backward()
         self.optimizer.step()
-        return checkpoint.save_checkpoint(path, "fingerprint", self.state, self.model, self.optimizer)
+        return checkpoint.save_checkpoint(path, self.fingerprint, self.state, self.model, self.optimizer)
 
     def weights(self) -> list[float]:
         return self.model.weight.flatten().tolist()
@@ -90,13 +91,39 @@ def test_damaged_checkpoint_is_detected_and_the_previous_one_loaded(
     assert "starting from the beginning" in capsys.readouterr().err
 
 
-def test_checkpoint_of_another_run_is_ignored(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    training = Training()
-    training.save(path, 1)
-    assert load(path, "another fingerprint")[0] == 0
-    output = capsys.readouterr().err
-    assert "is from a run with different parameters, data or code" in output
-    assert "starting from the beginning" in output
+def test_checkpoint_of_another_run_is_kept_until_that_run_continues(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = {}
+    for fingerprint, epochs in (("1" * 64, (1, 2, 3)), ("2" * 64, (1, 2)), ("3" * 64, ())):
+        checkpoint.set_other_checkpoints_aside(path, fingerprint)
+        assert load(path, fingerprint)[0] == 0
+        training = Training(fingerprint)
+        for epoch in epochs:
+            training.save(path, epoch)
+        paths.last_epoch_start(path, fingerprint).touch()
+        weights[fingerprint] = training.weights()
+    kept = paths.other_checkpoint(path, "2" * 64)
+    message = f"the checkpoint is from a run with different parameters, data or code; it is kept as {kept}"
+    assert message in capsys.readouterr().err
+    for fingerprint, epoch in (("1" * 64, 3), ("2" * 64, 2), ("1" * 64, 3)):
+        checkpoint.set_other_checkpoints_aside(path, fingerprint)
+        assert load(path, fingerprint) == (epoch, weights[fingerprint])
+    checkpoint.delete_checkpoints(path)
+    assert {file.name for file in path.parent.iterdir()} == {kept.name, f"last_epoch.{'2' * 16}.safetensors"}
+    checkpoint.set_other_checkpoints_aside(path, "2" * 64)
+    assert load(path, "2" * 64) == (2, weights["2" * 64])
+    checkpoint.delete_checkpoints(path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_previous_checkpoint_of_another_run_is_kept_if_it_is_the_only_one(path: Path) -> None:
+    training = Training("1" * 64)
+    for epoch in (1, 2):
+        training.save(path, epoch)
+    path.unlink()
+    checkpoint.set_other_checkpoints_aside(path, "2" * 64)
+    assert load(paths.other_checkpoint(path, "1" * 64), "1" * 64)[0] == 1
 
 
 def test_state_that_is_not_finite_is_not_saved(path: Path) -> None:

@@ -14,7 +14,8 @@ from rr.data import beton
 from rr.params import DynamicsConfig
 from rr.params.optimizers import LARSConfig, SmoothScheduleConfig
 from rr.paths import PretrainFolder
-from rr.pretrain.checkpoint import TrainState
+from rr.pretrain.checkpoint import TrainState, delete_checkpoints
+from rr.pretrain.loop import describe_changes
 from rr.views.augmentation import Augmentation
 
 # Relative tolerances for the mean loss of each epoch of four steps. A different order of summation changes the loss,
@@ -90,6 +91,41 @@ def test_run_continues_from_any_checkpoint_to_identical_results(
             (start,) = (tmp_path / "uninterrupted").glob("last_epoch.*.safetensors")
             shutil.copy(start, directory)
         assert read_outputs(train_measured(directory)) == expected
+
+
+def test_interrupted_run_continues_after_a_run_with_other_settings(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config("relational", epochs=2, batch_size=20)
+    expected = read_outputs(train(small_data, tmp_path / "uninterrupted", config))
+    folder = tmp_path / "interrupted"
+
+    def interrupt(path: Path, state: TrainState) -> None:
+        if (state.epoch, state.step) == (1, 1):  # in the last epoch, which needs the state at its start
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        call_after_checkpoints(patch, interrupt)
+        train(small_data, folder, config)
+    capsys.readouterr()
+    changed = config.model_copy(update={"learning_rate": 0.01})
+    other = train(small_data, folder, changed, fingerprint="other")
+    assert "from a run with different parameters, data or code; it is kept as" in capsys.readouterr().err
+    assert read_outputs(other) == read_outputs(train(small_data, tmp_path / "other", changed))
+    delete_checkpoints(other.checkpoint)
+    assert read_outputs(train(small_data, folder, config)) == expected
+    assert "continuing in epoch 2 after step 1" in capsys.readouterr().err
+
+
+def test_changed_packages_and_devices_are_reported() -> None:
+    before = {
+        "device": "H100",
+        "processes": 2,
+        "machine": {"processor": "EPYC", "versions": {"torch": "2", "numpy": "1"}},
+    }
+    now = {"device": "cpu", "processes": 2, "machine": {"processor": "EPYC", "versions": {"torch": "3", "numpy": "1"}}}
+    assert describe_changes(before, now) == "device: H100, now cpu; torch: 2, now 3"
+    assert describe_changes(now, now) == describe_changes({}, now) == ""
 
 
 @pytest.mark.slow

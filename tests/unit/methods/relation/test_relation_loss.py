@@ -167,6 +167,8 @@ def test_invalid_tensors_raise(function) -> None:  # type: ignore[no-untyped-def
         function(head, features.double(), negative_rows)
     with pytest.raises(ValueError, match=r"the head is torch\.bfloat16, but must be at least float32: convert it"):
         function(copy.deepcopy(head).bfloat16(), features.bfloat16(), negative_rows)
+    with pytest.raises(ValueError, match="head must be a RelationHead, got Sequential"):
+        function(torch.nn.Sequential(head), features, negative_rows)
     with pytest.raises(ValueError, match="expects features of size 8, got 7"):
         function(head, features[..., :7], negative_rows)
     with pytest.raises(ValueError, match="at least 2 views"):
