@@ -189,7 +189,7 @@ def _serialized_size(content: dict[str, Any]) -> int:
 
 
 def set_other_checkpoints_aside(path: Path, fingerprint: str) -> None:
-    """Keep the checkpoint of a run with another fingerprint, and use the one that was kept for this fingerprint, if any.
+    """Keep the checkpoint of a run with another fingerprint, and restore the one that was kept for this fingerprint.
 
     If the parameters, the data or the code have changed since a checkpoint was written, it is moved to
     `paths.other_checkpoint`. It is moved back when the run continues with the earlier parameters, data and code.

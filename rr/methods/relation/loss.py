@@ -114,8 +114,8 @@ def check_tensors(
         raise ValueError(f"at least 2 views of at least 1 image are needed, got K = {K} views of M = {M} images")
     if not isinstance(head, RelationHead):
         raise ValueError(
-            f"head must be a RelationHead, got {type(head).__name__}: with DistributedDataParallel, wrap a module whose "
-            "forward calls the backbone and relation_loss"
+            f"head must be a RelationHead, got {type(head).__name__}: with DistributedDataParallel, wrap a module "
+            "whose forward calls the backbone and relation_loss"
         )
     if head.num_features != D:
         raise ValueError(f"the head expects features of size {head.num_features}, got {D}")
