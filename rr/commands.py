@@ -499,9 +499,11 @@ def run_evaluate(
         keep_freed_memory()
         target_data = _open_target(target, recorder)
         metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)
+        fetched = find_current_record(stage_runs.make_fetch_run(params, target)) or {}
         recorder.facts = {
             "device": device_name(device),
             "preprocessing": {f"datasets.{target}": asdict(target_data.preprocessing)},
+            "test_copies": fetched.get("test_copies", 0),
         }
     _finish_run(stage_run, params_file)
     name, value = next(iter(metrics.items()))

@@ -33,7 +33,7 @@ def compare(
     extractor = load_feature_extractor(weights, preprocessing, device)
     scorer = load_pair_scorer(find_weights(weights), extractor.sha256)
     features = extractor.extract(np.stack(read_images([first, second], extractor.decode_and_resize)))
-    (probability,) = scorer.calibration.probabilities(scorer.head.logits(features[:1], features[1:]))
+    (probability,) = scorer.probabilities(scorer.head.logits(features[:1], features[1:]))
     if as_json:
         facts = {"first": path_to_text(first), "second": path_to_text(second), "probability": float(probability)}
         return json.dumps(facts | {"calibration": scorer.description}, indent=1)

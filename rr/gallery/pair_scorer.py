@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rr import paths
 from rr.errors import UserError
 from rr.evaluate.relation_head import Calibration, NumpyRelationHead, load_relation_head
@@ -11,11 +13,15 @@ from rr.runtime.weights_lookup import FOLDER as RELEASED
 
 
 class PairScorer(NamedTuple):
-    """A relation head, the calibration of its logits, and a description of the calibration for the user."""
+    """A relation head, the calibration of its logits (None if unknown), and a description of it for the user."""
 
     head: NumpyRelationHead
-    calibration: Calibration
+    calibration: Calibration | None
     description: str
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return the probabilities of logits, (P,)."""
+        return (self.calibration or Calibration(1, 0)).probabilities(logits)
 
 
 def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
@@ -51,7 +57,7 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
                 f"on the {metrics['relation_pairs']:,.0f} pairs of images in {file}, the head did not give higher "
                 "scores to views of the same image than to views of different images: train longer, or on more images"
             )
-    return PairScorer(head, Calibration(1, 0), f"not calibrated, because {reason}")
+    return PairScorer(head, None, f"not calibrated, because {reason}")
 
 
 def _evaluated_weights_sha256(metrics_file: Path) -> str:

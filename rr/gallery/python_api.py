@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -156,7 +157,7 @@ def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> 
     The probability is computed by the relation head that was trained with the backbone. It is calibrated if the weights
     are released weights, or if `runs/evaluate` in the current folder contains an evaluation of them with the
     `embedding` protocol in which the head gave higher scores to views of the same image. Otherwise, it is the head's
-    raw score, which is usually too close to one half.
+    raw score, which is usually too close to one half, and a warning says why.
 
     Args:
         first: an image.
@@ -173,7 +174,9 @@ def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> 
     weights = backbone.check_unchanged("the relation head does not belong to them")
     scorer = load_pair_scorer(weights, backbone.sha256)
     left, right = _require_one(backbone(first), "first"), _require_one(backbone(second), "second")
-    return float(scorer.calibration.probabilities(scorer.head.logits(left, right))[0])
+    if scorer.calibration is None:
+        warnings.warn(f"the probability is {scorer.description}", stacklevel=2)
+    return float(scorer.probabilities(scorer.head.logits(left, right))[0])
 
 
 def cosine_similarity(

@@ -148,7 +148,7 @@ def _search(
             scores = scorer.head.logits(query_D[None], gallery.vectors[rows])
             order = np.argsort(-scores, kind="stable")
             rows, similarities, scores = rows[order], similarities[order], scores[order]
-            probabilities = scorer.calibration.probabilities(scores).tolist()
+            probabilities = scorer.probabilities(scores).tolist()
         values = zip(rows, similarities.tolist(), probabilities, percentiles(scores, reference).tolist(), strict=True)
         hits = [
             Hit(rank, similarity, gallery.images[row], probability, percentile)

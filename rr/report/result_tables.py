@@ -138,10 +138,14 @@ class ResultTable:
     @property
     def size_text(self) -> str:
         """The numbers of test images and classes as text; empty if they differ between evaluations."""
-        metrics = [run.metrics for row in self.rows for cell in row.cells.values() for run in cell.evaluations]
-        sizes = {(values.get("test_images"), values.get("classes")) for values in metrics}
+        evaluations = [run for row in self.rows for cell in row.cells.values() for run in cell.evaluations]
+        sizes = {(run.metrics.get("test_images"), run.metrics.get("classes")) for run in evaluations}
         images, classes = sizes.pop() if len(sizes) == 1 else (None, None)
-        return f"{images:,.0f} test images, {classes:,.0f} classes" if images and classes else ""
+        if not images or not classes:
+            return ""
+        copies = max(run.record.test_copies for run in evaluations)
+        suffix = f" ({copies:,} with a copy in the training split)" if copies else ""
+        return f"{images:,.0f} test images{suffix}, {classes:,.0f} classes"
 
     @property
     def as_table(self) -> Table:

@@ -36,9 +36,6 @@ import golden
 NUM_IMAGES, BATCH_SIZE, NUM_EPOCHS = 21, 8, 2
 
 DATA_PARALLEL_METHODS = [name for name in golden.TRAINABLE if name != "infomax"]
-# One method for each feature that could fail with several processes: a different optimizer, pairs, pairs from labels,
-# several rows per view, pseudo-labels, a second network.
-TESTED_METHODS = ["supervised", "relational", "relational-10", "rotation", "deepcluster", "byol"]
 
 
 def start_processes(

@@ -89,7 +89,7 @@ def test_sync_batch_norm_equals_batch_norm_of_all_values() -> None:
 @pytest.mark.slow
 def test_two_processes_train_like_a_single_process(tmp_path: Path) -> None:
     """`distributed_worker.py compare` runs the same test for any number of processes, any backbone and all methods."""
-    for name, actual in worker.train_distributed(2, tmp_path, worker.TESTED_METHODS).items():
+    for name, actual in worker.train_distributed(2, tmp_path, worker.DATA_PARALLEL_METHODS).items():
         run_folder = tmp_path / "single process" / name
         expected = worker.observe_training(name, tmp_path / "train.beton", run_folder, ProcessGroup())
         assert len(actual["losses"]) == len(expected["losses"]) == 6

@@ -52,7 +52,10 @@ class Session:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The fields of `run.json` that the report uses. Fields with a default may be missing from the file."""
+    """The fields of `run.json` that the report uses. Fields with a default may be missing from the file.
+
+    `test_copies` is the number of test images of the target that have a copy in the training split.
+    """
 
     command: str
     device: str
@@ -69,6 +72,7 @@ class RunRecord:
     epoch_seconds: list[_Finite] = field(default_factory=list)
     claims: list[str] = field(default_factory=list)
     earlier_sessions: list[Session] = field(default_factory=list)
+    test_copies: int = 0
 
     @property
     def machines(self) -> list[Machine]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -451,9 +452,16 @@ def test_target_without_labels_has_an_embedding_only(pretrained: Path, rr: RunRr
     [("linear", None), ("finetune", None), ("knn", None), ("retrieval", None), ("finetune", 30), ("retrieval", 30)],
 )
 def test_unlabeled_images_do_not_change_an_evaluation(
-    pretrained: Path, rr: RunRr, protocol: str, stored_size: int | None
+    pretrained: Path, rr: RunRr, protocol: str, stored_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protocols that need labels give the same result as if the unlabeled images were deleted."""
+    tested_positions = []
+
+    def extract_and_record(*arguments: Any) -> torch.Tensor:
+        tested_positions.append(arguments[-1])
+        return extract_features(*arguments)
+
+    monkeypatch.setattr("rr.evaluate.finetune.extract_features", extract_and_record)
     write_image_folder(pretrained / "images", {"train": 30, "test": 12})
     images = sorted((pretrained / "images").rglob("*.png"))
     labeled = [path for number, path in enumerate(images) if number % 3]  # also the last training and test images
@@ -481,6 +489,8 @@ def test_unlabeled_images_do_not_change_an_evaluation(
     if protocol == "finetune":  # the augmentation of an image depends on its position in the split
         assert results[0][1] == results[1][1]
         assert results[0][2]["label"] == results[1][2]["label"]
+        # In a split, the unlabeled images (4 of 12) come first.
+        assert [positions.tolist() for positions in tested_positions] == [[*range(4, 12)], [*range(8)]]
         assert results[0][0]["train_images"] == results[1][0]["train_images"] == 20
     else:
         assert results[0] == results[1]

@@ -447,6 +447,8 @@ def test_compare_gives_the_probability_of_the_command(tmp_path: Path, monkeypatc
         rr.compare("a.png", "b.png", rr.load_backbone("conv4-cifar10-simclr"))
     shutil.copy(backbone.weights, "mine")
     mine = rr.load_backbone("mine")
+    with pytest.warns(UserWarning, match="the probability is not calibrated, because this folder contains no"):
+        assert abs(rr.compare("a.png", "b.png", mine) - 0.5) < abs(probability - 0.5)
     shutil.copy(rr.load_backbone("conv4-cifar10-relational").weights, "mine")
     with pytest.raises(rr.UserError, match="mine has changed since the backbone was loaded: load it again"):
         rr.compare("a.png", "b.png", mine)

@@ -75,6 +75,13 @@ def test_page_shows_means_and_seeds(params: Params) -> None:
     assert "Pretraining: 6 runs, 7 min 33 s in total" in page.text
 
 
+def test_copies_of_test_images_are_mentioned(params: Params) -> None:
+    change_record(paths.EvaluationPaths(RELATIONAL, "shapes", "linear").folder, test_copies=120)
+    write_report(params)
+    text = "Accuracy in percent on shapes (1,000 test images (120 with a copy in the training split), 10 classes) with"
+    assert text in " ".join(read_page().text.split())
+
+
 def test_duration_of_an_interrupted_run_includes_all_its_epochs(params: Params) -> None:
     change_record(RELATIONAL.folder, epoch_seconds=[1000.0, 500.0])  # the last process took 75.5 s
     write_report(params)
