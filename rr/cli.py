@@ -275,9 +275,9 @@ def pretrain(
     with Progress("pretrain") if is_main_process() else nullcontext():
         from rr import commands
 
-        message = commands.run_pretrain(dataset, backbone, method, seed, device, params, tensorboard)
-    if message:
         run = paths.PretrainPaths(dataset, backbone, method, seed)
+        message = commands.run_pretrain(run, device, params, tensorboard)
+    if message:
         _print_result(message, paths.record_file(run.folder), as_json)
 
 
@@ -296,8 +296,8 @@ def extract(
     with Progress("extract"):
         from rr import commands
 
-        message = commands.run_extract(dataset, backbone, method, seed, target, device, params)
-    run = paths.FeaturePaths(paths.PretrainPaths(dataset, backbone, method, seed), target)
+        run = paths.FeaturePaths(paths.PretrainPaths(dataset, backbone, method, seed), target)
+        message = commands.run_extract(run, device, params)
     _print_result(message, paths.record_file(run.folder), as_json)
 
 
@@ -317,8 +317,8 @@ def evaluate(
     with Progress("evaluate"):
         from rr import commands
 
-        message = commands.run_evaluate(dataset, backbone, method, seed, target, protocol, device, params)
-    run = paths.EvaluationPaths(paths.PretrainPaths(dataset, backbone, method, seed), target, protocol)
+        run = paths.EvaluationPaths(paths.PretrainPaths(dataset, backbone, method, seed), target, protocol)
+        message = commands.run_evaluate(run, device, params)
     _print_result(message, run.metrics, as_json)
 
 
@@ -630,9 +630,8 @@ def classify(
     with Progress("classify"):
         from rr import commands
 
-        message = commands.run_classify(
-            folder, output, dataset, backbone, method, seed, target, protocol, on_unreadable, device, params
-        )
+        run = paths.EvaluationPaths(paths.PretrainPaths(dataset, backbone, method, seed), target, protocol)
+        message = commands.run_classify(folder, output, run, on_unreadable, device, params)
     print(message)
 
 

@@ -355,15 +355,7 @@ def run_convert(dataset: str, params_file: Path) -> str:
     return f"{files.beton_dir}: {_format_counts(recorder.facts)}, {size}"
 
 
-def run_pretrain(
-    dataset: str,
-    backbone: str,
-    method: str,
-    seed: int,
-    device: str,
-    params_file: Path,
-    tensorboard: Path | None = None,
-) -> str:
+def run_pretrain(run: paths.PretrainPaths, device: str, params_file: Path, tensorboard: Path | None = None) -> str:
     """Pretrain a backbone, or continue an interrupted run, in one process or, with torchrun, in several.
 
     Return a message for the user, which is empty in all processes except the main one. `tensorboard` is a folder for
@@ -371,9 +363,10 @@ def run_pretrain(
     """
     with process_group() as group:
         params = load_params(params_file)
-        lookup(params.methods, method, "--method")
-        lookup(params.datasets, dataset, "--dataset")
-        run, files = _pretrain_paths(params, dataset, backbone, method, seed), paths.DatasetPaths(dataset)
+        lookup(params.methods, run.method, "--method")
+        lookup(params.datasets, run.dataset, "--dataset")
+        check_backbone_name(run.backbone, params.backbones, "--backbone: ")
+        files = paths.DatasetPaths(run.dataset)
         stage_run = stage_runs.make_pretrain_run(params, run)
         reason = _find_reason_to_skip(stage_run)
         group.check_identical({"finished run": str(bool(reason))})
@@ -385,7 +378,7 @@ def run_pretrain(
         if tensorboard and group.is_main:
             from rr.runtime.tensorboard import EventWriter
 
-            event_writer = EventWriter(tensorboard.joinpath(dataset, backbone, method, str(seed)))
+            event_writer = EventWriter(tensorboard.joinpath(run.dataset, run.backbone, run.method, str(run.seed)))
         with record_run(stage_run, is_main=group.is_main) as recorder, translate_comm_errors():
             from rr.compute.device import device_name
             from rr.compute.torch_threads import configure_torch
@@ -404,7 +397,7 @@ def run_pretrain(
             keep_freed_memory()
             group.check_identical(
                 {
-                    "parameters": json_sha256([recorder.params, dataset, backbone, method, seed]),
+                    "parameters": json_sha256([recorder.params, *vars(run).values()]),
                     "data": json_sha256(recorder.inputs),
                     "code": json_sha256(recorder.code),
                     "versions": json_sha256(package_versions()),
@@ -413,7 +406,7 @@ def run_pretrain(
             )
             num_classes = len(read_class_names(files.index))
             preprocessing = read_preprocessing(files.index)
-            fingerprint = recorder.fingerprint(backbone=backbone, seed=seed)
+            fingerprint = recorder.fingerprint(backbone=run.backbone, seed=run.seed)
             job = _make_job(params, run, preprocessing, num_classes, fingerprint)
             beton = files.betons["train"]
             beton = ensure_local_copy(beton, recorder.inputs[str(beton)])
@@ -433,7 +426,7 @@ def run_pretrain(
             recorder.facts = {
                 **about_this_process,
                 "claims": sessions[0]["claims"],  # as in params.yaml when training started
-                "preprocessing": {f"datasets.{dataset}": asdict(preprocessing)},
+                "preprocessing": {f"datasets.{run.dataset}": asdict(preprocessing)},
                 **facts,
             }
         if not group.is_main:
@@ -445,14 +438,12 @@ def run_pretrain(
     return f"{run.weights}: {speed if facts['views'] else 'nothing was trained'}"
 
 
-def run_extract(
-    dataset: str, backbone: str, method: str, seed: int, target: str, device: str, params_file: Path
-) -> str:
+def run_extract(run: paths.FeaturePaths, device: str, params_file: Path) -> str:
     """Compute the features of the target dataset with a pretrained backbone."""
     require_single_process("extract")
     params = load_params(params_file)
-    lookup(params.datasets, target, "--target")
-    run = paths.FeaturePaths(_pretrain_paths(params, dataset, backbone, method, seed), target)
+    lookup(params.datasets, run.target, "--target")
+    check_backbone_name(run.pretraining.backbone, params.backbones, "--backbone: ")
     stage_run = stage_runs.make_extract_run(params, run)
     if reason := _find_reason_to_skip(stage_run):
         return reason
@@ -464,26 +455,24 @@ def run_extract(
 
         configure_torch(params.threads)
         keep_freed_memory()
-        target_data = _open_target(target, recorder)
+        target_data = _open_target(run.target, recorder)
         facts = extract(run.pretraining.weights, target_data, run.features, device=device, threads=params.threads)
         recorder.facts = {
             "device": device_name(device),
-            "preprocessing": {f"datasets.{target}": asdict(target_data.preprocessing)},
+            "preprocessing": {f"datasets.{run.target}": asdict(target_data.preprocessing)},
             **facts,
         }
     _finish_run(stage_run, params_file)
     return f"{run.features}: {facts['features']} features per image; images: {_format_counts(facts)}"
 
 
-def run_evaluate(
-    dataset: str, backbone: str, method: str, seed: int, target: str, protocol: str, device: str, params_file: Path
-) -> str:
+def run_evaluate(run: paths.EvaluationPaths, device: str, params_file: Path) -> str:
     """Evaluate a pretrained backbone on the target dataset with a protocol."""
     require_single_process("evaluate")
     params = load_params(params_file)
-    protocol_config = lookup(params.protocols, protocol, "--protocol")
-    lookup(params.datasets, target, "--target")
-    run = paths.EvaluationPaths(_pretrain_paths(params, dataset, backbone, method, seed), target, protocol)
+    protocol_config = lookup(params.protocols, run.protocol, "--protocol")
+    lookup(params.datasets, run.target, "--target")
+    check_backbone_name(run.pretraining.backbone, params.backbones, "--backbone: ")
     uses_torch = protocol_config.kind not in NUMPY_PROTOCOLS
     stage_run = stage_runs.make_evaluate_run(params, run)
     if reason := _find_reason_to_skip(stage_run):
@@ -497,12 +486,14 @@ def run_evaluate(
         if uses_torch:
             configure_torch(params.threads)
         keep_freed_memory()
-        target_data = _open_target(target, recorder)
-        metrics = evaluate(protocol_config, target_data, run, seed=seed, device=device, threads=params.threads)
-        fetched = find_current_record(stage_runs.make_fetch_run(params, target)) or {}
+        target_data = _open_target(run.target, recorder)
+        metrics = evaluate(
+            protocol_config, target_data, run, seed=run.pretraining.seed, device=device, threads=params.threads
+        )
+        fetched = find_current_record(stage_runs.make_fetch_run(params, run.target)) or {}
         recorder.facts = {
             "device": device_name(device),
-            "preprocessing": {f"datasets.{target}": asdict(target_data.preprocessing)},
+            "preprocessing": {f"datasets.{run.target}": asdict(target_data.preprocessing)},
             "test_copies": fetched.get("test_copies", 0),
         }
     _finish_run(stage_run, params_file)
@@ -513,12 +504,7 @@ def run_evaluate(
 def run_classify(
     folder: Path,
     output: Path,
-    dataset: str,
-    backbone: str,
-    method: str,
-    seed: int,
-    target: str,
-    protocol: str,
+    run: paths.EvaluationPaths,
     on_unreadable: "UnreadablePolicy",
     device: str,
     params_file: Path,
@@ -526,11 +512,13 @@ def run_classify(
     """Predict the classes of the images in `folder` with the classifier that `rr evaluate` tests."""
     require_single_process("classify")
     params = load_params(params_file)
-    config = lookup(params.protocols, protocol, "--protocol")
-    lookup(params.datasets, target, "--target")
+    config = lookup(params.protocols, run.protocol, "--protocol")
+    lookup(params.datasets, run.target, "--target")
     if not isinstance(config, KnnConfig | LinearConfig):
-        raise UserError(f"--protocol {protocol}: its kind is {config.kind}: use a protocol of the kind linear or knn")
-    run = paths.EvaluationPaths(_pretrain_paths(params, dataset, backbone, method, seed), target, protocol)
+        raise UserError(
+            f"--protocol {run.protocol}: its kind is {config.kind}: use a protocol of the kind linear or knn"
+        )
+    check_backbone_name(run.pretraining.backbone, params.backbones, "--backbone: ")
     from rr.compute.torch_threads import configure_torch
     from rr.evaluate.stage import load_inputs
     from rr.evaluate.target_dataset import read_target_dataset
@@ -538,10 +526,11 @@ def run_classify(
 
     check_csv_path("--output", output)
     _require_extraction(params, run.extraction)
-    files = paths.DatasetPaths(target)
-    target_data = read_target_dataset(target, files.betons, files.index)
+    files = paths.DatasetPaths(run.target)
+    target_data = read_target_dataset(run.target, files.betons, files.index)
     device = acquire_device(device)
     configure_torch(params.threads)
+    seed = run.pretraining.seed
     inputs = load_inputs(config, target_data, run, seed=seed, device=device, threads=params.threads)
     return classify(folder, inputs, config, output, on_unreadable=on_unreadable)
 
@@ -828,11 +817,6 @@ def _finish_run(run: stage_runs.StageRun, params_file: Path) -> None:
         check_unchanged_during_run(run, params_file)
     elif was_started_by_user() and params_file.resolve() == paths.PARAMS_FILE.resolve():
         register_run(run, params_file)
-
-
-def _pretrain_paths(params: Params, dataset: str, backbone: str, method: str, seed: int) -> paths.PretrainPaths:
-    check_backbone_name(backbone, params.backbones, "--backbone: ")
-    return paths.PretrainPaths(dataset, backbone, method, seed)
 
 
 def _format_counts(facts: dict[str, Any]) -> str:

@@ -14,6 +14,14 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
+
+def _count_idle_references() -> int:
+    """Return the reference count of an array to which only a deque and the loop over it refer."""
+    buffers = deque([np.empty(1, np.float32)])
+    return next(sys.getrefcount(buffer) for buffer in buffers)
+
+
+_IDLE_REFERENCES = _count_idle_references()  # depends on the version of Python
 _pools: "weakref.WeakSet[BufferPool]" = weakref.WeakSet()
 
 
@@ -42,8 +50,7 @@ class BufferPool:
         """
         with self._lock:
             for buffer in self._buffers:
-                # The three references are held by the deque, the loop variable and the getrefcount argument.
-                if buffer.shape == shape and sys.getrefcount(buffer) == 3:
+                if buffer.shape == shape and sys.getrefcount(buffer) == _IDLE_REFERENCES:
                     return buffer
             buffer = np.empty(shape, np.float32)
             self._buffers.append(buffer)

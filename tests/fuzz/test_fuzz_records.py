@@ -42,11 +42,11 @@ params = load_params(path)
 commands.run_fetch("shapes", None, path)
 commands.run_convert("shapes", path)
 for run in grid.pretrainings(params):
-    commands.run_pretrain(*vars(run).values(), "cpu", path)
+    commands.run_pretrain(run, "cpu", path)
 for run in grid.extractions(params):
-    commands.run_extract(*vars(run.pretraining).values(), run.target, "cpu", path)
+    commands.run_extract(run, "cpu", path)
 for run in grid.evaluations(params):
-    commands.run_evaluate(*vars(run.pretraining).values(), run.target, run.protocol, "cpu", path)
+    commands.run_evaluate(run, "cpu", path)
 commands.run_report(path)
 """
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})

@@ -128,11 +128,11 @@ def _create_project(folder: Path, num_images: int, threads: int) -> TrainingTask
     with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):  # hides the progress
         commands.run_fetch("shapes", None, paths.PARAMS_FILE)
         commands.run_convert("shapes", paths.PARAMS_FILE)
-        run = ("shapes", "conv4", "random", 1)
-        commands.run_pretrain(*run, "cpu", paths.PARAMS_FILE)
-        commands.run_extract(*run, "shapes", "cpu", paths.PARAMS_FILE)
+        run = paths.PretrainPaths("shapes", "conv4", "random", 1)
+        commands.run_pretrain(run, "cpu", paths.PARAMS_FILE)
+        commands.run_extract(paths.FeaturePaths(run, "shapes"), "cpu", paths.PARAMS_FILE)
         for protocol in ("linear", "knn", "retrieval"):
-            commands.run_evaluate(*run, "shapes", protocol, "cpu", paths.PARAMS_FILE)
+            commands.run_evaluate(paths.EvaluationPaths(run, "shapes", protocol), "cpu", paths.PARAMS_FILE)
     path = folder / "data/beton/shapes/train.beton"
     beton = Beton(path, threads=1)
     assert beton.images is not None

@@ -174,8 +174,9 @@ def test_checkpoints_are_as_large_as_estimated(
     params = load_params(Path("params.yaml"))
     sizes: list[int] = []
     call_after_checkpoints(monkeypatch, lambda path, state: sizes.append(path.stat().st_size), after_every_step=False)
-    commands.run_pretrain("shapes", "conv4", method, 1, "cpu", Path("params.yaml"))
-    estimate = estimate_io(params, paths.PretrainPaths("shapes", "conv4", method, 1), 200, 10, 0.0)
+    run = paths.PretrainPaths("shapes", "conv4", method, 1)
+    commands.run_pretrain(run, "cpu", Path("params.yaml"))
+    estimate = estimate_io(params, run, 200, 10, 0.0)
     assert max(sizes) == pytest.approx(estimate.checkpoint_bytes, rel=0.01)
     assert sum(sizes) == pytest.approx(estimate.write_bytes, rel=0.01)
 
