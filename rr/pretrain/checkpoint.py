@@ -19,9 +19,6 @@ from torch.optim import Optimizer
 
 from rr import paths
 from rr.backbones.weights import find_non_finite
-from rr.compute.optimizers import make_optimizer
-from rr.methods.base import Method
-from rr.params.methods import TrainableConfig
 from rr.runtime.atomic import atomic_write
 
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
@@ -85,7 +82,13 @@ def save_checkpoint(
         return False
     # Serialize in memory first, because torch reports a full disk as an internal error.
     buffer = io.BytesIO()
-    torch.save(_checkpoint_dict(fingerprint, state, method, optimizer), buffer)
+    content = {
+        "fingerprint": fingerprint,
+        "state": vars(state),
+        "method": method.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(content, buffer)
     with atomic_write(path) as temporary:
         with open(temporary, "wb") as file:
             # torch does not detect a flipped bit in a tensor, so the file starts with a hash of the rest.
@@ -127,65 +130,6 @@ def load_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> Non
             moments.setdefault(int(position), {})[name] = value
     method.load_state_dict(weights)
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-
-
-def _checkpoint_dict(fingerprint: str, state: TrainState, method: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    return {
-        "fingerprint": fingerprint,
-        "state": vars(state),
-        "method": method.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-
-
-def estimate_checkpoint_size(method: Method, config: TrainableConfig) -> int:
-    """Return the size in bytes of a run's last checkpoint, without allocating memory for the weights.
-
-    The estimate assumes that the history has only the columns that all methods share, and that the run is not
-    interrupted.
-
-    Args:
-        method: the method, built on torch's `meta` device.
-        config: the hyperparameters of the method.
-    """
-    method.to_empty(device="cpu")  # the system allocates memory only when it is written to
-    optimizer = make_optimizer(config.optimizer, [(method.parameters(), config.learning_rate)])
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # The optimizer has no moments before its first step. A step that updates only the smallest parameter shows which
-    # moments it creates.
-    smallest = min(range(len(parameters)), key=lambda position: parameters[position].numel())
-    smallest_shape = parameters[smallest].shape
-    parameters[smallest].grad = torch.zeros_like(parameters[smallest])
-    optimizer.step()
-    state = TrainState(
-        history=[{"epoch": e, "loss": 0.5, "accuracy": 0.5, "views": 1e9, "pairs": 1e9} for e in range(config.epochs)],
-        epoch_seconds=[0.5 + e for e in range(config.epochs)],
-    )
-    content = _checkpoint_dict("0" * 64, state, method, optimizer)
-    # Each parameter gets moments of its own shape. Other entries, such as Adam's number of steps, are the same for all.
-    moments = content["optimizer"]["state"].get(smallest, {})  # SGD without momentum has none
-    content["optimizer"]["state"] = {
-        position: {name: parameter if value.shape == smallest_shape else value for name, value in moments.items()}
-        for position, parameter in enumerate(parameters)
-    }
-    return _DIGEST_SIZE + _serialized_size(content)
-
-
-def _serialized_size(content: dict[str, Any]) -> int:
-    """Return how many bytes `torch.save` would write, without allocating memory for the tensors."""
-    num_tensor_bytes = 0
-
-    def shrink_tensors(value: Any) -> Any:
-        """Replace each tensor with one that stores a single value, and count the bytes of the original."""
-        nonlocal num_tensor_bytes
-        if isinstance(value, Tensor):
-            num_tensor_bytes += value.nbytes
-            return torch.zeros((), dtype=value.dtype).expand(value.shape)  # torch.save writes only the single value
-        return {key: shrink_tensors(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-    buffer = io.BytesIO()
-    torch.save(shrink_tensors(content), buffer)
-    return buffer.getbuffer().nbytes + num_tensor_bytes
 
 
 def set_other_checkpoints_aside(path: Path, fingerprint: str) -> None:

@@ -11,13 +11,18 @@ from torch import nn
 
 from rr import backbones, methods, paths
 from rr.data.beton import MAX_RESIDENT_BYTES
+from rr.methods.base import Method
 from rr.params import ExtensionBackboneConfig, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.extensions import is_extension_kind
-from rr.pretrain import checkpoint
+from rr.params.methods import TrainableConfig
+from rr.params.optimizers import AdamConfig
+from rr.pretrain.checkpoint import SECONDS_BETWEEN_CHECKPOINTS
 
 _MAX_IMAGE_SIZE = 128  # pixels; a large network would take several seconds to process a larger image
 _LABEL_BYTES = 8  # size of one DeepCluster cluster label
+_BYTES_PER_TENSOR = 400  # metadata of a tensor in a checkpoint, including its share of Adam's step counts
+_BYTES_PER_HISTORY_ROW = 150
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,23 @@ def estimate_io(
     with torch.device("cpu" if is_user_defined else "meta"):
         backbone = backbones.build(run.backbone, dataset.image_size, backbone_config)
         method = methods.build(config, backbone, num_classes)
-    checkpoint_size = checkpoint.estimate_checkpoint_size(method, config)
-    saves_within_epoch = int(train_seconds / config.epochs / checkpoint.SECONDS_BETWEEN_CHECKPOINTS)
+    checkpoint_size = _estimate_checkpoint_size(method, config)
+    saves_within_epoch = int(train_seconds / config.epochs / SECONDS_BETWEEN_CHECKPOINTS)
     labels = _LABEL_BYTES * num_images if config.kind == "deepcluster" and saves_within_epoch else 0
     return IoEstimate(
         read_bytes=image_bytes * (1 if is_read_once else config.epochs),
         write_bytes=config.epochs * (checkpoint_size + saves_within_epoch * (checkpoint_size + labels)),
         checkpoint_bytes=checkpoint_size + labels,
     )
+
+
+def _estimate_checkpoint_size(method: Method, config: TrainableConfig) -> int:
+    """Return the approximate size in bytes of a run's last checkpoint."""
+    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    num_moments = 2 if isinstance(config.optimizer, AdamConfig) else int(config.optimizer.momentum > 0)
+    stored = [*method.state_dict().values(), *(trained * num_moments)]
+    num_bytes = sum(tensor.nbytes for tensor in stored)
+    return num_bytes + _BYTES_PER_TENSOR * len(stored) + _BYTES_PER_HISTORY_ROW * config.epochs
 
 
 def estimate_min_step_bytes(params: Params, backbone: str, dataset: str, num_views: int, precision: str) -> int:

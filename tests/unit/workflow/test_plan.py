@@ -177,8 +177,8 @@ def test_checkpoints_are_as_large_as_estimated(
     run = paths.PretrainPaths("shapes", "conv4", method, 1)
     commands.run_pretrain(run, "cpu", Path("params.yaml"))
     estimate = estimate_io(params, run, 200, 10, 0.0)
-    assert max(sizes) == pytest.approx(estimate.checkpoint_bytes, rel=0.01)
-    assert sum(sizes) == pytest.approx(estimate.write_bytes, rel=0.01)
+    assert max(sizes) == pytest.approx(estimate.checkpoint_bytes, rel=0.02)
+    assert sum(sizes) == pytest.approx(estimate.write_bytes, rel=0.02)
 
 
 def test_checkpoints_of_own_classes_that_read_tensor_values_are_estimated(extensions: Path, params_file: Path) -> None:
