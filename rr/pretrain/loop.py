@@ -122,10 +122,8 @@ def pretrain(
         )
     trainer = None
     if isinstance(job.method, TrainableConfig):
-        if group.is_main:
-            set_other_checkpoints_aside(outputs.checkpoint, job.fingerprint)
-        group.barrier()
         trainer = Trainer(job, method, data, outputs.checkpoint, device, group, parallel, on_step, on_epoch)
+        trainer.restore()
     state = trainer.state if trainer else TrainState(sessions=[{}])
     state.sessions[-1] |= session or {}
     if group.is_main and len(state.sessions) > 1 and (changes := describe_changes(*state.sessions[-2:])):
@@ -152,7 +150,7 @@ def pretrain(
 
 
 class Trainer:
-    """Train a method to its last epoch, starting from its last checkpoint if there is one.
+    """Train a method to its last epoch. To continue an interrupted run, call `restore` first.
 
     Args:
         job: the description of the run.
@@ -166,8 +164,7 @@ class Trainer:
         on_epoch: see `pretrain`.
 
     Raises:
-        UserError: if the method cannot be trained with that number of processes, or if the file with the start of the
-            last epoch is missing.
+        UserError: if the method cannot be trained with that number of processes.
     """
 
     def __init__(
@@ -194,8 +191,6 @@ class Trainer:
         self.num_images = images_per_epoch(job.method, len(data))
         if parallel:
             check_world_size(config.kind, method, group.world_size, self.num_images, config.batch_size)
-            files = (checkpoint, paths.previous_checkpoint(checkpoint))
-            group.check_identical({f"checkpoint {file}": file_sha256(file) if file.is_file() else "" for file in files})
         self.optimizer = make_optimizer(config.optimizer, [(method.parameters(), config.learning_rate)])
         self.steps_per_epoch = math.ceil(self.num_images / config.batch_size)
         self.loader = ViewLoader(
@@ -209,17 +204,35 @@ class Trainer:
             parallel.wrap(method, may_skip_parameters=isinstance(config, ExtensionConfig))
         forward = partial(_forward, config.kind, parallel or method, self.loader.augment, job.precision)
         self.forward = forward if parallel else compile_for_gpu(forward, device)
-        self.state = load_checkpoint(self.checkpoint, job.fingerprint, method, self.optimizer, config.epochs)
-        self.state.metric_sums = {name: total.to(device) for name, total in self.state.metric_sums.items()}
-        self.state.sessions.append({})
-        start = paths.last_epoch_start(checkpoint, job.fingerprint)
-        has_started_last_epoch = (self.state.epoch, self.state.step) > (config.epochs - 1, 0)
+        self.state = TrainState(sessions=[{}])
+        method.train()
+
+    def restore(self) -> None:
+        """Continue from the run's checkpoint, if there is one.
+
+        Raises:
+            UserError: if the file with the start of the last epoch is missing.
+        """
+        file, fingerprint, num_epochs = self.checkpoint, self.job.fingerprint, self.config.epochs
+        if self.group.is_main:
+            set_other_checkpoints_aside(file, fingerprint)
+        self.group.barrier()
+        self.group.check_identical(
+            {
+                f"checkpoint {path}": file_sha256(path) if path.is_file() else ""
+                for path in (file, paths.previous_checkpoint(file))
+            }
+        )
+        self.state = state = load_checkpoint(file, fingerprint, self.method, self.optimizer, num_epochs)
+        state.metric_sums = {name: total.to(self.device) for name, total in state.metric_sums.items()}
+        state.sessions.append({})
+        start = paths.last_epoch_start(file, fingerprint)
+        has_started_last_epoch = (state.epoch, state.step) > (num_epochs - 1, 0)
         if has_started_last_epoch and not start.is_file():
             raise UserError(
-                f"{start} is missing: delete {checkpoint.parent} and run the command again, which starts training "
-                "from the beginning"
+                f"{start} is missing: delete {file.parent} and run the command again, which starts training from the "
+                "beginning"
             )
-        method.train()
 
     def run(self) -> None:
         """Run the remaining epochs. After a signal, save a checkpoint and end the program.

@@ -203,6 +203,14 @@ def test_message_about_a_signal_does_not_promise_a_checkpoint(
     assert trainer.checkpoint.exists() == (bias == 0)
 
 
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """Make this process the only one in a group."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
 class Stop(Exception):
     """Raised instead of communicating."""
 
@@ -214,6 +222,7 @@ class StoppingGroup(ProcessGroup):
         raise Stop(facts)
 
 
+@pytest.mark.usefixtures("process_group")
 def test_processes_compare_both_checkpoints(data: Path) -> None:
     """Both files matter: if the newest checkpoint is damaged, the previous one is loaded."""
     checkpoint = data.with_name("resume.pt")
@@ -221,16 +230,8 @@ def test_processes_compare_both_checkpoints(data: Path) -> None:
     backbone = backbones.build("conv4")
     parallel = DataParallelMethod(ProcessGroup(), backbone)
     with pytest.raises(Stop) as raised:
-        make_trainer(data, Own(backbone), group=StoppingGroup(), parallel=parallel)
+        make_trainer(data, Own(backbone), group=StoppingGroup(), parallel=parallel).restore()
     assert list(raised.value.args[0].values()) == ["", file_sha256(previous_checkpoint(checkpoint))]
-
-
-@pytest.fixture
-def process_group() -> Iterator[None]:
-    """Make this process the only one in a group."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 OWN_METHOD = """
