@@ -155,7 +155,8 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
     assert isinstance(backbone, backbones.Backbone), f"{config.kind} is not a subclass of rr.backbones.base.Backbone"
     for key, value in backbone.state_dict().items():
         assert value.equal(other.state_dict()[key]), (
-            f"{key} differs between two networks with the same seed: take all random numbers from torch's global state"
+            f"{key} differs between two networks with the same seed: draw all random numbers from torch's global "
+            "generator"
         )
     features = backbone(images)
     _check_features(features, (len(images), backbone.num_features), "train")
@@ -275,7 +276,7 @@ def _check_features(features: torch.Tensor, shape: tuple[int, int], mode: str) -
         f"in {mode} mode, the output must have shape (B, num_features) = {shape}, got {tuple(features.shape)}"
     )
     assert features.dtype == torch.float32, f"in {mode} mode, the output must be float32, got {features.dtype}"
-    assert features.isfinite().all(), f"in {mode} mode, the output is NaN or infinite"
+    assert features.isfinite().all(), f"in {mode} mode, the output contains NaN or infinite values"
 
 
 def _check_gradients(backbone: backbones.Backbone) -> None:

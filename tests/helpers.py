@@ -289,7 +289,7 @@ def open_fetched(project: Path) -> raw.RawFile:
 
 
 def pretrain_command(method: str = "relational") -> tuple[str, ...]:
-    """Return the arguments of `rr` that pretrain on the small dataset."""
+    """Return the arguments with which `rr` pretrains on the small dataset."""
     return ("pretrain", "--dataset", "shapes", "--backbone", "conv4", "--method", method, "--seed", "1")
 
 
@@ -299,7 +299,7 @@ def extract_command(method: str = "relational") -> tuple[str, ...]:
 
 
 def evaluate_command(protocol: str, method: str = "relational") -> tuple[str, ...]:
-    """Return the arguments of `rr` that evaluate these features."""
+    """Return the arguments with which `rr` evaluates the features of the small dataset."""
     return ("evaluate", *extract_command(method)[1:], "--protocol", protocol)
 
 

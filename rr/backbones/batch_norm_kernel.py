@@ -23,7 +23,7 @@ def compute_norm_and_update_stats(
     """Compute how to normalize a batch, and update the running statistics as `nn.BatchNorm2d` does.
 
     Args:
-        partial_sums_2TC: sums and sums of squares of the values of each tile, float64. A difference of squares is
+        partial_sums_2TC: sums and sums of squares of the values of each tile, float64. In float64, E[x²] − E[x]² is
             accurate enough for the variance, because the values are float32.
         count: the number of values per channel, at least 2.
         gain_C: the batch-norm weight, float32.

@@ -87,8 +87,8 @@ def find_duplicates(signatures: Sequence[Signature], is_test: np.ndarray) -> tup
     """Find the images that can be left out because an identical or nearly identical image is kept.
 
     Test images take priority over training images, and within a split, earlier rows take priority. A training image is
-    compared with all test images and with the training images that are kept. Blank images count only as exact
-    duplicates, because their hashes are noise.
+    compared with all test images and with the training images that are kept. Blank images are checked only for exact
+    duplicates, because their perceptual hashes are noise.
 
     The running time grows with the square of the number of images that are kept, at about a nanosecond per pair.
 

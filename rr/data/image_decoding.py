@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 # Pillow rejects images above a size limit, and warns about images above half that limit, such as panoramas. A program
-# that imports rr may have its own filter, which has precedence.
+# that imports rr may have its own filter, which takes precedence.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning, append=True)
 with suppress(ImportError):  # optional
     from pillow_heif import register_heif_opener

@@ -155,8 +155,8 @@ class FeatureExtractor:
         Args:
             images: an image or a sequence of images. An image is a path, a PIL image, or the RGB pixels as an array or
                 tensor, uint8 (H, W, 3). An array or tensor may also contain several images, uint8 (B, H, W, 3). A
-                tensor may also be float (B, 3, image_size, image_size) with values in [0, 1], like the images that
-                torchvision's `ToTensor` returns.
+                tensor may also be float (3, S, S) or (B, 3, S, S) with S = image_size and values in [0, 1], like the
+                images that torchvision's `ToTensor` returns.
 
         Returns:
             The features, float32 (B, D). For a single image, B is 1.

@@ -152,7 +152,7 @@ def embed(
 
 
 def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> float:
-    """Return the probability that two images are views of the same image, like `rr compare`.
+    """Return the probability that `rr compare` prints: that two images are views of the same image.
 
     The probability is computed by the relation head that was trained with the backbone. It is calibrated if the weights
     are released weights, or if `runs/evaluate` in the current folder contains an evaluation of them with the

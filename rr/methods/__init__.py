@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # rr.methods.requirements is imported without torch
+if TYPE_CHECKING:  # so that rr.methods.requirements can be imported without loading torch
     from rr.backbones.base import Backbone
     from rr.methods.base import Method
     from rr.params import MethodConfig

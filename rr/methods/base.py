@@ -115,7 +115,9 @@ def check_loss_result(kind: str, result: Any, reserved_names: Collection[str]) -
         UserError: if the result does not consist of a loss and its metrics.
     """
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-        raise UserError(f"{kind}: loss must return the loss and a dict of metrics, got {type(result).__name__}")
+        parts = ", ".join(type(part).__name__ for part in result) if isinstance(result, tuple) else ""
+        got = f"({parts})" if isinstance(result, tuple) else type(result).__name__
+        raise UserError(f"{kind}: loss must return the loss and a dict of metrics, got {got}")
     loss, metrics = result
     if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
         what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

@@ -121,7 +121,7 @@ class _Gather(torch.autograd.Function):
         sizes = [images.stop - images.start for images in slices]
         ctx.local_slice, ctx.batch_size, ctx.world_size = slices[group.rank], batch_size, group.world_size
         local_GmD = rows_ND.reshape(-1, sizes[group.rank], rows_ND.shape[1])
-        # Collective operations need equal sizes, so smaller parts are padded.
+        # all_gather needs tensors of equal size, so smaller parts are padded.
         padded_GmD = local_GmD.new_zeros(len(local_GmD), max(sizes), local_GmD.shape[2])
         padded_GmD[:, : local_GmD.shape[1]] = local_GmD
         parts = [torch.empty_like(padded_GmD) for _ in sizes]

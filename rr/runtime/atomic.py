@@ -39,8 +39,8 @@ def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
     If an enclosing `replace_together` includes this target, the target is not replaced until the body of that block
     succeeds.
 
-    The temporary file has a fixed name, so a killed process leaves at most one behind, and the next attempt overwrites
-    it. It has the same suffix as `target`, because some writers choose the file format based on the suffix.
+    By default, the temporary file has a fixed name, so killed processes leave at most one behind, and the next attempt
+    overwrites it. It has the same suffix as `target`, because some writers choose the file format based on the suffix.
 
     Args:
         target: file to create or replace. Missing parent folders are created.

@@ -130,7 +130,10 @@ def find_in_grid(path: Path, name: str | None, source: dict[str, str], params: P
 
 
 def _default_name(path: Path) -> str:
-    """Return the name of a folder or file without accents, or an empty string if it has letters other than A to Z."""
+    """Return the name of a folder or file without accents, as a valid name of a dataset.
+
+    Other invalid characters become hyphens. The result is empty if there are letters other than A to Z.
+    """
     absolute = Path(os.path.abspath(expand_user(path)))  # does not follow links
     text = unicodedata.normalize("NFKD", absolute.stem if absolute.is_file() else absolute.name)
     text = "".join(char for char in text if not unicodedata.combining(char))

@@ -133,7 +133,7 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
 
 def _check_equal_definitions(suites: dict[str, Any]) -> None:
     """Raise UserError if two suites define the same method differently."""
-    definitions: dict[str, tuple[str, Any]] = {}  # of each method, with the first suite that defines it
+    definitions: dict[str, tuple[str, Any]] = {}  # by method: the first suite that defines it, and its definition
     for name, suite in suites.items():
         for method, changes in suite.get("methods", {}).items():
             first_name, first_changes = definitions.setdefault(method, (name, changes))

@@ -151,7 +151,8 @@ class StepTimer:
             work, duration = num_views * image_size**2, self.measure_forward_duration(num_views, image_size)
             is_noticeably_longer = last_work > 0 and duration > max(0.125, 2 * last_duration)
             if is_noticeably_longer or duration > 0.2:
-                # The difference leaves out the time for reading the weights. If it is implausibly small, use a quarter.
+                # The difference excludes the time for reading the weights. If it is implausibly small, use a quarter of
+                # the last pass's duration.
                 return (work - last_work) / max(duration - last_duration, duration / 4)
             last_work, last_duration = work, duration
             if image_size < self.preprocessing.image_size:

@@ -10,8 +10,8 @@
         runs `rr ARGUMENT…` as if saving a checkpoint took two seconds
 
 The following command is independent of the tests. It trains every method that supports several processes, once with the
-specified number of processes and once with a single one. Then it prints the largest absolute differences between
-losses, weights and buffers:
+specified number of processes and once with a single one. Then it prints the largest absolute differences between the
+two runs in losses, weights and buffers:
 
     python tests/distributed/distributed_worker.py compare 4 conv4
 """

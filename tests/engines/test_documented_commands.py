@@ -1,4 +1,4 @@
-"""Run the commands in README.md and the guides, unless a note names a different test or says why they cannot run."""
+"""Run the commands on the pages in `PAGES`, unless a note names a different test or says why they are not run."""
 
 import shutil
 import subprocess

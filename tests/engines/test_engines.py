@@ -19,12 +19,13 @@ from rr.workflow.verify import find_grid_mismatches
 pytestmark = pytest.mark.engine
 ENGINES = {"dvc": ("dvc", "repro"), "snakemake": ("snakemake", "--cores", "1")}
 FAULTS = ("full disk", "killed stage", "killed engine", "Ctrl-C", "bug")
-# Changes to a parameter on which the stage depends, but no earlier stage does. `extract` has no such parameter if the
-# target is the pretraining dataset, so the engines are forced to run it.
+# If the target is the pretraining dataset, no parameter affects `extract` but no earlier stage, so the engines are
+# forced to run it.
 FORCE_EXTRACT = {
     "dvc": ("--force", "--single-item", "extract@shapes-conv4-relational-1-shapes"),
     "snakemake": ("--forcerun", "extract"),
 }
+# For each stage, a change to a parameter that affects this stage but no earlier one.
 CHANGES: dict[str, Callable[[dict], object]] = {
     "fetch": lambda params: params["datasets"]["shapes"]["source"].update(seed=1),
     "convert": lambda params: params["datasets"]["shapes"].update(image_size=24),

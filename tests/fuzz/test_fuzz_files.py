@@ -1,4 +1,4 @@
-"""Fuzz test with corrupted weights, Parquet files, archives and images: each one is read or raises a UserError.
+"""Fuzz test with corrupted weights, Parquet files, archives and images: each is read, or a UserError is raised.
 
 Some readers are compiled code that may crash, so child processes read the files.
 """

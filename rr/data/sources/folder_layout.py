@@ -231,7 +231,13 @@ def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dic
 def _find_labeled_splits(
     tree: _Tree, folder: str, train: list[str], tests: list[list[str]]
 ) -> tuple[dict[str, str], str] | None:
-    """Return the folders of the splits in `folder`, or None if its subfolders are not splits."""
+    """Return the folder of each split in `folder`, and the reason for the choice of the test folder (may be empty).
+
+    Return None if the subfolders are not splits.
+
+    Raises:
+        UserError: if it is ambiguous which folder is which split.
+    """
     where, others = tree.path(folder), _other_children(tree, folder)
     if train and tests:
         test, test_choice = _choose_test_folders(tree, train[0], tests)
@@ -429,7 +435,7 @@ def _reject_nested_splits(tree: _Tree) -> None:
 def _list_classes(tree: _Tree, folder: str, source: FolderSource) -> dict[str, list[str]]:
     """Return the images of each class folder in `folder`; images without a class folder have the key "".
 
-    If the only folder has a name such as `images`, it is not a class.
+    Unless `splits` is `none`, a single folder with a name such as `images` is not a class.
 
     Raises:
         UserError: if there are images next to class folders, or if a class folder has no images.

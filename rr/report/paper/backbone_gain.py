@@ -23,7 +23,7 @@ _CAPTION = (
 
 
 def build_backbone_gain(results: GridResults) -> Study | None:
-    """Return the study, or None if no method and dataset in the grid has results for both backbones."""
+    """Return the study, or None if no combination of method and dataset in the grid has results for both backbones."""
     study = Study("Gain from a deeper backbone", _CAPTION, [], [])
     by_dataset = group_by((r for r in load_published() if r.table == "Figure 2a"), lambda result: result.dataset)
     for dataset, published in by_dataset.items():

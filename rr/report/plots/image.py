@@ -63,8 +63,8 @@ def data_uri(image_format: str, content: bytes) -> str:
 def image_panel(title: str, caption: str, png: bytes, file: Path, budget: ByteBudget, max_scale: int) -> ImagePanel:
     """Return the content of a PNG file as a panel, enlarged by an integer factor of at most `max_scale`.
 
-    A large image is embedded as WebP with lossy compression. If it exceeds the budget or the maximum size of a WebP
-    image, it is not embedded.
+    A large image is embedded as WebP with lossy compression. An image that exceeds the rest of the budget is not
+    embedded, nor is a large one that exceeds the maximum size of WebP.
     """
     file_width = max(struct.unpack(">I", png[16:20])[0], 1)
     width = file_width * min(max_scale, max(1, _MAX_WIDTH // file_width))

@@ -33,7 +33,8 @@ _TITLES = {
 }
 _MIN_RANKME = 2.0
 _MAX_EXAMPLE_BYTES, _MAX_MAP_BYTES = 200_000, 800_000  # on the page
-# Not checked: methods that use all labels (separated classes may need few directions), and weights not trained here.
+# The roles that are checked for collapse. The others are methods that use all labels, because well-separated classes
+# may need only a few directions, and imported weights.
 _MAY_COLLAPSE = (Role.SELF_SUPERVISED, Role.SEMI_SUPERVISED, Role.INITIAL_WEIGHTS)
 _CAPTION = (
     "Each image shows, from top to bottom: test images, each followed by the most similar training images; the test "

@@ -1,4 +1,4 @@
-"""Tests of optimizers against torch's own and hand-computed values, and of learning rate schedules."""
+"""Tests of optimizers, compared with torch's optimizers and hand-computed values, and of learning rate schedules."""
 
 import math
 import subprocess

@@ -143,7 +143,7 @@ def numbered(tmp_path: Path) -> Path:
 
 
 def numbered_labels() -> dict[str, str]:
-    """Return the labels of the images, which are in another order than the rows of the file."""
+    """Return the labels of the images, which are in a different order from the rows of the file."""
     return {f"{(7 * row + 5) % 30}.png": "robin" if row < 15 else "wren" for row in range(30)}
 
 

@@ -85,7 +85,8 @@ def test_separable_pairs_have_a_finite_calibration() -> None:
 
 def test_calibration_lowers_the_error_on_other_pairs() -> None:
     rng = np.random.default_rng(0)
-    # The logit is 0.1 · max(x, y); both views of a positive pair have the same x, and high values of x are rarer.
+    # The logit is 0.1 · max(x, y) − 0.2. Both views of a positive pair have almost the same feature, and high features
+    # are rarer, so the maximum is lower for positive pairs, on average.
     head = NumpyRelationHead(
         "max", np.eye(1, dtype=np.float32), np.zeros(1, np.float32), np.full(1, 0.1, np.float32), -0.2
     )

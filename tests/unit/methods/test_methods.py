@@ -135,7 +135,7 @@ def permute_second_views(views: Tensor, count: int) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_method_overfits_64_images(name: str, data: Path) -> None:
-    """After training on one batch, the loss is low for these views, but not for pairs of views of different images."""
+    """Train on one batch. If the accuracy is not informative, permuting the second views must raise the loss."""
     configure_torch(1)
     config = small_config(name, batch_size=64)
     method = build(config)

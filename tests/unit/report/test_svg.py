@@ -17,7 +17,7 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 class Shape(NamedTuple):
-    """An element that is drawn: its tag, text, and other attributes with those of its groups, and all its numbers."""
+    """A drawn element: its tag, its text, its own and inherited attributes without numbers, and these numbers."""
 
     tag: str
     text: str | None

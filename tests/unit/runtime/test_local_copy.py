@@ -80,7 +80,7 @@ def start_process() -> Iterator[StartProcess]:
 
 
 def send_request(process: subprocess.Popen[str]) -> None:
-    """Make a process that `start_process` started request its copy."""
+    """Tell a process that `start_process` started to request its copy."""
     assert process.stdin
     process.stdin.write("\n")
     process.stdin.flush()

@@ -241,8 +241,8 @@ def start_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
                 # The tests may run with nohup or in the background.
                 lines.append(f"signal.signal({int(number)}, signal.{'SIG_IGN' if number == ignored else handler})")
             command = [sys.executable, "-c", "\n".join([*lines, _COMMAND])]
-            # In its own process group, whose parent is in a different group. If the tests run with setsid,
-            # SIGTSTP would otherwise be ignored.
+            # The process has its own group, so that its parent is in another group of the session. With setsid, it
+            # would otherwise be in an orphaned group, in which SIGTSTP is ignored.
             process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
             stack.enter_context(process)
             stack.callback(process.kill)

@@ -1,4 +1,4 @@
-"""Tests for TensorBoard event files, which TensorBoard's own reader reads."""
+"""Tests of TensorBoard event files, read back with TensorBoard's own reader."""
 
 import csv
 import math
