@@ -46,7 +46,7 @@ if config != yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")):
         "params.yaml"
     )
 
-# The first command is Snakemake's default prefix. Without RR_ENGINE, `rr` would register every stage with the engines.
+# The first command is Snakemake's default prefix. Without RR_ENGINE, `rr` would register every run with DVC.
 shell.prefix(f"set -euo pipefail; export RR_ENGINE=snakemake RR_PARAMS={shlex.quote(str(PARAMS_FILE))}; ")
 
 

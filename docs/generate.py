@@ -32,7 +32,7 @@ GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOT
 COLUMNS, IMAGE_SIZE = 8, 64  # of the images that show views
 NOTE = "<!-- Written by docs/generate.py (make docs). Do not edit. -->\n"
 BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
-NO_LIMIT = 1_000_000  # bounds from here on serve only to catch typing errors
+NO_LIMIT = 1_000_000  # bounds of this size or more only catch typos, so they are not listed
 # The keys whose entries may also be a user-defined class, and where this is described.
 OWN_CLASSES = {
     "methods": "../guides/add-a-method.md",
@@ -141,7 +141,7 @@ def published_table(name: str) -> str:
 
 
 def views_image(name: str) -> Image.Image:
-    """Return an image with three rows: a generated image, followed by its first views in the training of a method."""
+    """Return an image whose three rows each show a generated image and its first views in the training of a method."""
     config = load_params(DOCS.parent / "params.yaml").methods[name]
     assert isinstance(config, TrainableConfig)
     # Several methods have the same augmentation. With the same seed, their pages would show the same views.

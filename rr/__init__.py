@@ -36,8 +36,8 @@ __all__ = [
     "wrap_network",
 ]
 
-# The module that defines each public name, and its name in that module. The imports above list the same names for type
-# checkers.
+# For each public name, the module from which it is imported and its name in that module. The imports above list the
+# same names for type checkers.
 _SOURCES = {
     "Augmentation": ("rr.views", "Augmentation"),
     "Gallery": ("rr.gallery.python_api", "Gallery"),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rr.gallery.feature_extractor import FeatureExtractor
 
 MAX_ASPECT_RATIO = 3.0  # images are cropped to squares, so at least two thirds of a longer image would be cut off
-MAX_SIZE_FACTOR = 16.0  # largest ratio between an image's number of pixels and the median
+MAX_SIZE_FACTOR = 16.0  # a size is unusual if its number of pixels differs from the median by at least this factor
 MIN_TRAIN_IMAGES = 10  # per class
 MIN_SIMILARITY = 0.95  # minimum cosine similarity of features
 # The kinds of findings in report order, with the meaning of their values.
@@ -49,7 +49,8 @@ KINDS = {
 EXCLUDED_KINDS = ("exact duplicate", "near duplicate", "mirrored duplicate", "blank image")
 _MAX_USUAL_FRACTION = 0.05  # a larger fraction of near and mirrored duplicates is suspicious
 _BATCH_SIZE = 64  # images whose features are computed together
-# Images whose similarities to all others are computed together, and the number of these similarities (256 MB).
+# Maximum number of images whose similarities to earlier images are computed together, and maximum number of these
+# similarities (256 MB).
 _MAX_FEATURE_BLOCK, _MAX_SIMILARITIES = 1024, 1 << 26
 _COLUMNS, _MAX_SHOWN_PER_KIND = 4, 24  # columns, and maximum number of findings of each kind, in findings.png
 _IMAGE_COLUMNS = {"image": pa.int64(), "file": pa.string(), "split": pa.string(), "class": pa.string()}
@@ -94,7 +95,7 @@ def check(
 
     `current_exclude` is the list of images that `rr fetch` left out; the new list also includes them. If `extractor` is
     given, the image features are also compared. `is_parquet` specifies whether the images come from Parquet files. If
-    so, the list contains their SHA-256.
+    so, the new list contains the first digits of each image's SHA-256.
 
     Returns:
         A summary (a few lines), and its main numbers and paths as JSON values.
@@ -140,7 +141,7 @@ def check(
     facts = {
         "images": len(names),
         "test_images": int(is_test.sum()),
-        "test_images_in_training_split": int(is_leaked.sum()),  # identical, or nearly identical
+        "test_images_in_training_split": int(is_leaked.sum()),  # or with a nearly identical image in it
         "findings": dict(Counter(finding.kind for finding in findings)),
         "excluded": len(excluded),
         "files": {"findings": str(files.findings), "exclude": str(files.exclude)},

@@ -99,9 +99,9 @@ def run_init_images(
     """Fetch a user's own images, and add them to the parameter file as a dataset, with a grid that trains on them.
 
     The parameter file is changed only after all images have been read. If it already defines a dataset with the same
-    name and path, that definition is not changed. If `params.yaml` is missing, a project is then created in the current
-    folder; if the images cannot be read, the folder is left unchanged. If an earlier call has already added the images,
-    UserError is raised or, with `accept_earlier`, the images are fetched again.
+    name and path, that definition is not changed. If `params.yaml` is missing, a project is created in the current
+    folder after the images have been read; if they cannot be read, the folder is left unchanged. If an earlier call has
+    already added the images, UserError is raised or, with `accept_earlier`, the images are fetched again.
     """
     from rr.workflow import init
 
@@ -159,8 +159,7 @@ def run_init_images(
 def _add_images(name: str, source: dict[str, str], facts: dict[str, Any], params_file: Path, *, is_new: bool) -> str:
     """Add a fetched dataset, and a grid that trains on it, to the parameter file; return a message.
 
-    `is_new` specifies whether the dataset was missing from the file before it was fetched; if not, only the grid
-    changes.
+    `is_new` is false if the file already defined the dataset before it was fetched. Its definition is then not changed.
     """
     from rr.data.raw import RawFile
     from rr.workflow import init
@@ -536,7 +535,7 @@ def run_classify(
 
 
 def _require_extraction(params: Params, run: paths.FeaturePaths) -> None:
-    """Raise UserError unless the features match the current parameters, and the files that belong to them their record.
+    """Raise UserError unless the record of the features matches the current parameters and the files on disk.
 
     The betons are not compared: they are large, and only their features are used.
     """
@@ -680,7 +679,7 @@ def _recompute_random_run(params: Params, device: str) -> tuple[bool, str]:
     machine = describe_machine()
     sessions = [*record.get("earlier_sessions", []), record]
     same_device = all((session["device"], session["processes"]) == (device_name(device), 1) for session in sessions)
-    # Records written by earlier versions lack the versions of some packages.
+    # Records written by earlier versions of this project do not list all of these packages.
     same_machine = all(
         session["machine"]["processor"] == machine["processor"]
         and session["machine"]["versions"].items() <= machine["versions"].items()

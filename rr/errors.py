@@ -20,7 +20,7 @@ class UserError(Exception):
     """A mistake in the input, or a problem with the machine, that the user can fix.
 
     The message explains what is wrong, where, and what to do. The command line prints only this message and exits with
-    code 2. Any other exception is a bug, and is printed with its traceback.
+    code 2. Any other exception that `explain_error` does not recognize is a bug, and is printed with its traceback.
     """
 
 
@@ -97,7 +97,7 @@ def explain_missing_package(error: ModuleNotFoundError) -> UserError | None:
 
 def _explain_memory_error(error: MemoryError | RuntimeError) -> UserError | None:
     """Return a UserError if the error is about memory or the number of threads, or None otherwise."""
-    # torch raises a plain RuntimeError if CPU or GPU memory runs out; only its text reveals the cause.
+    # If CPU or GPU memory runs out, torch may raise a plain RuntimeError, and only its text reveals the cause.
     is_about_threads = "can't start new thread" in str(error)
     texts = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")  # cuBLAS and cuDNN report the last one
     if not isinstance(error, MemoryError) and not is_about_threads and not any(text in str(error) for text in texts):

@@ -133,7 +133,7 @@ def format_fetch_facts(facts: dict[str, Any]) -> str:
         )
     lines += format_sizes_and_problems(facts) if "sizes" in facts else []
     lines += format_skipped(facts["skipped"])
-    is_folder = "columns" not in facts  # which only Parquet files have
+    is_folder = "columns" not in facts  # only Parquet files have columns
     if is_folder and not num_classes and any(".csv" in by_suffix for by_suffix in facts["skipped"].values()):
         lines.append(
             "if a .csv file contains the labels: use rr init --labels FILE, or set `labels: FILE` in this dataset's "

@@ -226,7 +226,7 @@ class EvaluationPaths:
 
     @property
     def examples(self) -> Path:
-        """Image with examples: the least probable true classes, queries with their neighbors, or clusters and a map."""
+        """PNG with images whose true class is least probable, queries with their neighbors, or clusters and a map."""
         return self.folder / "examples.png"
 
 

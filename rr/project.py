@@ -45,7 +45,7 @@ def create_project(folder: Path) -> None:
     check_can_create_project(folder)
     is_new = not _is_project(folder)
     # If this function is interrupted, the `rr` link tells the next call that the other files belong to a project.
-    # `rr init IMAGES` calls it again only if params.yaml is missing, so this file comes last.
+    # `rr init IMAGES` calls this function again only if params.yaml is missing, so params.yaml is written last.
     for name, destination in _LINKS.items():
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(destination)
@@ -88,7 +88,7 @@ def describe_outdated_files(folder: Path) -> str:
 
 
 def read_template(file: Path) -> str:
-    """Return the text of a new project's file, without any images that `rr init` has added to a clone's params.yaml."""
+    """Return the text of a new project's file, without datasets that `rr init` has added to a clone's params.yaml."""
     text = (PROJECT_FILES / file).read_text(encoding="utf-8")
     if file == Path("params.yaml") and runs_from_git_clone() and _OWN_IMAGES.search(text):
         committed = subprocess.run(["git", "show", f"HEAD:./{file}"], cwd=PROJECT_FILES, capture_output=True, text=True)
@@ -127,7 +127,8 @@ def _check_folder(folder: Path) -> None:
                 f"{folder.resolve()} contains a file or folder named {name}: use a different folder for the project"
             )
     existing = [file for file in _files_to_copy() if (folder / file).exists() and file != Path(".gitignore")]
-    # A clone of a project that another machine shares has the link to the profiles, but not the one to the package.
+    # A clone of a project from another machine has the link to the profiles, but not the link to the package, which
+    # git ignores.
     if existing and not any((folder / name).is_symlink() for name in _LINKS):
         raise UserError(
             f"{folder.resolve()} already contains {existing[0]}, which conflicts with the project file of the "

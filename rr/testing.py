@@ -45,7 +45,7 @@ _NO_DYNAMICS = DynamicsConfig(every_n_epochs=0, images=50)
 
 @contextlib.contextmanager
 def _configured_torch() -> Iterator[None]:
-    """Configure torch as the stages do, with one thread; restore threads, cuDNN, optimizers and the random state.
+    """Configure torch as the stages do, with one thread; at the end, restore all settings and the random state.
 
     Raises:
         RuntimeError: if Python ignores the assert statements of the checks.
@@ -75,7 +75,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
     through four classes. The checks are:
 
     - The loss is a finite number, and the metrics contain `accuracy`.
-    - All backbone parameters that require gradients receive some that are finite and not all zero.
+    - Each backbone parameter that requires a gradient receives one that is finite and contains nonzero values.
     - Two training runs with the same seed produce bit-identical results, and a different seed produces different
       weights.
     - A training run that is interrupted within an epoch and then continued produces the same result, bit for bit.
@@ -86,7 +86,8 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
         backbone: name of the backbone to train.
 
     Raises:
-        AssertionError: if a result is not reproducible, or if the loss or a gradient is invalid.
+        AssertionError: if a result is not reproducible or does not depend on the seed, or if the loss or a gradient is
+            invalid.
         UserError: if the parameter file contains mistakes or lacks a trainable method with that name, or if `loss` or
             `update_pseudo_labels` returns an invalid result.
     """
@@ -131,7 +132,7 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
 
     - It is a subclass of `rr.backbones.base.Backbone`.
     - It maps images (B, 3, S, S) to finite float32 representations (B, num_features), in both train and eval mode.
-    - All parameters that require gradients receive some that are finite and not all zero.
+    - Each parameter that requires a gradient receives one that is finite and contains nonzero values.
     - The weights depend only on torch's random state.
     - A saved and reloaded backbone produces the same representations, bit for bit.
 
@@ -142,7 +143,8 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
 
     Raises:
         AssertionError: if a check fails.
-        UserError: if the parameter file contains mistakes or lacks a backbone with that name.
+        UserError: if the parameter file contains mistakes or lacks a backbone with that name, or if the backbone does
+            not define `num_features` or has tensors with reserved names.
     """
     config = lookup(load_params(params_file).backbones, name, f"{params_file}: backbones")
     images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))

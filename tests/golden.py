@@ -2,7 +2,7 @@
 
     python tests/golden.py          updates tests/golden.json, after a change that is supposed to change the losses
 
-Each entry is the mean loss of each of five epochs of four steps, with Conv-4 and one thread.
+Each entry lists the mean losses of five epochs of four steps each, with Conv-4 and one thread.
 """
 
 import json

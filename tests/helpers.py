@@ -23,7 +23,7 @@ from rr.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-# As in `rr`. Two test processes on two cores would otherwise spend most of their time in OpenMP's busy waiting.
+# `rr` sets this too. Otherwise, two test processes on two cores would mostly be busy waiting in OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Block the network in this process and in every Python process that a test starts.
 OFFLINE_SITE = Path(__file__).parent / "offline/sitecustomize.py"
@@ -95,7 +95,7 @@ SMALL_PARAMS = {
 }  # fmt: skip
 
 
-# A long run tests every combination of parameters, and runs many rounds.
+# In a long run, tests cover every combination of parameters, and the fuzz tests have more rounds.
 LONG = bool(os.environ.get("RR_LONG"))
 
 
@@ -195,7 +195,7 @@ RunRr = Callable[..., Outcome]
 
 def write_params(folder: Path, change: Callable[[dict], None] | None = None) -> None:
     """Write a copy of SMALL_PARAMS to params.yaml in `folder`. `change` may modify the copy in place."""
-    # JSON makes separate copies of objects that SMALL_PARAMS uses twice. YAML would write them as aliases.
+    # JSON makes separate copies of objects that SMALL_PARAMS uses twice. Otherwise, YAML would write aliases for them.
     params = json.loads(json.dumps(SMALL_PARAMS))
     if change:
         change(params)
@@ -209,7 +209,7 @@ def keep_one_evaluation(params: dict) -> None:
 
 
 def copy_project(folder: Path, change: Callable[[dict], None] | None = None) -> Path:
-    """Copy this project's files to `folder` as git would clone them, write the small params.yaml, and commit."""
+    """Copy this project to `folder` without ignored files and results, write the small params.yaml, and commit."""
     git = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

@@ -35,7 +35,7 @@ def save_file(path: Path, data: bytes | None = None) -> Path:
 
 
 def save_tree(root: Path, counts: Mapping[str, int]) -> Path:
-    """Write the number of images in `counts` to each folder, and return `root`."""
+    """Write as many images to each folder as `counts` specifies, and return `root`."""
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -69,12 +69,12 @@ def save_tables(root: Path, tables: Mapping[str, pa.Table | bytes]) -> Path:
 
 
 def fetch_folder(root: Path, **keys: Any) -> dict[str, Any]:
-    """Fetch the images in a folder into a file next to it, and return the facts."""
+    """Fetch the images in a folder into `raw_file(root)`, and return the facts."""
     return fetch(FolderSource(kind="imagefolder", path=str(root), **keys), raw_file(root), root.parent / "download")
 
 
 def fetch_parquet(root: Path, **keys: Any) -> dict[str, Any]:
-    """Fetch the images in a Parquet file or a folder into a file next to it, and return the facts."""
+    """Fetch the images in a Parquet file, or in a folder of such files, into `raw_file(root)`, and return the facts."""
     return fetch(ParquetSource(kind="parquet", path=str(root), **keys), raw_file(root), root.parent / "download")
 
 

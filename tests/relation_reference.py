@@ -1,4 +1,4 @@
-"""Reference for the relation loss, which passes all pairs through the head."""
+"""Reference for the relation loss. It passes all pairs through the head."""
 
 import torch
 from torch import Tensor

@@ -57,8 +57,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "embedding": {"kind": "embedding", "images": 10, "perplexity": 3.0, "augmentation": {"flip": 0.5}},
 }
 CLASSIFICATION = ("linear", "knn")
-# The ten test images of the embedding, and every classifier's labels and predictions for them. There are three classes,
-# and class 1 has the lowest accuracy.
+# The indices of the ten test images of the embedding, their labels, and every classifier's predictions for them. There
+# are three classes, and class 1 has the lowest accuracy.
 INDEX = [7, 3, 12, 0, 25, 18, 4, 31, 9, 16]
 CLASS_NAMES = ["cat", "dog", "$a$ & <b>"]
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
@@ -94,7 +94,7 @@ def make_params(
 
 
 def write_grid_files(params: Params) -> None:
-    """Write all run files of a grid that the report reads."""
+    """Write all files that the report reads for the runs of a grid."""
     for run in pretrainings(params):
         run.folder.mkdir(parents=True)
         run.history.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def encode_webp(shade: int) -> bytes:
 
 
 def write_dynamics(method: str, seed: int, columns: dict[str, list[Any]], seconds: list[float]) -> None:
-    """Write a history with these columns. None stands for an epoch without a measurement."""
+    """Write a history with these columns, and record the epochs' `seconds`. None stands for a missing measurement."""
     run = paths.PretrainPaths("shapes", "conv4", method, seed)
     epochs = range(1, len(seconds) + 1)
     rows = [["epoch", "loss", *columns]]

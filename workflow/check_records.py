@@ -3,9 +3,9 @@
 usage: python workflow/check_records.py FOLDER...
 
 Each folder contains records (run.json) and some of the files that they list; it does not need a grid. The script checks
-the digest of each record; the hash of each file that is present; whether each beton, backbone and feature file that a
-run has read is the one that, according to another record, a run has written; and whether each accuracy follows from the
-predictions.
+the digest of each record and the hash of each file that is present. It also checks whether each beton, backbone and
+feature file that a run has read has the same hash as in the record of the run that wrote it, and whether each accuracy
+follows from the predictions.
 """
 
 import json

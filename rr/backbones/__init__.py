@@ -23,7 +23,7 @@ def build(name: str, image_size: int | None = None, config: ExtensionBackboneCon
     Raises:
         ValueError: if the name is unknown, or if the image size is missing.
         UserError: if timm has no model with that name, if the backbone does not accept images of that size, or if a
-            user-defined backbone does not define `num_features` or has tensors with names that are already used.
+            user-defined backbone does not define `num_features` or has tensors with reserved names.
     """
     match name:
         case _ if config:  # a user-defined backbone

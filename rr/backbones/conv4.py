@@ -80,7 +80,10 @@ class Conv4(Backbone):
         return x.flatten(1)
 
     def _can_fuse(self, images_B3SS: Tensor) -> bool:
-        """Return whether the fused layers can be used. For invalid shapes, the unfused layers raise an error."""
+        """Return whether the fused layers can be used.
+
+        Invalid shapes are left to the unfused layers, which raise an error.
+        """
         if images_B3SS.device.type != "cpu" or not self._has_original_layers():
             return False
         from rr.backbones import fused_block  # imports numba, which is needed only for training on a CPU

@@ -1,9 +1,9 @@
 """Fused layers of Conv-4 for training on a CPU in float32.
 
 Calling the layers one by one reads or writes each activation about fifteen times. The fused forward pass needs two
-passes over it: one to compute the batch statistics, and one to normalize and pool. The backward pass needs only one,
-because the sums that batch norm needs first are computed from two small arrays, stored in the forward pass, with one
-value per pooling window. The `nn.BatchNorm2d` modules still hold the parameters and the running statistics.
+passes over it: one to compute the batch statistics, and one to normalize and pool. The backward pass needs only one:
+batch norm first needs sums, but these are computed from two small arrays that the forward pass stores, with one value
+per pooling window. The `nn.BatchNorm2d` modules still hold the parameters and the running statistics.
 
 The results are bit-identical for any number of threads, except where torch computes the convolution.
 """

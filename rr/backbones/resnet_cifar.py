@@ -1,8 +1,8 @@
 """The paper's ResNet-8, ResNet-32 and ResNet-56: residual networks for small images, with 64 features.
 
 Architecture and initialization follow the authors' code (backbones/resnet_small.py) and He et al. 2016, section 4.2. If
-a block's output has a different shape, a 1×1 convolution projects its input. The modules have torchvision's names, so
-the parameter names match those in the authors' checkpoints.
+the output of a block differs in shape from its input, a 1×1 convolution projects the input. The modules have
+torchvision's names, so the parameter names match those in the authors' checkpoints.
 """
 
 import torch

@@ -8,7 +8,7 @@ from rr.backbones.base import Backbone
 
 
 class TorchvisionResNet(Backbone):
-    """The layers of `torchvision.models.<name>` up to the global pooling, with torchvision's names and random weights.
+    """The layers of `torchvision.models.<name>` except the classifier, with torchvision's names and random weights.
 
     `num_features` is 512 for networks with basic blocks and 2048 for networks with bottleneck blocks. If the name ends
     with `-cifar`, the first convolution is 3×3 without stride, and there is no max pooling, as is common for small

@@ -14,7 +14,7 @@ class BenchData:
     """The same images for both implementations: a beton for rr, and NumPy files for the reference.
 
     Attributes:
-        name: description of the images to show with the results.
+        name: description of the images, which is shown with the results.
         beton: path of the beton.
         images: path of the images, uint8 (N, S, S, 3).
         labels: path of the labels, int64 (N,).
@@ -51,7 +51,8 @@ def prepare_data(settings: Settings, num_images: int, scratch: Path) -> BenchDat
     If the settings do not specify a dataset, `num_images` images of 32 × 32 pixels are generated.
 
     Raises:
-        UserError: if the dataset is too large to keep in memory, or has unlabeled images.
+        UserError: if the dataset has no `train.beton`, if this file is damaged, or if the dataset contains photographs
+            of different sizes, is too large to keep in memory, or has unlabeled images.
     """
     from rr.data import beton
 

@@ -98,7 +98,7 @@ class PartResult:
 def cpu_seconds_with_children() -> float:
     """Return the CPU seconds used so far by this process and by its children that have ended.
 
-    On Linux, this includes running children that `multiprocessing` started.
+    On Linux, the sum also includes running children that `multiprocessing` started.
     """
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = time.process_time() + children.ru_utime + children.ru_stime

@@ -1,4 +1,4 @@
-"""Update a batch-norm module's running statistics for fused kernels that normalize in its place."""
+"""Update a batch-norm module's running statistics for code that normalizes in its place."""
 
 import numpy as np
 import torch

@@ -26,7 +26,7 @@ _pools: "weakref.WeakSet[BufferPool]" = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
-    """Release the locks that other threads held when this process was forked; those threads do not exist here."""
+    """Replace locks that other threads may have held when this process was forked; those threads do not exist here."""
     for pool in _pools:
         pool._lock = threading.Lock()
 

@@ -1,6 +1,7 @@
 """Optimizers, and learning rate schedules that depend only on training progress.
 
-A schedule has no state, so a training run that continues from a checkpoint uses the same learning rates.
+A schedule has no state, so a training run that continues from a checkpoint uses the same learning rates as an
+uninterrupted run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rr.params.optimizers import OptimizerConfig, ScheduleConfig
 
 
-# The decorated methods. The first four belong to the base class.
+# The optimizer methods whose decorators load torch._dynamo. The first four belong to the base class.
 DETACHED_METHODS = [
     *((torch.optim.Optimizer, name) for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")),
     (torch.optim.Adam, "step"),

@@ -188,7 +188,7 @@ def process_group() -> Iterator[ProcessGroup]:
         dist.destroy_process_group()
     except BaseException as error:
         is_first_failure = _register_failure_and_check_first(store, group)
-        if dist.is_initialized():  # otherwise torch's threads may abort this process with their own exit code
+        if dist.is_initialized():  # the threads of an open group may abort this process with their own exit code
             dist.destroy_process_group()
         if not is_first_failure and isinstance(error, (UserError, KeyboardInterrupt, SystemExit)):
             raise ReportedByAnotherRank(_exit_code(error)) from error

@@ -1,7 +1,7 @@
 """Read zip archives in place and extract tar archives, without trusting their contents.
 
-An archive may contain names that lead outside its folder, or expand to more bytes than the disk can hold. Unsafe names
-are rejected, and the caller limits the size and the number of members.
+The names in an archive may lead outside the folder into which it is extracted, and an archive may expand to more bytes
+than the disk can hold. Unsafe names are rejected, and the caller limits the size and the number of members.
 """
 
 import errno
@@ -20,7 +20,8 @@ from rr.errors import UserError, raise_if_lfs_pointer
 from rr.runtime.formatting import format_names
 from rr.runtime.progress import Progress
 
-# Python 3.11.4 introduced this filter. It only changes permissions, because `_check_member` rejects unsafe members.
+# Python 3.11.4 introduced this filter. Here, it changes only permissions and owners, because `extract_tar` rejects all
+# unsafe members itself.
 _EXTRACTION_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 _HEADER_TYPES = {
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
@@ -69,7 +70,7 @@ def open_tree(path: Path, extract_dir: Path, limits: ArchiveLimits) -> FileTree:
 
 
 class _TarInfo(tarfile.TarInfo):
-    """A member of a tar archive. Long names are stored in headers, which tarfile reads completely into memory."""
+    """A member of a tar archive. tarfile loads headers for long names into memory, so their size is limited."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _HEADER_TYPES and self.size > _MAX_HEADER_BYTES:

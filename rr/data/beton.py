@@ -3,12 +3,12 @@
 A beton holds square images of one size as raw pixels, or photographs of many sizes (see `rr.data.photograph_beton`) as
 raw pixels or JPEG, whichever is smaller.
 
-This module works around four quirks of FFCV 1.0.2. Importing ffcv limits torch to one thread, and creating or iterating
-over a loader sets torch's number of threads to the loader's number of workers. Writing with several processes produces
-a different file each time, and hangs if a process dies. The writer needs shared memory and semaphores, which are not
-available if /dev/shm is not writable. Instead, this module writes in a single process with plain Python objects. FFCV
-maps files into memory, so a damaged file can crash the process. Therefore, `validate` checks a file before FFCV opens
-it.
+This module works around several quirks of FFCV 1.0.2. Importing ffcv limits torch to one thread, and creating or
+iterating over a loader sets torch's number of threads to the loader's number of workers. Writing with several processes
+produces a different file each time, and hangs if a process dies. The writer needs shared memory and semaphores, which
+are not available if /dev/shm is not writable. Instead, this module writes in a single process with plain Python
+objects. FFCV maps files into memory, so a damaged file can crash the process. Therefore, `validate` checks a file
+before FFCV opens it.
 """
 
 import functools
@@ -189,7 +189,7 @@ def write_stored(
             return image, int(label), int(row)
 
     def encode(sample: np.ndarray, image: StoredImage, allocate: Any) -> None:
-        """Replace FFCV's field method, which would encode the image in this thread."""
+        """Replace FFCV's field method: store the image as it is, because the caller has already encoded it."""
         sample["mode"], sample["height"], sample["width"] = image.mode, image.height, image.width
         sample["data_ptr"], memory = allocate(len(image.data))
         memory[:] = np.frombuffer(image.data, np.uint8)
@@ -234,7 +234,8 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
         photographs: whether the file must hold photographs instead of square images of one size.
 
     Raises:
-        UserError: if the file is missing or truncated, has a different format, or contains pointers outside the file.
+        UserError: if the file is missing or truncated, is not in the expected format, or contains pointers outside the
+            file.
     """
 
     def invalid(reason: str) -> UserError:
@@ -277,9 +278,9 @@ def validate(path: Path, *, photographs: bool = False) -> BetonInfo:
         problem = _find_square_problem(image, size, page_size)
     if problem:
         raise invalid(problem)
-    # Each image must lie between the two tables: samples_start ≤ pointer ≤ table_start − size. The numbers are
-    # unsigned, so a sum could overflow and a difference could wrap around. For an image larger than table_start, 0 is
-    # subtracted, and `is_small` rejects it.
+    # Each image must lie between the header and the allocation table: samples_start ≤ pointer ≤ table_start − size. The
+    # numbers are unsigned, so a sum could overflow and a difference could wrap around. For an image larger than
+    # table_start, 0 is subtracted, and `is_small` rejects it.
     is_small = image_bytes <= table_start
     end = table_start - np.where(is_small, image_bytes, 0)
     if not np.all(is_small & (image["pointer"] <= end) & (image["pointer"] >= samples_start)):
@@ -298,8 +299,8 @@ def _find_photograph_problem(samples: np.ndarray, image_bytes: np.ndarray, page_
     raw_bytes = image["height"].astype(np.uint64) * image["width"] * 3
     if np.any(image["mode"] > _RAW_MODE) or np.any(raw_bytes == 0):
         return "an image has no pixels or an unknown mode"
-    # The decoder allocates memory for the stated size. `max_photograph_bytes` chose the page for the stored size; 12 is
-    # its factor of 4 times 3 channels.
+    # The decoder allocates memory for the stated height and width, so they are checked. `max_photograph_bytes` chose a
+    # page that can hold 4 * 3 * stored_size**2 bytes, and no shorter side is longer than stored_size.
     if np.any(np.minimum(image["height"], image["width"]) > math.isqrt(page_size // 12)):
         return "an image is larger than its page allows"
     if np.any(image_bytes[is_raw] != raw_bytes[is_raw]) or np.any(image_bytes == 0):

@@ -105,8 +105,8 @@ class ConvertedParts:
     def _read_part(self, split: str, part_number: int, first_image: int) -> list[ConvertedImage]:
         """Return the images of a part, or an empty list if it is missing, damaged, or from a different conversion.
 
-        Where a part ends depends on time, so parts that an earlier conversion with the same fingerprint left behind may
-        begin with a different image.
+        Where a part ends depends on time. Therefore, a part that an earlier conversion with the same fingerprint left
+        behind may not begin at `first_image`. Such a part is not used.
         """
         try:
             content = memoryview(self._path(split, part_number).read_bytes())

@@ -68,7 +68,7 @@ def read_preprocessing(path: Path) -> Preprocessing:
     `rr convert` writes the mean and std from params.yaml or, if they are not set there, the values that it computed.
 
     Raises:
-        UserError: if the index is missing or damaged, or if an earlier version wrote it.
+        UserError: if the index is missing or damaged, or if an earlier version of rr wrote it.
     """
     try:
         values = json.loads((pq.read_schema(path).metadata or {})[b"preprocessing"])

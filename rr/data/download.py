@@ -121,7 +121,8 @@ def _request_rest(url: str, part: Path, size: int) -> http.client.HTTPResponse |
 
     Raises:
         UserError: if the server refuses the request.
-        _NetworkError: if the server cannot be reached, or if its file is shorter than `part`, which is then deleted.
+        _NetworkError: if the server cannot be reached or returns a temporary error, or if its file is shorter than
+            `part`, which is then deleted.
     """
     headers = {"User-Agent": "rr"}
     if size:

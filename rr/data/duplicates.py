@@ -100,7 +100,7 @@ def find_duplicates(signatures: Sequence[Signature], is_test: np.ndarray) -> tup
         The duplicates, in the order of their rows; and whether each image is a test image with an identical or nearly
         identical training image, bool (N,).
     """
-    copies: dict[bytes, list[int]] = {}  # rows of identical images; test images come first, also among the keys
+    copies: dict[bytes, list[int]] = {}  # rows of identical images; test images come first in each list and in the dict
     for row in np.argsort(~is_test, kind="stable").tolist():
         copies.setdefault(signatures[row].digest, []).append(row)
     duplicates: list[Duplicate] = []

@@ -3,7 +3,7 @@
 A list is a text file with one name per line. The names are the same as in the raw file: a path relative to the source
 folder or, for Parquet, a file and a row. Non-printable characters, such as line breaks, are written as escapes; a list
 that you write may also contain them unescaped, except line breaks. The first digits of an image's SHA-256 may follow a
-row, so that a list for a different version of the file is detected.
+row, so that rr detects whether the file has changed since the list was written.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def write_excluded_names(path: Path, names: Iterable[str]) -> None:
 
 
 def add_digest(name: str, data: bytes) -> str:
-    """Return the line that lists an encoded image in a Parquet file."""
+    """Return the line of a list for an image from a Parquet file. `data` is the encoded image."""
     return f"{name}, sha256 {hashlib.sha256(data).hexdigest()[:_NUM_DIGITS]}"
 
 

@@ -1,6 +1,6 @@
 """List the files in a folder and account for every unused file.
 
-`rr fetch`, `rr embed` and `rr retrieve` list folders only with this module, so they all use the same files.
+All commands that read a folder of images list it only with this module, so they all use the same files.
 """
 
 import errno
@@ -41,10 +41,11 @@ _PROGRAM_NAMES = {
     "zbthumbnail.info", "_gsdata_", ".directory", ".stfolder", ".stversions", ".dropbox.cache", ".nomedia",
     "thumbs.db:encryptable", "thumbnails", "@__thumb", "_vti_cnf", "dfsrprivate",
 }  # fmt: skip
-_THUMBNAIL_FOLDERS = {"thumb", "thumbs", "thumbnail", "_thumb", "_thumbs"}  # elsewhere, `thumb` may be a class
+# Folders that are ignored only if they are next to images. Otherwise, `thumb` may be a class.
+_THUMBNAIL_FOLDERS = {"thumb", "thumbs", "thumbnail", "_thumb", "_thumbs"}
 _TRASH_FOLDERS = ("RECYCLER", "RECYCLED")  # of old Windows versions; in lower case, they could be classes
 _PROGRAM_PREFIXES = (".trash", "._", ".nfs", ".fuse_hidden", ".~lock", "paxheader")  # tar creates the last one
-# Metadata from file servers, and the libraries of photo programs with their previews.
+# Metadata from file servers, and the libraries and previews of photo programs.
 _PROGRAM_SUFFIXES = ("@synoeastream", "@synoresource", ".lrdata", ".photoslibrary", ".photolibrary", ".aplibrary")
 _FORMER_VERSION = re.compile(r".*\.\w+(_original|~)")  # backups that ExifTool and text editors create
 _UNFINISHED_SUFFIXES = {
@@ -75,7 +76,7 @@ _ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z"
 _SIGNED_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF", "HEIF", "ICO", "PSD")
 
 
-# What to do to use the files that are not used for a reason.
+# For some reasons why files are not used, what to do so that they can be used.
 REMEDIES = {
     UNSUPPORTED_FORMAT: "convert photographs to JPEG to use them",
     HEIC_FORMAT: "install pillow-heif to use them",

@@ -133,7 +133,8 @@ def has_16_bits(data: bytes) -> bool:
 def crop_center(pixels: np.ndarray, shorter_side: int, image_size: int) -> np.ndarray:
     """Resize an image so that its shorter side is `shorter_side` pixels long, and crop its center.
 
-    The kernel in `rr.data.photograph_beton` and torchvision round differently, so their results differ slightly.
+    The kernel in `rr.data.photograph_beton` and torchvision round differently, so their results differ slightly from
+    those of this function.
 
     Args:
         pixels: uint8 (H, W, 3).
@@ -246,10 +247,10 @@ def _is_overwritten_with_zeros(data: bytes, image_format: str, num_pixels: int) 
         return False
     # Encoders also write zeros: they are the codes of the most frequent values, for example of a large plain area at
     # the end of an image.
-    if kind == b"VP8L":  # lossless: about one bit or less for each pixel and channel
+    if kind == b"VP8L":  # lossless: such a code takes up about one bit or less for each pixel and channel
         return 8 * num_zeros > 4 * num_pixels
     # Lossy: in intact images of noise above a plain area, up to 48% of the bytes were zeros. The data of AVIF and HEIC
-    # images may end in metadata.
+    # images may end in metadata, whose zeros also count.
     return num_zeros > len(pixels) / 2
 
 

@@ -41,7 +41,7 @@ def find_image_facts(data: bytes) -> ImageFacts:
     brightest = int(pixels.max())
     is_dark = 0 < brightest <= _MAX_DARK and has_16_bits(data)
     if is_dark:
-        pixels = pixels * (255 // brightest)  # enlarge the differences as much as scaling would
+        pixels = pixels * (255 // brightest)  # enlarge the differences, as scaling the values to the full range would
     # Reducing an image averages its pixels, so the result can have a single color even if the image does not.
     blank = is_blank(pixels) and (is_dark or is_blank(decode_image(data)))
     return ImageFacts(*size, blank, has_several_frames(data), is_dark)

@@ -38,7 +38,7 @@ _MAX_ROWS_PER_GROUP, _MAX_BYTES_PER_GROUP = 1000, 1 << 26
 
 
 class EncodedImage(NamedTuple):
-    """An encoded image with its split and label. `name` identifies the image in error messages."""
+    """An encoded image with its split and label. `name` identifies the image in the index and in messages."""
 
     split: str
     name: str

@@ -1,7 +1,7 @@
 """Load mini-batches of augmented views in the background while training runs.
 
-Views of photographs are cropped while FFCV decodes the photographs. Unless all augmentation policies use resized crops,
-each photograph is first resized so that its shorter side equals the image size, and its center is cropped.
+If all augmentation policies use resized crops, views of photographs are cropped while FFCV decodes the photographs.
+Otherwise, each photograph is first resized so that its shorter side equals the image size, and its center is cropped.
 
 On the CPU, a batch contains the views themselves. On a GPU, it contains the image pixels and a table of augmentation
 parameters. `ViewLoader.augment` makes the views from them on the GPU, as the first part of the compiled training step.
@@ -127,14 +127,14 @@ class ViewLoader:
                 yield self._make_gpu_batch(None, positions, epoch)
         elif batches:
             local_order = np.concatenate([positions[self.local_slice(len(positions))] for positions in batches])
-            # The size of this process's slice of a full mini-batch, which a single mini-batch may not reach.
+            # The size of this process's slice of a full mini-batch. If there is only one mini-batch, it may be smaller.
             local_size = min(len(local_order), len(range(self.batch_size)[self.local_slice(self.batch_size)]))
             make_batch = self._make_gpu_batch if self.augment_on_device else self._make_cpu_batch
             for positions, images in zip(batches, self._iter_images(epoch, local_order, local_size), strict=True):
                 yield make_batch(images, positions, epoch)
 
     def _iter_images(self, epoch: int, order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-        """Yield the images from which the views are made: (M, S, S, 3) or, if they are cropped, (K * M, S, S, 3)."""
+        """Yield the images from which the views are made: (M, S, S, 3) or, for random crops, (K * M, S, S, 3)."""
         if self.photographs:
             for crops in self.photographs.random_crops(
                 order, batch_size, self.policies, self.seed, epoch, self.num_views

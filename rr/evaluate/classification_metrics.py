@@ -59,6 +59,6 @@ def expected_calibration_error(is_correct: np.ndarray, confidence: np.ndarray) -
 def confidence_bin_indices(confidence: np.ndarray) -> np.ndarray:
     """Return the confidence bin index of each prediction, int64 (N,).
 
-    With 15 bins counted from 1, bin b is the interval ((b − 1) / 15, b / 15]; the first bin includes 0.
+    The bin with index i, from 0 to 14, is the interval (i / 15, (i + 1) / 15]; the first bin includes 0.
     """
     return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)

@@ -144,7 +144,7 @@ def _find_clusters(normalized: np.ndarray, num_clusters: int, seed: int) -> tupl
 
     kmeans = KMeans(min(num_clusters, len(normalized)), n_init=10, random_state=seed).fit(normalized)
     sizes = np.bincount(kmeans.labels_, minlength=kmeans.n_clusters)
-    ranks = np.argsort(np.argsort(-sizes, kind="stable"))  # of each cluster, from the largest to the smallest
+    ranks = np.argsort(np.argsort(-sizes, kind="stable"))  # rank of each cluster by size; 0 is the largest
     distances = np.linalg.norm(normalized - kmeans.cluster_centers_[kmeans.labels_], axis=1)
     return ranks[kmeans.labels_], distances
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # the imports take a tenth of a second, and `rr retrieve` doe
     from rr.data.beton import Beton
     from rr.data.preprocessing import Preprocessing
 
-# Batches contain fewer images if the images are larger than 224 × 224 pixels. Otherwise, the activations would need too
-# much memory. On a CPU, batches are smaller so that the activations of small networks stay in the cache.
+# If the images are larger than 224 × 224 pixels, batches contain fewer images, because the activations of full batches
+# would need too much memory. On a CPU, batches are smaller so that the activations of small networks stay in the cache.
 _MAX_BATCH_SIZE, _MAX_BATCH_PIXELS = 512, 512 * 224**2
 _MAX_CPU_BATCH_SIZE, _MIN_CPU_BATCH_SIZE, _CPU_BATCH_PIXELS = 128, 16, 256 * 32**2
 

@@ -72,7 +72,7 @@ class EvaluationInputs:
         positions = self.find_positions(split, rows)
         if self.target.preprocessing.stored_size is None:
             return read_images(self.target.betons[split], positions)
-        if split not in self._photographs:  # FFCV compiles its decoder for each of these objects
+        if split not in self._photographs:  # reused, because FFCV compiles its decoder for each `Beton`
             self._photographs[split] = self.open_split(split)
         batches = self._photographs[split].batches(positions, batch_size=64)
         return np.concatenate([images.copy() for images in batches])

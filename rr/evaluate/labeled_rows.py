@@ -5,7 +5,7 @@ import numpy as np
 from rr.data.label_fraction import keep_label_fraction, shuffle_class
 from rr.params import FinetuneConfig, LinearConfig
 
-_VALIDATION_STREAM = 1 << 32  # added to the class number so that this choice uses its own random numbers
+_VALIDATION_STREAM = 1 << 32  # added to the class number so that the validation rows use their own random numbers
 
 
 def choose_labeled_rows(labels: np.ndarray, config: LinearConfig | FinetuneConfig, seed: int) -> np.ndarray:

@@ -73,7 +73,8 @@ def train_classifier(
     The optimizer is Adam with a constant learning rate and without weight decay. Images are shuffled in every epoch.
     Only the images that `choose_labeled_rows` returns are used. If `learning_rate` is a list, a layer is trained with
     each rate on about four fifths of these images. The rate with the highest accuracy on the other images (at least one
-    of each class that has two) is then used to train on all of them; in case of a tie, the first such rate is used.
+    of each class with two or more images) is then used to train on all of these images; in case of a tie, the first
+    such rate is used.
 
     Args:
         train_features: float32 (N, D).
@@ -143,7 +144,7 @@ def _train(
 
 @torch.no_grad()
 def set_cross_entropy_gradient(classifier: nn.Linear, features: Tensor, labels: Tensor) -> None:
-    """Set the gradients of a linear layer with respect to the mean cross-entropy of a mini-batch.
+    """Set the gradients of a mini-batch's mean cross-entropy with respect to the weight and bias of a linear layer.
 
     The gradient with respect to the logits is softmax(logits) − one-hot(labels), divided by the number of images.
 

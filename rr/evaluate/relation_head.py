@@ -1,7 +1,7 @@
 """Use numpy to evaluate the relation head in a backbone file, and calibrate its scores.
 
 The head is trained to distinguish pairs of views of the same image from pairs of views of different images. Its score
-for a pair is a logit. Training with the focal loss makes the logits too small, and held-out images differ from the
+for a pair is a logit. Training with the focal loss makes the logits too close to 0, and held-out images differ from the
 training images. A logit can therefore be turned into a probability only after calibration (Platt scaling) on held-out
 pairs.
 """

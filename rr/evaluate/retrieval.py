@@ -33,9 +33,9 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
     Images with equal similarity are ranked in file order. For the average precision, they share the same rank, as in
     scikit-learn.
 
-    If the backbone was trained with a relation head, the head also reorders the 100 nearest images of each query; here,
-    images with equal logits share the same rank. The metrics of the reordered ranking are
-    `reranked_mean_average_precision` and `reranked_precision_at_k`.
+    If the backbone was trained with a relation head, the head also reorders the 100 nearest images of each query.
+    Images with equal logits keep their order, but share the same rank for the average precision. The metrics of the
+    reordered ranking are `reranked_mean_average_precision` and `reranked_precision_at_k`.
 
     The example image has one row for the first test image of each class, up to 10 rows. Each row shows the query and
     its 10 nearest training images. Images of the same class have a blue frame, and all others have an orange frame.
@@ -163,7 +163,7 @@ def _rank_gallery_for_queries(
 def _precisions_at(scores: np.ndarray, all_scores: np.ndarray, relevant_scores: np.ndarray) -> np.ndarray:
     """Return the fraction of relevant images among all images that score at least as high as each of `scores`.
 
-    `all_scores` and `relevant_scores` are in ascending order. Images with equal scores therefore share the same rank.
+    Images with equal scores share the same rank. `all_scores` and `relevant_scores` must be in ascending order.
     """
     num_at_least = len(all_scores) - np.searchsorted(all_scores, scores)
     num_relevant_at_least = len(relevant_scores) - np.searchsorted(relevant_scores, scores)

@@ -39,7 +39,8 @@ def evaluate(
         The metrics.
 
     Raises:
-        UserError: if the protocol's settings do not suit the dataset, or if the weights or the features are damaged.
+        UserError: if the protocol's settings do not suit the dataset, if the weights or the features are damaged, if a
+            loss, probability or metric is not finite, or if a user-defined protocol returns an invalid result.
     """
     inputs = load_inputs(protocol, target, run, seed=seed, device=device, threads=threads)
     test = inputs.test
@@ -76,7 +77,7 @@ def load_inputs(
 
 
 def find_evaluator(kind: str) -> Callable[[EvaluationInputs, Any], ProtocolResult]:
-    """Return a protocol's function. Only its module is imported, because some modules load torch and FFCV."""
+    """Return a protocol's `evaluate` function. Import only its module, because some modules load torch and FFCV."""
     match kind:
         case "linear":
             from rr.evaluate import linear

@@ -210,7 +210,7 @@ class _Crate:
 
 
 def _is_included(path: Path, sha256: str) -> bool:
-    if path.suffix == ".png":  # the report has links to them, but does not need them
+    if path.suffix == ".png":  # the report works without its images, so they may be missing or changed
         return path.is_file() and file_sha256(path) == sha256
     is_in_folder = path.is_relative_to(paths.REPORT_DIR) or path.is_relative_to(paths.HISTORY_DIR)
     return is_in_folder or path.name in (paths.RECORD_NAME, "metrics.json")
@@ -223,4 +223,4 @@ def _start_time(record: dict[str, Any]) -> datetime:
 def _end_time(record: dict[str, Any]) -> datetime:
     if "ended" in record:
         return datetime.fromisoformat(record["ended"])
-    return _start_time(record) + timedelta(seconds=round(record["seconds"]))  # written by an earlier version
+    return _start_time(record) + timedelta(seconds=round(record["seconds"]))  # for records from earlier versions

@@ -137,7 +137,7 @@ def import_backbone(
             )
         backbone = load_backbone(file)  # checks the weights
         with _write_output(output, is_default) as temporary:
-            shutil.copyfile(file, temporary)  # with the layers and the preprocessing that were saved with it
+            shutil.copyfile(file, temporary)  # keeps the layers and preprocessing saved with the backbone
         return _describe_imported(output, backbone, "")
     state_dicts = _find_state_dicts(_load_tensors(file))
     if not state_dicts:
@@ -175,7 +175,7 @@ def _write_output(output: Path, is_default: bool) -> Iterator[Path]:
 
 
 def _parse_preprocessing(image_size: int | None, mean: str | None, std: str | None) -> Preprocessing | None:
-    """Return the preprocessing that the options `--image-size`, `--mean` and `--std` specify, or None without a mean.
+    """Return the preprocessing that `--image-size`, `--mean` and `--std` specify, or None without a mean and a std.
 
     Raises:
         UserError: if an option is missing or invalid.
@@ -217,7 +217,7 @@ def _describe_imported(output: Path, backbone: backbones.Backbone, details: str)
 
 
 class _IgnoredObject:
-    """Replaces an object in a checkpoint that is not a tensor, and ignores the object's values."""
+    """Replaces an object other than a tensor in a checkpoint, and ignores the object's values."""
 
     def __new__(cls, *_: Any) -> "_IgnoredObject":
         return super().__new__(cls)
@@ -279,7 +279,7 @@ def _load_tensors(file: Path) -> Any:
             ) from error
         with open(file, "rb") as opened:
             start = opened.read(1024)
-        # Checkpoints are zip archives.
+        # torch.save writes zip archives, so a file that starts like one may be a damaged checkpoint.
         if start and not start.startswith(b"PK") and (content := identify_unreadable_content(start)):
             raise UserError(f"{file} is not a checkpoint ({content[0]}): use another file") from error
         reason = str(error).split("\n")[0].split(". ")[0] or type(error).__name__

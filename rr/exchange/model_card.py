@@ -50,10 +50,10 @@ features = backbone("image.png")  # float32 (1, {num_features})
 def write_model_card(backbone: Backbone, weights: Path, output: Path, format: str, image_size: int) -> Path:
     """Write a card for the file `output`, to which the backbone in `weights` was exported; return the card's path.
 
-    If the record of the run that trained the weights is next to them, the card includes its information and
-    the results of all evaluations of these weights. If their own card is next to them, as with released weights, its
-    sections about training and evaluation are copied. `image_size` is the size of the images that the exported model
-    accepts; it has no effect on the formats that contain only weights.
+    If the record of the run that trained the weights is next to them, the card includes its information and the results
+    of all evaluations of these weights. Otherwise, if a card of the weights is next to them, as with released weights,
+    its sections about training and evaluation are copied. `image_size` is the size of the images that the exported
+    model accepts; it has no effect on the formats that contain only weights.
 
     Raises:
         UserError: if the record is damaged.

@@ -10,6 +10,7 @@
     random_pairs       percentiles of scores among those of random pairs
     pair_scorer        the relation head, with the calibration of its logits
     compare            `rr compare`: the probability that two images are views of the same image
+    classify           `rr classify`: predict the classes of the images in a folder
     search_page        an HTML page of search results
     map_page           an HTML page with a map of the images
     python_api         the functions and classes for use from Python

@@ -36,7 +36,8 @@ from rr.runtime.weights_lookup import find_weights
 from rr.views import normalize
 from rr.views.argument_checks import normalization_coefficients
 
-# The path of an image file, a PIL image, or RGB pixels, uint8 (H, W, 3).
+# The path of an image file, a PIL image, RGB pixels, uint8 (H, W, 3), or a float tensor (3, S, S). An array or tensor
+# may also contain several images (see `FeatureExtractor.__call__`).
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
 
 # Batch limits: large enough to be fast, but small enough that the activations of a large backbone fit in memory.
@@ -70,10 +71,14 @@ class FeatureExtractor:
     stored_size: int | None = None
 
     def check_unchanged(self, reason: str) -> Path:
-        """Return the weights file. Raise UserError if the weights are no longer those in it; `reason` ends the message.
+        """Check that the backbone still has the weights in its file, and return the path of the file.
+
+        Args:
+            reason: end of the error message if the weights of the backbone have changed.
 
         Raises:
-            ValueError: if there is no file.
+            UserError: if the file is missing or has changed, or if the weights of the backbone have changed.
+            ValueError: if the backbone was not loaded from a file.
         """
         if self.weights is None:
             raise ValueError(
@@ -132,8 +137,8 @@ class FeatureExtractor:
         """Decode and resize an encoded image, or resize a PIL image, as `rr evaluate` does.
 
         For a backbone that was trained on photographs, the pixels can differ slightly from those in `rr evaluate`,
-        which crops JPEG images from the beton file. JPEG images that are given as bytes may be decoded at a reduced
-        size, so a PIL image of the same file can also give slightly different pixels.
+        which crops the JPEG images that the beton contains. JPEG images that are given as bytes may be decoded at a
+        reduced size, so a PIL image of the same file can also give slightly different pixels.
 
         Returns:
             The pixels, uint8 (image_size, image_size, 3).
@@ -163,7 +168,7 @@ class FeatureExtractor:
 
         Raises:
             UserError: if a file cannot be read, or if a feature is NaN or infinite.
-            ValueError: if an array or tensor has a different shape, type or range of values, or if a PIL image has no
+            ValueError: if an array or tensor has the wrong shape, type or range of values, or if a PIL image has no
                 defined range of values (modes I and F).
         """
         if isinstance(images, torch.Tensor) and images.is_floating_point():
@@ -205,10 +210,10 @@ class FeatureExtractor:
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Put the backbone into eval mode, without gradients and autocast, and restore each module's mode afterward."""
-        training = [module for module in self.backbone.modules() if module.training]  # while it is being finetuned
+        training = [module for module in self.backbone.modules() if module.training]  # not empty during finetuning
         self.backbone.eval()
         try:
-            # In inference mode, a tensor that the network stores could not be used in its training later.
+            # Inference mode is not used, because later training could not use a tensor that the network stored in it.
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 yield
         finally:
@@ -315,8 +320,8 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing) -> FeatureExt
         preprocessing: the image size S, and the mean and std with which images are normalized.
 
     Raises:
-        ValueError: if an argument has a different type, if the network has no parameters or cannot process such images,
-            or if its output has a different shape.
+        ValueError: if an argument has the wrong type, if the network has no parameters or cannot process images of this
+            shape and type, or if its output does not have the shape (B, D).
     """
     if not isinstance(network, nn.Module):
         raise ValueError(f"network must be a torch.nn.Module, got {type(network).__name__}")
@@ -361,7 +366,7 @@ class _WrappedNetwork(Backbone):
 def _default_torch_state() -> Iterator[None]:
     """Build networks as in a new process, regardless of the user's settings, and keep torch's random state.
 
-    The default dtype and the random state belong to all threads.
+    All threads share the default dtype and the random state, so other threads must not use them meanwhile.
     """
     dtype = torch.get_default_dtype()
     with torch.device("cpu"), torch.inference_mode(False), torch.random.fork_rng(devices=[]):

@@ -69,7 +69,7 @@ class StaleIndexError(Exception):
 def default_index_path(extractor: FeatureExtractor, folder: Path) -> Path:
     """Return the default path of the index of `folder`.
 
-    The path does not depend on the code that decodes images, so that an index written by other code is replaced.
+    The path does not depend on the code that decodes images, so an index from another version of that code is replaced.
     """
     metadata = {name: value for name, value in extractor.metadata.items() if name != "decoding_code"}
     key = json_sha256([metadata, path_to_text(folder.resolve())])
@@ -162,7 +162,7 @@ def read_index(path: Path, extractor: FeatureExtractor, folder: Path) -> CachedV
 def is_foreign_file(path: Path) -> bool:
     """Return whether `path` exists but is not an index, and must therefore not be overwritten.
 
-    A damaged Parquet file counts as an index, because it may be replaced.
+    An empty file or a damaged Parquet file counts as an index, so that it can be replaced.
     """
     if not path.exists():
         return False

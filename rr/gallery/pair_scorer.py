@@ -13,22 +13,22 @@ from rr.runtime.weights_lookup import FOLDER as RELEASED
 
 
 class PairScorer(NamedTuple):
-    """A relation head, the calibration of its logits (None if unknown), and a description of it for the user."""
+    """A relation head, the calibration of its logits (None if unknown), and a description of this calibration."""
 
     head: NumpyRelationHead
     calibration: Calibration | None
     description: str
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return the probabilities of logits, (P,)."""
+        """Return the probability for each logit, (P,). Without a calibration, it is the sigmoid of the logit."""
         return (self.calibration or Calibration(1, 0)).probabilities(logits)
 
 
 def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     """Load the relation head of a backbone file, and its calibration.
 
-    Released weights come with a calibration. For other weights, it is taken from an evaluation in this folder whose
-    record contains `sha256`, the hash of the file. Without such an evaluation, the logits are not calibrated.
+    Released weights come with a calibration. For other weights, it is taken from an evaluation in the current folder
+    whose record contains `sha256`, the hash of the file. Without such an evaluation, the logits are not calibrated.
 
     Raises:
         UserError: if the file is missing or damaged, or has no relation head.

@@ -41,7 +41,7 @@ def load_backbone(
     Raises:
         UserError: if the file is not a valid backbone file, if `preprocessing` is None and the metadata lacks a valid
             image size, mean or std, or if the device does not exist.
-        ValueError: if `preprocessing` has a different type.
+        ValueError: if `preprocessing` is neither None nor an `rr.Preprocessing`.
     """
     return load_feature_extractor(
         weights, preprocessing, str(device), "pass preprocessing=rr.Preprocessing(image_size, mean, std)"
@@ -67,7 +67,7 @@ class Gallery:
         UserError: if the folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), if no
             image can be read, if `index` does not end in .parquet, or is an existing file that is not an index, or if
             `index` is given and the weights of the backbone are no longer those in their file.
-        ValueError: if `backbone` has a different type, if `on_unreadable` has a different value, or if `index` is given
+        ValueError: if `backbone` has the wrong type, if `on_unreadable` has an invalid value, or if `index` is given
             and the backbone is from `wrap_network`.
     """
 
@@ -132,7 +132,7 @@ def embed(
 
     Raises:
         UserError: if a folder has no images, or if an image cannot be read.
-        ValueError: if `backbone` has a different type, or if `on_unreadable` has a different value.
+        ValueError: if `backbone` has the wrong type, or if `on_unreadable` has an invalid value.
     """
     _check_backbone(backbone)
     if isinstance(images, (str, os.PathLike)):
@@ -156,8 +156,8 @@ def compare(first: ImageLike, second: ImageLike, backbone: FeatureExtractor) -> 
 
     The probability is computed by the relation head that was trained with the backbone. It is calibrated if the weights
     are released weights, or if `runs/evaluate` in the current folder contains an evaluation of them with the
-    `embedding` protocol in which the head gave higher scores to views of the same image. Otherwise, it is the head's
-    raw score, which is usually too close to one half, and a warning says why.
+    `embedding` protocol in which the head gave higher scores to views of the same image than to views of different
+    images. Otherwise, the probability is usually too close to one half, and a warning says why it is not calibrated.
 
     Args:
         first: an image.
@@ -192,7 +192,7 @@ def cosine_similarity(
     Raises:
         UserError: if an image cannot be read.
         ValueError: if an argument contains several images, if an image is passed without a backbone, if the features
-            have different sizes or are not finite, or if `backbone` has a different type.
+            have different sizes or are not finite, or if `backbone` has the wrong type.
     """
     if backbone is not None:
         _check_backbone(backbone)

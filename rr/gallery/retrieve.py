@@ -58,9 +58,10 @@ def retrieve(
     been stored. With `as_json`, the text is JSON.
 
     Raises:
-        UserError: if a query image cannot be read, if `page_path` or `index_path` would overwrite another file, if the
-            folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), if the backbone
-            cannot be loaded, or if images are to be reordered and the backbone has no relation head.
+        UserError: if `num_reranked` is less than `top` but not 0, if a query image cannot be read, if `page_path` or
+            `index_path` would overwrite another file, if the folder has no images, if an image cannot be read (unless
+            `on_unreadable` is "skip"), if the backbone cannot be loaded, or if images are to be reordered and the
+            backbone has no relation head.
     """
     if 0 < num_reranked < top:
         raise UserError(f"--rerank {num_reranked}: must be at least the number of results (--top {top})")

@@ -32,9 +32,9 @@ class BarlowTwins(Method):
 def barlow_twins_loss(first_MD: Tensor, second_MD: Tensor, redundancy_weight: float) -> Tensor:
     """Return how far the cross-correlation matrix C of two views is from the identity matrix (equation 1).
 
-    It is the sum of (1 - C_ii)^2, plus `redundancy_weight` times the sum of C_ij^2 over i != j. C_ij is the correlation
-    between dimension i of the first view and dimension j of the second view over the M images. Each view is normalized
-    with its own mean and biased standard deviation. As in the official code, 1e-5 is added to the variance.
+    The loss is the sum of (1 - C_ii)^2, plus `redundancy_weight` times the sum of C_ij^2 over i != j. C_ij is the
+    correlation between dimension i of the first view and dimension j of the second view over the M images. Each view is
+    normalized with its own mean and biased standard deviation. As in the official code, 1e-5 is added to the variance.
 
     Args:
         first_MD: embeddings of the first view, float (M, D).

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rr.backbones.base import Backbone
 from rr.errors import UserError
 
-if TYPE_CHECKING:  # most methods do not need the kernels of the relation loss
+if TYPE_CHECKING:  # most methods do not need the relation head and its loss
     from rr.methods.relation.head import RelationHead
 
 # The metrics of one step, by name. Each is a numerator and a denominator, which the training loop sums over an epoch.
@@ -148,14 +148,14 @@ def check_pseudo_labels(kind: str, labels: Any, num_images: int) -> Tensor | Non
         num_images: the number of training images.
 
     Raises:
-        UserError: if `labels` is neither None nor a tensor with one label per image.
+        UserError: if `labels` is neither None nor an int64 tensor (num_images,) on the CPU.
     """
     is_tensor = isinstance(labels, Tensor)
     expected = ((num_images,), torch.int64, "cpu")
     if labels is None:
         return None
     if is_tensor and (tuple(labels.shape), labels.dtype, labels.device.type) == expected:
-        return labels.contiguous()  # several processes exchange the labels in place
+        return labels.contiguous()  # the broadcast to other processes needs contiguous memory
     got = f"{labels.dtype} {tuple(labels.shape)} on {labels.device}" if is_tensor else type(labels).__name__
     raise UserError(
         f"{kind}: update_pseudo_labels must return None or a tensor, torch.int64 ({num_images},) on cpu, got {got}"

@@ -20,7 +20,9 @@ INIT_STD = 0.01  # standard deviation of the last layer's new weights
 HALVE_PCA_FROM = 512  # whitening keeps half of the principal components of representations with at least this size
 # k-means is initialized on a sample of this many images, or this many per cluster if that is more.
 SAMPLE_SIZE, SAMPLES_PER_CLUSTER = 10_000, 10
-RANK_TOLERANCE = 1e-5  # a principal component with a smaller relative standard deviation may be a rounding error
+# A principal component may be a rounding error if its standard deviation, divided by the root mean square norm of the
+# features, is below this value.
+RANK_TOLERANCE = 1e-5
 
 
 class DeepCluster(Method):
@@ -57,8 +59,9 @@ class DeepCluster(Method):
     def update_pseudo_labels(self, extract_features: Callable[[], Tensor], seed: int) -> Tensor:
         """Compute the clusters and their weights, and reinitialize the last layer.
 
-        The last layer is reinitialized because the new clusters are numbered differently. The weight of a cluster is
-        one minus the fraction of the images that it contains (the "inverse frequency" in the paper's code).
+        The last layer is reinitialized because the numbering of the new clusters is unrelated to that of the previous
+        ones. The weight of a cluster is one minus the fraction of the images that it contains (the "inverse frequency"
+        in the paper's code).
 
         Returns:
             The cluster of each image, int64 (N,).
@@ -78,7 +81,7 @@ class DeepCluster(Method):
 
 
 def whiten(features_ND: Tensor, num_components: int) -> Tensor:
-    """Return the first principal components of the features, each scaled to mean 0 and variance 1.
+    """Return the first principal components of the features, each standardized to mean 0 and variance 1.
 
     Components with zero variance are set to 0. They occur if some of the D features are constant or redundant, or if
     there are fewer images than features. The computation is done in float64.

@@ -13,8 +13,8 @@ def load_initial_weights(config: WeightsFile, backbone: Backbone) -> None:
 
     Raises:
         UserError: if the file is missing or not a backbone file of this project, if its SHA-256 is not `config.sha256`,
-            or if it contains a backbone with a different architecture or, for a user-defined backbone, with different
-            settings.
+            or if it contains a backbone with a different architecture, for images of a different size or, for a
+            user-defined backbone, with settings that lead to different names or shapes of the weights.
     """
     if problem := find_weights_problem(config, backbone.name, backbone.image_size):
         raise UserError(problem)

@@ -41,7 +41,7 @@ class LocalDiscriminator(nn.Module):
         map, so row m + 1 contains the logits for y of image m.
         """
         # The first layer is linear in y and in the maps. It is applied to y once per image and to the maps once per
-        # position, so the tiled concatenation is never built. y is rolled instead of the maps, so that positives and
+        # position, so the concatenation is never built. y is rolled instead of the maps, so that positives and
         # negatives share the result for the maps.
         weight_OD, weight_OC = self.first_layer.weight.split([self.num_features, self.channels], 1)
         image_M11O = F.linear(y_MD, weight_OD, self.first_layer.bias)[:, None, None]
@@ -66,8 +66,9 @@ class LocalDiscriminator(nn.Module):
 def jsd_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
     """Return the loss of a discriminator whose probability p should be high for positives and low for negatives.
 
-    It is -(mean log p(positive) + mean log (1 - p(negative))) for logits T of any shape. This equals the mean
-    softplus(-T) of positives plus the mean softplus(T) of negatives, the Jensen-Shannon bound of Deep InfoMax.
+    The loss is -(mean log p(positive) + mean log (1 - p(negative))) for logits T of any shape. This equals the mean
+    softplus(-T) of positives plus the mean softplus(T) of negatives, which is the negative of Deep InfoMax's
+    Jensen-Shannon bound.
 
     Returns:
         The loss, 0-d, at least float32.
@@ -165,7 +166,7 @@ def _tile_loss_and_num_correct(
     """
     hidden_2TO = (images_2O[:, None] + F.linear(maps_TC, weight_OC)).relu_()
     # If this product is written as a convolution, oneDNN computes it, which is twice as fast as torch's BLAS on some
-    # processors. The positions are divided into N chunks of X, which take the place of images.
+    # processors. The positions are divided into N chunks of X positions, which take the place of images.
     num_chunks = _MIN_CHUNKS if 2 * len(maps_TC) % _MIN_CHUNKS == 0 else 2
     hidden_NO1X = hidden_2TO.view(num_chunks, -1, HIDDEN_DIM).transpose(1, 2)[:, :, None]  # channels last
     second_NO1X = F.conv2d(hidden_NO1X, weight_OO[:, :, None, None], bias_O).relu_()

@@ -1,4 +1,4 @@
-"""The projector: a small network on top of the backbone that some methods train and discard after pretraining."""
+"""The projector: a small network that some methods train on top of the backbone and discard after pretraining."""
 
 from torch import nn
 

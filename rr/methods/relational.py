@@ -114,8 +114,8 @@ def mutual_information_bound(stats: PairStatistics) -> Tensor:
 
     The divergence between the joint distribution of two views and the product of their marginals is between 0 and 1
     bit. It is 0 if the views are independent, and 1 if one view identifies the image of the other. The bound is
-    negative if the head predicts worse than a constant. It is computed on the same pairs that the head is trained on,
-    so it is an estimate that may exceed the true value.
+    negative if the head's predictions are worse than a constant probability of 1/2. It is computed on the same pairs
+    that the head is trained on, so it is an estimate that may exceed the true value.
 
     With labels, positive pairs share a class, but not always an image. The bound then refers to the information that
     two images of a class have in common.

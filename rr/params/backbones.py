@@ -19,7 +19,7 @@ _RESNETS = (
 # images. These backbones accept images of any size and provide the feature maps that Deep InfoMax needs.
 BUILTIN_BACKBONES = ("conv4", "resnet8", "resnet32", "resnet56", *_RESNETS, *(f"{name}-cifar" for name in _RESNETS))
 # torchvision's other classification models, except those with auxiliary classifiers (googlenet, inception_v3),
-# those whose last layer is not linear (squeezenet), and those that cannot be loaded from tensors only (mnasnet).
+# those whose last layer is not linear (squeezenet), and those whose weights need a version number (mnasnet).
 TORCHVISION_BACKBONES = (
     "alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny", "densenet121", "densenet161",
     "densenet169", "densenet201", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",

@@ -76,11 +76,12 @@ def load_class(kind: str) -> Any:
 
 
 def load_config_class(kind: str, base: type[Config]) -> type[Config]:
-    """Return the `Config` class of a user-defined class. It checks the class's entry in params.yaml.
+    """Return the `Config` class that checks the entry of a user-defined class in params.yaml.
 
     Raises:
-        ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, if it has no
-            static function named `base.required_function`, or if it is not a subclass of `base.required_class`.
+        ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, if `Config`
+            contains a set, if the class has no static function named `base.required_function`, or if it is not a
+            subclass of `base.required_class`.
     """
     own_class = load_class(kind)
     config_class = getattr(own_class, "Config", None)

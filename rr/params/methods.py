@@ -52,7 +52,7 @@ class TrainableConfig(StrictModel):
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
-        """The policies that the views of an image use in turn."""
+        """The augmentations that the views of an image use in turn."""
         return (self.augmentation, self.second_augmentation) if self.second_augmentation else (self.augmentation,)
 
     @model_validator(mode="after")

@@ -197,7 +197,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
 def delete_checkpoints(path: Path) -> None:
     """Delete the files of an unfinished run, but not those that are kept for a run with another fingerprint.
 
-    The newest checkpoint requires the file with the start of the last epoch, so the checkpoint is deleted first.
+    The newest checkpoint requires the file with the state before the last epoch, so the checkpoint is deleted first.
     """
     for file in (paths.previous_checkpoint(path), path, paths.unfinished_history(path)):
         file.unlink(missing_ok=True)

@@ -76,7 +76,7 @@ class DataParallelMethod:
         backbone.register_forward_hook(gather_from_processes)
 
     def wrap(self, method: Method, *, may_skip_parameters: bool = False) -> None:
-        """Set the method to train, which must use the backbone; copy the main process's weights to all processes.
+        """Set the method, which must use the backbone, and copy the main process's weights to all processes.
 
         If `may_skip_parameters` is true, the loss of a step need not depend on all trainable parameters.
         """

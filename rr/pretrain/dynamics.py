@@ -93,7 +93,7 @@ def leave_one_out_knn_accuracy(features: Tensor, labels: np.ndarray) -> float:
 
 
 def gradient_norms(method: Method) -> tuple[float, float]:
-    """Return the Euclidean norms of the gradients of the backbone and all other parameters.
+    """Return the Euclidean norms of the gradients of the backbone's parameters and of all other parameters.
 
     A norm is NaN if none of its parameters has a gradient.
     """

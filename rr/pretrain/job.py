@@ -17,7 +17,7 @@ class Job:
         num_classes: number of classes in the dataset, or 0 if it has none.
         seed: seed for all random numbers.
         precision: `float32` or `bfloat16`.
-        dynamics: what to measure during training.
+        dynamics: how often, and on how many images, to measure the learning dynamics.
         fingerprint: hash of everything that must be unchanged for the run to continue from a checkpoint.
         backbone_config: the params.yaml entry of a user-defined backbone; None for all others.
     """

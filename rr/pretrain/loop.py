@@ -1,8 +1,8 @@
 """The training loop, which is the same for every method.
 
 The image order depends only on (seed, epoch). A view depends only on (seed, epoch, image, view number), and a method's
-random inputs depend only on (seed, epoch, step). A killed run that continues from its checkpoint therefore produces
-identical results.
+random inputs depend only on (seed, epoch, step). A killed run that continues from its checkpoint therefore produces the
+same results as an uninterrupted run.
 """
 
 import csv
@@ -211,7 +211,8 @@ class Trainer:
         """Continue from the run's checkpoint, if there is one.
 
         Raises:
-            UserError: if the file with the start of the last epoch is missing.
+            UserError: if the file with the state before the last epoch is missing, or if the checkpoints differ between
+                processes.
         """
         file, fingerprint, num_epochs = self.checkpoint, self.job.fingerprint, self.config.epochs
         if self.group.is_main:
@@ -238,7 +239,8 @@ class Trainer:
         """Run the remaining epochs. After a signal, save a checkpoint and end the program.
 
         Raises:
-            UserError: if the loss is NaN or infinite.
+            UserError: if the loss, a weight or a representation is NaN or infinite, or if a user-defined method returns
+                an invalid result.
         """
         state, config = self.state, self.config
         images_done = state.epoch * self.num_images + min(state.step * config.batch_size, self.num_images)

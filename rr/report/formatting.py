@@ -1,4 +1,4 @@
-"""Format numbers for the page, its Markdown version and the LaTeX tables."""
+"""Format numbers and text for the page, its Markdown version and the LaTeX tables."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Functions that group and deduplicate while keeping the order of the grid."""
+"""Functions that group or deduplicate items and keep their order."""
 
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar

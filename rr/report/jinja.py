@@ -1,4 +1,4 @@
-"""Settings of the Jinja template engine, for the report and the gallery's result page."""
+"""Settings of the Jinja template engine, for the report and the gallery's pages."""
 
 from pathlib import Path
 

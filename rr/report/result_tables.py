@@ -13,7 +13,7 @@ from rr.report.statistics import MeanStd, mean_std
 from rr.report.table import Cell, Table, make_table, numeric_columns
 from rr.runtime.hashing import json_sha256
 
-TRAINED_CLASSIFIER_TITLE = "trained classifier"  # not a protocol's name, because those contain no spaces
+TRAINED_CLASSIFIER_TITLE = "trained classifier"  # no protocol has this name, because protocol names contain no spaces
 _BOUNDS = (Role.LOWER_BOUND, Role.UPPER_BOUND)
 
 
@@ -137,7 +137,7 @@ class ResultTable:
 
     @property
     def size_text(self) -> str:
-        """The numbers of test images and classes as text; empty if they differ between evaluations."""
+        """The numbers of test images and classes as text; empty if they are unknown or differ between evaluations."""
         evaluations = [run for row in self.rows for cell in row.cells.values() for run in cell.evaluations]
         sizes = {(run.metrics.get("test_images"), run.metrics.get("classes")) for run in evaluations}
         images, classes = sizes.pop() if len(sizes) == 1 else (None, None)

@@ -1,4 +1,4 @@
-"""Mean, standard deviation and confidence interval over seeds."""
+"""Mean and standard deviation over seeds, and confidence intervals."""
 
 import math
 import statistics

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Column:
-    """The heading of a column, its CSS class and, for a method, the number of its color.
+    """The heading of a column, its CSS class and, for the column of a method, the number of the method's color.
 
     Columns of class "number" are right-aligned and sorted by value.
     """

@@ -20,8 +20,8 @@ SECONDS_BEFORE_FIRST_LINE = 2.0
 SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_UPDATES = 0.5
 # The speed can change, so the rate covers only the last 30 seconds or, in a long run, the last quarter. Computing it
-# requires five seconds and two calls to `advance` after the first call, which includes preparations such as
-# compilation.
+# requires five seconds and two calls to `advance` after the first call. The time before the first call does not count,
+# because it includes preparations such as compilation.
 _MIN_WINDOW, _MAX_WINDOW, _MAX_WINDOW_FRACTION = 5.0, 30.0, 0.25
 _MIN_SAMPLES = 3
 
@@ -46,7 +46,7 @@ class Progress:
         total: number of units when the work is complete, or None if it is unknown.
         unit: plural name of the unit, ending in s. If it is empty, only the elapsed time is shown.
         done: number of units that are already done at the start.
-        note: text to show at the end.
+        note: text shown after the rate and the time left.
         use_bar: whether to draw a bar on a terminal. Drawing would disturb time measurements.
 
     >>> with Progress("pretrain", total=2000, unit="views") as progress:

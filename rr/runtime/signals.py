@@ -38,7 +38,7 @@ def install_handlers() -> None:
 
 @contextmanager
 def defer_signals(*, second_sigint_raises: bool = True) -> Iterator[list[int]]:
-    """Collect the three signals in the yielded list while the body runs, instead of ending the program.
+    """Collect SIGINT, SIGTERM and SIGUSR1 in the yielded list while the body runs, instead of ending the program.
 
     The body must check the list and end the program with `exit_for_signal`. A second SIGTERM or SIGUSR1 never ends the
     program at once, because schedulers and launchers may send several for one event. A second Ctrl-C does, for users
@@ -104,7 +104,7 @@ def run_command(command: Sequence[str | os.PathLike[str]], environment: Mapping[
     former = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     try:
         process = subprocess.Popen(command, env=environment, process_group=0)
-        if received and not is_interrupted:  # before the process group existed
+        if received and not is_interrupted:  # a signal arrived before the group existed
             signal_group(signal.SIGINT)
         code = process.wait()
     finally:

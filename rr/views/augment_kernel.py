@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 STRIP_PIXELS = 1536
-BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3  # as in rr.views.view_parameters; constants of the compiled code
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3  # as in rr.views.view_parameters; numba compiles them as constants
 
 f32 = np.float32
 ZERO, ONE, TWO, THREE, FOUR, SIX = f32(0), f32(1), f32(2), f32(3), f32(4), f32(6)
@@ -443,7 +443,8 @@ def filter_range(views, start, stop, radius, blur_sigma, solarize, erase, scale,
     """Blur, solarize, normalize and erase all views of images start to stop - 1 in place.
 
     `views`, float32 (K, M, S, S, 3), is the result of `augment_range` without normalization and erasing. `radius` is
-    the blur radius in pixels. The other arguments are the same as in `augment_range`.
+    the blur radius in pixels. `blur_sigma` and `solarize` are fields of a `ViewParameters`, (K, M). The other arguments
+    are the same as in `augment_range`.
     """
     num_views, num_images, side = views.shape[:3]
     views_rows = views.reshape((num_views, num_images, side, 3 * side))

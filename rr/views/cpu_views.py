@@ -8,7 +8,7 @@ brighter) and by 4/255 at the 99th percentile; individual pixels differ by up to
 fades to black over one pixel, as in torchvision for tensors. In PIL, it is sharp.
 
 The bilinear resize does not antialias. PIL antialiases when it shrinks an image, but a crop is never larger than the
-view to which it is resized, so the two agree.
+view to which it is resized, so this makes no difference.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def augment(
     matrix = parameters.inverse_affine_matrices()
     strip_height = augment_kernel.rows_per_strip(image_size)
     has_filters = bool(parameters.blur_sigma.any() or parameters.solarize.any())
-    # The filters must run before normalization and erasing, so `filter_range` then performs all of these steps.
+    # If there are filters, they must run before normalization and erasing, so `filter_range` performs all these steps.
     first_scale, first_offset = (np.ones_like(scale), np.zeros_like(offset)) if has_filters else (scale, offset)
     first_erase = np.zeros_like(parameters.erase) if has_filters else parameters.erase
 

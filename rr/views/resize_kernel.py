@@ -51,7 +51,7 @@ def max_taps(in_size, out_size):
 def resize_box(pixels, top, left, height, width, out_height, out_width, first_row, first_column, out):
     """Resize a box of an image, and write a window of the result to `out`, rounded to integers.
 
-    The rows are combined before the columns, because this loop runs over contiguous memory.
+    The rows are combined before the columns, because the loop that combines rows runs over contiguous memory.
 
     Args:
         pixels: uint8 (H, W, 3).

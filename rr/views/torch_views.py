@@ -2,7 +2,7 @@
 
 All views pass through the same operations with the same shapes, and masks select the views that an operation changes.
 The choice of operations does not depend on values on the device, so the host never waits for the device. The results
-agree with the CPU kernel to a few 1e-6.
+agree with those of the CPU kernel to within a few 1e-6.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from rr.workflow.verify import find_changed_source_file
 def find_grid_problems(params: Params) -> list[str]:
     """Return one line per reason why runs in the grid cannot succeed: what is wrong, where, and how to fix it.
 
-    Datasets whose images are not known yet are not checked. This function does not load torch.
+    If the images of a dataset are not known yet, its labels are not checked. This function does not load torch.
     """
     datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
     problems = [find_changed_source_file(stage_runs.make_fetch_run(params, name)) for name in datasets]

@@ -30,7 +30,7 @@ from rr.workflow.suites import add_methods
 MAX_VIEWS = 1_000_000
 _MAX_EPOCHS = 200  # as in the paper
 IMAGE_SIZES = (32, 64, 96, 128)
-_STORED_SIZES = (160, 256)  # 256 preserves detail in small crops; below 160, photographs would gain little
+_STORED_SIZES = (160, 256)  # 256 preserves detail in small crops; below 160, squares are about as good
 _MAX_IMAGES_OF_LARGEST_SIZE = 100_000  # 3 GB as JPEG
 _BASE = "relational"
 _PROTOCOLS = ("linear", "knn", "retrieval", "embedding")  # the last one can also be used without labels
@@ -117,8 +117,8 @@ def check_base_method(params: Params, params_file: Path) -> None:
 def find_in_grid(path: Path, name: str | None, source: dict[str, str], params: Params) -> str | None:
     """Return the name of the dataset with the images at `path` if an earlier `rr init` has added it, or None.
 
-    The grid must still train on it. `source` is the return value of `make_source_config`, and must not contradict the
-    dataset's source, which may have other keys as well.
+    The result is also None if the grid no longer trains on the dataset, or if `source`, the return value of
+    `make_source_config`, contradicts the dataset's source. That source may have additional keys.
     """
     name = name or _default_name(path)
     if not _is_source_of(path, name, params):
@@ -183,7 +183,7 @@ def make_source_config(
         name: the dataset's name; defaults to that of the folder or file.
         params: the contents of `params_file`.
         params_file: the parameter file.
-        labels: "auto", "none" or, for a folder of images, the path of a CSV file, as in the source.
+        labels: the `labels` key of the source: "auto", "none" or, for a folder of images, the path of a CSV file.
         skip_unreadable: whether to leave out images that cannot be read.
 
     Raises:

@@ -33,11 +33,10 @@ ThroughputFunction = Callable[[Params, Sequence[paths.PretrainPaths]], dict[path
 class PlanRow:
     """The pretraining runs with the same dataset, backbone and method, which differ only in their seeds.
 
-    `done` is the number of runs with a record of the current parameters, code and images, and `remaining` that of all
-    others.
-    `views` is the number of views in one run: 0 if there is nothing to train, and None if the images are not known yet
-    or the runs cannot succeed. In these cases, `views_per_second` and `seconds` are None. `seconds` is the total time
-    of the remaining runs.
+    `done` is the number of runs with a record of the current parameters, code and images. `remaining` is the number of
+    the other runs. `views` is the number of views in one run: 0 if there is nothing to train, and None if the images
+    are not known yet or the runs cannot succeed. In these cases, `views_per_second` and `seconds` are None. `seconds`
+    is the total time of the remaining runs.
     """
 
     dataset: str
@@ -57,8 +56,8 @@ class Plan:
     Attributes:
         rows: the pretraining runs.
         required_seeds: one line per claim in the grid, with the number of seeds that the claim needs.
-        views: number of views in all runs that are not done.
-        seconds: how long these runs take one after the other.
+        views: number of views in all pretraining runs that are not done.
+        seconds: how long all pretraining runs that are not done take, one after the other.
         extractions: number of feature extractions that are not done.
         evaluations: number of evaluations that are not done.
         beton_bytes: disk space for the betons of datasets whose conversion is not done.
@@ -66,7 +65,7 @@ class Plan:
         longest_run: name of the longest run, or None if no run remains.
         longest_seconds: how long this run takes.
         gpus: number of GPUs.
-        makespan: how long all runs take on these GPUs, or None if no run remains.
+        makespan: how long the remaining runs take on these GPUs, or None if no run remains.
         read_bytes: bytes of pixels that the pretraining runs read.
         written_bytes: bytes of checkpoints that the pretraining runs write.
         stored_bytes: maximum total size of the checkpoints that exist at the same time.
@@ -161,7 +160,7 @@ def _find_unfinished(params: Params) -> set[Path]:
     """Return the folders of the runs that are not done.
 
     The files themselves are not compared: the inputs in a run's record are compared with the records of the stages that
-    wrote them. An input whose record is missing does not count, because datasets are often deleted after use.
+    wrote them. An input without a record counts as unchanged, because datasets are often deleted after use.
     """
     hash_code = cache(code_hashes)  # takes half a second per stage, and is needed only if there are records
     find_output_record = cache(lambda path: find_record(paths.find_record_folder(path)))

@@ -3,8 +3,8 @@
 - By default, Snakemake deletes a job's outputs before the job runs and after it fails. Its `update()` flag keeps the
   outputs, but copies every file first and records failed jobs as successful. In DVC, `persist: true` keeps them.
 - Snakemake compares a job's parameters, code and inputs with its own metadata. If there is no metadata, or if DVC has
-  written or restored the outputs since then, it would accept outputs of other parameters, code or inputs, or rerun jobs
-  whose outputs are up to date.
+  written or restored the outputs since the metadata was written, Snakemake would accept outputs of other parameters,
+  code or inputs, or rerun jobs whose outputs are up to date.
 - Snakemake hashes each input of a job once for every output of the job.
 """
 
@@ -75,7 +75,7 @@ def patch_snakemake() -> None:
     checksum_by_version: dict[tuple[Any, ...], str | None] = {}
 
     async def remove_logs(job: Job) -> None:
-        """Delete only the logs before a job, not its outputs."""
+        """Before a job runs, delete only its logs, not its outputs."""
         for log in job.log:
             await log.remove(remove_non_empty_dir=False)
 
@@ -120,7 +120,8 @@ def patch_snakemake() -> None:
     def input_checksums_in_record(persistence: PersistenceBase, job: Job, file: str) -> set[Any]:
         if not _matches_record(job):
             return input_checksums(persistence, job, file)
-        # Edits to comments do not change the recorded hashes of code, so any version of these files is accepted.
+        # The record matches, so code files differ from the recorded versions at most in comments, docstrings and
+        # formatting. Their current hashes are therefore accepted.
         sha256 = file_sha256(Path(file)) if file in _code_inputs(job) else recorded_sha256(Path(file))
         return {f"sha256:{sha256}"}
 
@@ -186,6 +187,6 @@ def _code_inputs(job: Job) -> set[str]:
     return {*job.input.get("code", []), *job.input.get("extension", [])}
 
 
-@cache  # each stage reads the files again, and fails if they change while it runs
+@cache  # safe, because each stage reads the files again and fails if they change while it runs
 def _code_hashes(stage: str) -> dict[str, str]:
     return code_hashes(stage)

@@ -117,7 +117,7 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     _check_equal_definitions(suites)
     params = YAML(typ="safe", pure=True).load(params_file)
     params["grid"] = [suite["grid"] for suite in suites.values()]
-    changed: dict[str, str] = {}  # the first suite that changes a method of the parameter file
+    changed: dict[str, str] = {}  # by changed method: the first suite that changes it
     for name, suite in suites.items():
         for method in add_methods(params["methods"], suite.get("methods", {}), name):
             changed.setdefault(method, name)
@@ -184,7 +184,7 @@ def load_suite(name: str) -> dict[str, Any]:
 
 
 def _describe(value: Any) -> str:
-    """Return the keys of a mapping, or a different value, for a message."""
+    """Return the keys of a mapping, or any other value as it is, for a message."""
     return ", ".join(map(str, value)) if isinstance(value, dict) and value else f"{value!r:.100}"
 
 

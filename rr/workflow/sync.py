@@ -50,7 +50,7 @@ def was_started_by_engine() -> bool:
 
 
 def was_started_by_user() -> bool:
-    """Return whether a user, not an engine, started this process in a folder that both engines can use."""
+    """Return whether a user, not an engine, started this process in a folder that DVC can use."""
     return not was_started_by_engine() and Path(".dvc").is_dir() and Path("dvc.yaml").is_file()
 
 

@@ -163,7 +163,7 @@ def test_full_page_fits_and_sorts(full_report: tuple[str, str], tmp_path: Path, 
         texts = [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
         assert title in texts
         assert "var(" not in svg
-        if title == "kNN accuracy, %, against pairs compared":  # its legend is above the plots
+        if title == "kNN accuracy, %, against pairs compared":  # on the page, several plots share its legend
             assert {"relational", "simclr"} <= set(texts)
 
 

@@ -243,7 +243,7 @@ def test_preempted_training_continues(slurm: Path, reference_project: Path, conv
 
 
 def test_training_is_saved_before_time_limit(slurm: Path, converted_project: Path) -> None:
-    """Shorten the time limit of the running job, because its start time is unknown. The next attempt continues."""
+    """Shorten the time limit of the running job, because its start cannot be predicted. The next attempt continues."""
     text = (converted_project / "workflow/suites/smoke.yaml").read_text()
     (converted_project / "long.yaml").write_text(text.replace("epochs: 2", "epochs: 100000"))
     process = start_snakemake(converted_project, WEIGHTS, *PROFILE, "--configfile", "long.yaml")
@@ -304,7 +304,7 @@ def test_sbatch_script_requeues_only_after_saved_checkpoint(
 
 
 def test_concurrent_jobs_get_different_gpus(slurm: Path, converted_project: Path) -> None:
-    """The default profile limits only local GPU jobs to one. Both jobs fit on one node, so they need different GPUs."""
+    """By default, only local GPU jobs are limited to one. Both jobs fit on one node, so they need different GPUs."""
     text = (converted_project / "workflow/suites/smoke.yaml").read_text()
     (converted_project / "two.yaml").write_text(text.replace("seed: [1]", "seed: [1, 2]"))
     command = "echo gpu=$CUDA_VISIBLE_DEVICES job=$SLURM_JOB_ID > {log}; sleep 600"

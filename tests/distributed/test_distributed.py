@@ -94,7 +94,8 @@ def test_two_processes_train_like_a_single_process(tmp_path: Path) -> None:
         expected = worker.observe_training(name, tmp_path / "train.beton", run_folder, ProcessGroup())
         assert len(actual["losses"]) == len(expected["losses"]) == 6
         np.testing.assert_allclose(actual["losses"], expected["losses"], rtol=1e-10, err_msg=name)
-        # The gradient of a bias before a batch norm is zero up to rounding errors, and Adam normalizes its size.
+        # The gradient of a bias before a batch norm consists of rounding errors, which Adam amplifies because it
+        # normalizes gradients. Hence the absolute tolerance.
         for kind in ("weights", "buffers"):
             np.testing.assert_allclose(actual[kind], expected[kind], rtol=1e-9, atol=1e-9, err_msg=f"{name}, {kind}")
         assert np.isfinite(actual["history"]).all()
@@ -297,7 +298,7 @@ def test_hanging_process_ends_the_others_with_one_message() -> None:
 
 
 def use_other_parameters(folder: Path) -> dict[str, str]:
-    """Return the environment of a process with different parameters."""
+    """Write other parameters, and return the environment variables of a process that uses them."""
 
     def change(params: dict) -> None:
         shorten_training(params)
@@ -309,7 +310,7 @@ def use_other_parameters(folder: Path) -> dict[str, str]:
 
 
 def use_other_code(folder: Path) -> dict[str, str]:
-    """Return the environment of a process with different code."""
+    """Write another version of the code, and return the environment variables of a process that uses it."""
     shutil.copytree(ROOT / "rr", folder / "other/rr", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", folder / "other")
     with open(folder / "other/rr/methods/relation/dot_product_loss.py", "a") as module:

@@ -136,7 +136,10 @@ def measure_dvc(params: Params) -> dict[str, Any]:
 
 
 def measure_both(params: Params, gpus: int) -> dict[str, Any]:
-    """Measure the part of `rr sync` that follows its check of the records, which the fake `rr` does not write."""
+    """Measure a run with Snakemake, `dvc commit` after it, and DVC with the resulting lock file.
+
+    `dvc commit` replaces `rr sync`, which would reject the empty records of the fake `rr`.
+    """
     snakemake, _ = time_command(snakemake_command(params, gpus))
     commit, _ = time_command(["dvc", "commit", "--force"])
     return {"snakemake": snakemake, "dvc_commit": commit, **measure_dvc_after_grid(params)}

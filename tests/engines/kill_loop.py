@@ -35,7 +35,7 @@ import engine_calls
 from engine_calls import BIN
 from helpers import ROOT, copy_project, write_params
 
-# If RR_ENGINE is set, the stage commands do not register their outputs with DVC and Snakemake.
+# If RR_ENGINE is set, the stage commands do not register their outputs with DVC.
 ENVIRONMENT = engine_calls.ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "RR_ENGINE": "kill_loop"}
 ENGINE_COMMANDS = {"dvc": [["dvc", "repro"]], "snakemake": [["snakemake", "--cores", "2"]]}
 # A kill happens within this fraction of a command's undisturbed duration, counted from the start of its first stage. An

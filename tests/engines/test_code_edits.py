@@ -65,7 +65,7 @@ def test_sync_accepts_edited_comments_but_not_an_edited_constant(project: Path) 
     assert f"rr/evaluate/knn.py (code of {EVALUATION}) has changed since the run" in output
     assert "mismatches: 1;" in output
     assert "sync: 5 of 6 runs were registered; `rr verify` shows why the others were not" in call(project, "rr", "sync")
-    # DVC does not list the report. The report is rerun if a file that it reads changes.
+    # `dvc status` does not list the report yet, because the files that the report reads have not changed.
     assert outdated_stages(project) == (["evaluate"], ["evaluate", "report"])
     assert {path: path.read_bytes() for path in records} == records
 

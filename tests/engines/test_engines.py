@@ -19,8 +19,8 @@ from rr.workflow.verify import find_grid_mismatches
 pytestmark = pytest.mark.engine
 ENGINES = {"dvc": ("dvc", "repro"), "snakemake": ("snakemake", "--cores", "1")}
 FAULTS = ("full disk", "killed stage", "killed engine", "Ctrl-C", "bug")
-# If the target is the pretraining dataset, no parameter affects `extract` but no earlier stage, so the engines are
-# forced to run it.
+# If the target is the pretraining dataset, every parameter that affects `extract` also affects an earlier stage, so the
+# engines are forced to run `extract`.
 FORCE_EXTRACT = {
     "dvc": ("--force", "--single-item", "extract@shapes-conv4-relational-1-shapes"),
     "snakemake": ("--forcerun", "extract"),
@@ -119,8 +119,8 @@ def test_both_engines_expand_the_same_stages(tmp_path: Path) -> None:
     assert len(stages) == 2 * 2 + 2 * 4 + 12 * 5 + 12 * 2 * 2 + 12 * 2 * 2 * 5 + 5
     for output, (_, inputs) in stages.items():
         folders = {name for name in inputs if "." not in Path(name).name}
-        # DVC cannot list the files of a matrix, so its report depends on folders. Snakemake lists the files in the
-        # folders.
+        # In dvc.yaml, the report cannot list all output files of a matrix, so it depends on folders. Snakemake lists
+        # the files in these folders.
         files = {name for name in jobs[output] if not any(Path(folder) in Path(name).parents for folder in folders)}
         assert files == inputs - folders
 

@@ -54,7 +54,7 @@ def test_edits_of_extensions_affect_only_the_runs_that_use_them(project: Path) -
     before = records(project)
     assert "Nothing to be done" in call(project, "snakemake", "-n")
 
-    # Adding a class and a backbone does not cause any rerun.
+    # Adding a file and a backbone does not cause any rerun.
     (project / "workflow/extensions/other.py").write_text("CONSTANT = 1\n")
     params = (project / "params.yaml").read_text()
     entry = "  other: {kind: 'separable:Separable', width: 4, blocks: 1}\n"
@@ -93,7 +93,7 @@ def test_edits_of_extensions_affect_only_the_runs_that_use_them(project: Path) -
         if module != "nearest_mean":
             path.write_text(text)
 
-    # These runs, and the runs that depend on them, are run again.
+    # The edit of nearest_mean remains. The runs that use it, and the report, are run again.
     plan = call(project, "snakemake", "-n")
     assert "protocol=nearest-mean" in plan
     assert "protocol=knn" not in plan

@@ -1,4 +1,4 @@
-"""Test unusual grids with both engines: without evaluations, and with a target that cannot be evaluated."""
+"""Test unusual grids with both engines: without evaluations, and with targets that have no labels."""
 
 from pathlib import Path
 

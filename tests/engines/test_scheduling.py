@@ -78,7 +78,7 @@ def test_local_jobs_use_the_gpu_one_after_the_other(tmp_path: Path) -> None:
         file.touch()
     weights = [f"runs/pretrain/shapes/conv4/{method}/1/backbone.safetensors" for method in ("random", "relational")]
     arguments = (*weights, "--cores", "8", "--allowed-rules", "pretrain")
-    for limits in ((), ("--resources", "mem_mb=64000")):  # a limit for another resource does not replace this one
+    for limits in ((), ("--resources", "mem_mb=64000")):  # with a limit for mem_mb, gpu_jobs keeps its default
         snakemake(folder, *arguments, *limits, RR_DEVICE="cuda")
         shutil.rmtree(folder / "runs")
     output = snakemake(folder, *arguments, "--resources", "gpu_jobs=2", RR_DEVICE="cuda", code=1)

@@ -51,7 +51,7 @@ def test_engines_do_not_repeat_a_fetch_from_a_local_copy(project: Path, folder_o
     assert "rule convert:" in plan
     assert "rule fetch:" not in plan
     assert "Stage 'fetch@shapes' didn't change, skipping" in call(project, "dvc", "repro", "convert@shapes")
-    # If the stage has to run for a different reason, it reads the local copy again.
+    # If an engine is forced to run the stage, the stage reads the local copy again.
     dvc = ("dvc", "repro", "--force", "--single-item", "fetch@shapes")
     snakemake = ("snakemake", "--cores", "1", "--forcerun", "fetch", "--", str(IMAGES))
     assert f"reading the local copy {folder_of_images} again" in call(project, *dvc)

@@ -1,7 +1,7 @@
 """Corrupt bytes and trees of values at random with a fixed seed, for the fuzz tests.
 
 The RR_FUZZ environment variable sets the number of rounds (40 by default, 1000 with RR_LONG=1). RR_FUZZ_SEED sets the
-seed. A failing test reports its round. The same values of both variables reproduce it.
+seed. A failing test reports its round. The same values of both variables reproduce the failure.
 """
 
 import os
@@ -20,7 +20,7 @@ UNUSUAL_VALUES: list[Any] = [
 
 
 def rounds(name: str, count: int = DEFAULT_ROUNDS) -> Iterator[tuple[int, random.Random]]:
-    """Yield the number and the random generator of each round. The generators depend on `name`, so tests differ."""
+    """Yield the number and the random generator of each round. Each `name` has its own generators."""
     for number in range(count):
         yield number, random.Random(f"{name} {SEED} {number}")
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def build_method(name: str, seed: int) -> tuple[Any, Any]:
-    """Return a method with random weights and its optimizer."""
+    """Return a method with random weights, and the optimizer of the method."""
     torch.manual_seed(seed)
     config: Any = TypeAdapter(MethodConfig).validate_json(json.dumps(SMALL_PARAMS["methods"][name]))
     method = methods.build(config, backbones.build("conv4"), 10)

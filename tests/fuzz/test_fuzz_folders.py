@@ -46,7 +46,7 @@ class RandomTree:
     Attributes:
         root: root of the tree.
         num_entries: number of entries that are not folders.
-        images: the readable images by their contents.
+        images: the path of each readable image, by the image's contents.
         is_damaged: whether a file that could be an image is damaged.
     """
 
@@ -85,7 +85,7 @@ class RandomTree:
             path = folder / rng.choice([f"{number}.png", f"{number}", f"{number}.txt"])
             target = rng.choice([self.root, self.root.parent, folder, Path("nowhere"), Path("../.git/annex/objects/x")])
             if is_ignored and target == folder:
-                target = self.root  # a link to an ignored folder makes its images visible
+                target = self.root  # a link to an ignored folder would make the folder's images visible
             path.symlink_to(target)
             self.is_damaged |= not (target.is_absolute() or path.suffix == ".txt" or is_ignored)
         else:

@@ -151,7 +151,7 @@ def test_invalid_source_path_raises(project: Path, rr: RunRr, kind: str, path: s
             [63.0, 62.1, 66.7],
             (*EVALUATE, "linear"),
             "less than or equal to 1",
-        ),  # for values of 0 to 255
+        ),  # the std of pixel values from 0 to 255
         ("datasets.shapes.mean", [125.3, 123.0, 113.9], PRETRAIN, "less than or equal to 1"),
         ("protocols.linear.learning_rate", 1e6, (*EVALUATE, "linear"), ""),
         ("protocols.knn.temperature", 1e-300, (*EVALUATE, "knn"), ""),

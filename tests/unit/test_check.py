@@ -35,7 +35,7 @@ def save(path: Path, image: np.ndarray | Image.Image) -> None:
 
 @pytest.fixture
 def faulty_folder(project: Path) -> Path:
-    """Return a folder of images in which one image has each fault."""
+    """Return a folder of images with one image for each kind of fault."""
     photos, root = photographs(), project / "images"
     for number in range(10):
         save(root / f"train/cat/{number}.png", photos[number])
@@ -65,7 +65,7 @@ def test_fetch_counts_images_in_several_classes(project: Path, rr: RunRr) -> Non
 
 
 def read_findings() -> set[tuple[str, str, str | None, str | None, str | None]]:
-    """Return the kind, and the file and split of both images, of each finding."""
+    """Return, for each finding, its kind and the file and split of both images."""
     table = pq.read_table(CHECK / "findings.parquet")
     keys = ("kind", "file", "split", "other_file", "other_split")
     return {tuple(row[key] for key in keys) for row in table.to_pylist()}

@@ -11,8 +11,8 @@ from rr.workflow.records import CODE_SUFFIXES, code_files
 
 TEMPLATE_SUFFIXES = {*CODE_SUFFIXES} - {".py"}
 STAGES = ("fetch", "convert", "pretrain", "extract", "evaluate", "report")
-# Code that cannot change a result. The exceptions are the grid, which determines what the report reads, the code that
-# tests claims, and the format of numbers in the report.
+# Code that cannot change a result. REPORTED lists the exceptions, which can change the report: the grid, which
+# determines what the report reads, the code for claims, and the format of numbers.
 INFRASTRUCTURE = ("runtime/", "workflow/", "params/", "cli.py", "commands.py", "errors.py", "paths.py")
 REPORTED = ("rr/workflow/grid.py", "rr/workflow/claims.py", "rr/runtime/formatting.py")
 
@@ -88,7 +88,7 @@ def test_no_stage_depends_on_infrastructure(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_stage_reads_its_own_source_or_docstrings(stage: str) -> None:
-    """Editing comments and docstrings does not make a run out of date."""
+    """Otherwise, an edited comment or docstring could change a result without making the run out of date."""
     for path in code_files(stage):
         words = set(re.findall(r"\w+", (ROOT / path).read_text()))
         assert not words & {"__doc__", "getdoc", "getsource", "getsourcelines"}, path

@@ -10,7 +10,7 @@ from rr.errors import explain_error, explain_os_error
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
 def test_error_of_shared_memory_names_its_folder(number: int) -> None:
-    """Python names the object without the /dev/shm folder."""
+    """Python's exception names the shared memory without its folder, /dev/shm."""
     with pytest.raises(OSError, match="Invalid argument") as caught:
         shared_memory.SharedMemory("psm_" + 300 * "x", create=True, size=1)
     caught.value.errno = number

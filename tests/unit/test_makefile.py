@@ -91,7 +91,7 @@ def test_moved_project_is_installed_again(tmp_path: Path) -> None:
         ready.write_text(f"{folder}\n")
         output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
         assert ("setup.sh" not in output) == is_installed
-    # `make` puts the environment first on the PATH. Both programs replace Python, and only log their arguments.
+    # `make` puts .venv/bin first on the PATH. Both programs replace Python, and only log their arguments.
     for program in (ready.parent / "bin/python3", tmp_path / "bin/python3"):
         program.parent.mkdir()
         program.write_text(f'#!/bin/sh\necho "$@" >>{program}.log\n')

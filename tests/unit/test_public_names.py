@@ -10,7 +10,7 @@ from helpers import ROOT
 
 import rr
 
-# Packages that the interface must not load, in the order of their import times.
+# Packages that the interface must not load.
 OTHER_PACKAGES = ("ffcv", "dvc", "snakemake", "matplotlib", "onnx", "timm", "pydantic")
 
 

@@ -55,7 +55,7 @@ def test_changed_results_are_found(tmp_path: Path) -> None:
             path.write_bytes(content)
     assert "no record" in check(tmp_path / "missing").stderr
     assert "usage" in check().stderr
-    # A valid record of other weights than those that the evaluation has read.
+    # A valid record of weights that differ from those that the evaluation has read.
     weights.unlink()
     origin = weights.with_name("run.json")
     changed = json.loads(origin.read_text())

@@ -59,7 +59,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 def test_full_disk_raises_and_leaves_no_damaged_files(
     project_copy: Path, rr: RunRr, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "find_machine_problems", lambda params, device: [])  # which would notice it earlier
+    monkeypatch.setattr(commands, "find_machine_problems", lambda params, device: [])  # it would detect the full disk
     before = read_files(project_copy)
     shutil.rmtree(project_copy / folder)
     with mount_tmpfs(project_copy / folder, "size=4k,nr_inodes=40"):

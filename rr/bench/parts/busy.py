@@ -59,7 +59,7 @@ def run(settings: Settings) -> PartResult:
 
 @contextlib.contextmanager
 def start_suspended_busy_loops(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start programs that use one core each and stop them (SIGSTOP). Kill them when the context exits."""
+    """Start programs that use one core each, and suspend them (SIGSTOP). Kill them when the context exits."""
     loops: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):

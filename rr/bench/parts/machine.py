@@ -6,7 +6,7 @@ from rr.bench.measure import Candidate, PartResult, compare_candidates
 from rr.bench.settings import Settings
 
 _MATRIX_SIZE = 3072
-_COPY_VALUES = 1 << 26  # 256 MiB of float32, more than the cache of any processor
+_COPY_VALUES = 1 << 26  # 256 MiB of float32, more than the cache of most processors
 
 
 def run(settings: Settings) -> PartResult:

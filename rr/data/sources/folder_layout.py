@@ -30,7 +30,7 @@ _ANNOTATION_FOLDER = re.compile(
     r"(.*(masks?|annotations?|trimaps?|labels?|targets?|depths?|edges)|(gt|ground ?truths?|segmentation|seg)\b.*)"
     r"( ?(images?|imgs?|maps?))?"
 )
-# Files such as `000_mask_1.png` next to `000.jpg`. They raise an error if more than `_MAX_ANNOTATION_FRACTION` of the
+# Files such as `000_mask_1.png` next to `000.jpg`. An error is raised if more than `_MAX_ANNOTATION_FRACTION` of the
 # images have such names.
 _ANNOTATION_FILE = re.compile(
     r"(?P<stem>.+?)[-_. ](?:masks?|seg(?:mentation)?|gt|ground[-_ ]?truth|annotations?|trimap|depth)(?:[-_. ]?\d+)?",
@@ -281,7 +281,7 @@ def _find_unlabeled_splits(
 
 
 def _other_children(tree: _Tree, folder: str) -> list[str]:
-    """Return the subfolders with images whose names do not stand for a split."""
+    """Return the subfolders that contain images and whose names do not stand for a split."""
     return [child for child in tree.children(folder) if find_split(basename(child)) is None]
 
 

@@ -122,7 +122,7 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
 
 
 def _replace_labels(layout: FolderLayout, labels: ImageLabels, root: Path, label_file: Path) -> FolderLayout:
-    """Return a layout without labels with the labels from a CSV file.
+    """Return an unlabeled layout after adding the labels from a CSV file.
 
     Raises:
         UserError: if no image in one of the splits has a label, or if only test images have a label.

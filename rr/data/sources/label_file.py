@@ -100,7 +100,7 @@ def read_label_file(path: Path, images: Sequence[str], root: Path) -> ImageLabel
 
 def _parse_csv(path: Path, text: str) -> tuple[list[str], list[_Row]]:
     """Return the column names and the other rows of a CSV file. Empty lines are left out."""
-    if text[:4].lower() == "sep=":  # a line that Excel writes
+    if text[:4].lower() == "sep=":  # a line that tells Excel the delimiter
         text = text[len(text.split("\n", 1)[0]) :]
     first_line = text.lstrip().split("\n", 1)[0]
     delimiter = max(_DELIMITERS, key=first_line.count)
@@ -170,7 +170,7 @@ def _find_image_column(
 def _match_columns(
     columns: Sequence[int], values: Sequence[Sequence[str]], images: Sequence[str]
 ) -> tuple[list[int], dict[str, list[str]]]:
-    """Return the columns of which most values are names of images, and the images with each name.
+    """Return the columns in which most values are names of images, and the images with each name.
 
     The names may be relative paths or file names, with or without suffix. The first of these forms in which a column
     matches is used. If no column matches in any form, the list of columns is empty.

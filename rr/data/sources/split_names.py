@@ -36,7 +36,7 @@ _BEGINNINGS = {
 
 
 def suggest_split(word: str) -> str | None:
-    """Return the split that a word such as `Trainingsdaten` may stand for, as `find_split` does, or None."""
+    """Return the split (see `find_split`) that a word such as `Trainingsdaten` may stand for, or None."""
     text = normalize_unicode(word.casefold())
     return find_split(word) or next((role for role, starts in _BEGINNINGS.items() if text.startswith(starts)), None)
 

@@ -1,9 +1,9 @@
-"""The relation loss in plain torch, for any device, and any dtype from float32 on.
+"""The relation loss in plain torch, for any device and any dtype that is at least float32.
 
 A linear layer maps a concatenation to a sum, W [z_i; z_j] + b = W_a z_i + (W_b z_j + b). The first layer is therefore
 applied once to each of the K·M representations, and the results are added for each pair. The aggregations `sum` and
-`mean` have the same property. `max` does not, so the first layer is applied to every pair, as it is if this layer is
-not a plain `nn.Linear`.
+`mean` have the same property. `max` does not, so the first layer is applied to every pair, as it is with two views or
+if this layer is not a plain `nn.Linear`.
 """
 
 from typing import TYPE_CHECKING
@@ -29,8 +29,8 @@ def factorized_relation_loss(
 ) -> tuple[Tensor, PairStatistics]:
     """Return what `relation_loss` returns, with few kernel launches and without waiting for the device.
 
-    Under autocast, the matrix products of the first layer run in low precision. Pairs, batch statistics and the loss
-    are computed in at least float32.
+    Under autocast, the matrix products of the first layer run in low precision. Everything after them is computed in at
+    least float32.
     """
     K, M, D = features_KMD.shape
     rows_ND = features_KMD.reshape(K * M, D)

@@ -149,8 +149,9 @@ class _FusedPairs(torch.autograd.Function):
         logit_grad_P = logit_grad.numpy()
         left_sums = _leaky_relu_grad_sums(left, right, logit_grad_P)
         right_sums = _leaky_relu_grad_sums(right, left, logit_grad_P[left_positions])
-        # Sums over all pairs of the logit gradient times the LeakyReLU slope, also multiplied by the centered hidden
-        # value. Each pair has a left and a right row, so both sides have the same total.
+        # `total_H` is the sum over all pairs of the logit gradient times the LeakyReLU slope. `centered_total_H` is the
+        # sum of this product times the centered hidden value. Each pair has a left and a right row, so both sides have
+        # the same `total_H`.
         total_H = left_sums.total_H
         centered_total_H = left_sums.centered_total_H + right_sums.centered_total_H
         factor_H = scale_H * weight_H

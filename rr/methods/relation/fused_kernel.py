@@ -29,7 +29,7 @@ _FAST_OPTIONS: dict[str, Any] = {**_OPTIONS, "fastmath": {"reassoc", "contract",
 def build_partner_lists(
     num_views: int, num_images: int, positive_rows_QM: Array, negative_rows_QM: Array
 ) -> tuple[Array, ...]:
-    """Return the partners of each row as a left row, and of each row as a right row, of its pairs.
+    """Return each row's partners in the pairs in which it is the left row and in those in which it is the right row.
 
     In the partners of a left row, positives and negatives alternate. If M = 1, there are only positives.
 

@@ -15,7 +15,8 @@ class RelationHead(nn.Module):
 
     The layers are Linear, BatchNorm1d, LeakyReLU(0.01) and Linear, with the same sizes as in the paper's code. The
     input is an aggregated pair of representations, and the output is one logit: `head(head.aggregate(left, right))`.
-    With `cat`, the logit depends on the order of the two; `rr.compare` uses the mean of both orders.
+    With `cat`, the logit depends on the order of the two representations; `rr.compare` uses the mean of the logits for
+    both orders.
 
     Args:
         num_features: the size D of a representation.

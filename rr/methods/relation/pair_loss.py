@@ -47,9 +47,10 @@ PAPER_PAIR_LOSS = PairLossConfig()
 class PairStatistics(NamedTuple):
     """Counts over the pairs of one step, and sums of the log-likelihoods (in nats) of the correct answers.
 
-    The numbers of pairs are Python integers, and all other values are 0-d tensors on the features' device (the counts
-    are int64). A logit above 0 predicts "same image". Positives and negatives are distinguished by their targets. The
-    paper's code instead splits its predictions into two halves, although positive and negative blocks alternate.
+    The numbers of pairs are Python integers, and all other values are 0-d tensors on the features' device (int64 for
+    the counts of correct predictions). A logit above 0 predicts "same image". Positives and negatives are distinguished
+    by their targets. The paper's code instead splits its predictions into two halves, although positive and negative
+    blocks alternate.
     """
 
     correct_positives: Tensor

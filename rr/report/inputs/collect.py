@@ -68,7 +68,7 @@ class EvaluationResult:
     Attributes:
         paths: the run's files.
         pretraining: the run that trained the backbone.
-        record: its record (run.json).
+        record: the evaluation's record (run.json).
         metrics: the metrics by name.
         per_image: the predictions of a classification protocol, the map of an embedding protocol, or None.
         examples_png: a PNG file with examples, such as misclassified images, as bytes.
@@ -138,8 +138,8 @@ def collect_results(params: Params) -> GridResults:
     """Read the outputs of every run in the grid.
 
     Raises:
-        UserError: if a file is missing or damaged, if the runs' settings differ, or if evaluations on the same target
-            have different classes.
+        UserError: if a file is missing or damaged, if runs recorded different values of the same setting, or if
+            evaluations on the same target have different classes.
     """
     methods = unique(run.method for run in pretrainings(params))
     runs = {

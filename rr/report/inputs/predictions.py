@@ -42,7 +42,7 @@ class EmbeddingMap:
         clusters: cluster of each image, numbered from 0 in descending order of size, int64 (N,).
         coordinates: map coordinates without a unit, float32 (N, 2).
         index: row of each image in the raw file, int64 (N,).
-        neighbors: for each image, the row numbers of its nearest images, nearest first, int64 (N, K).
+        neighbors: for each image, the row numbers of its nearest images in these arrays, nearest first, int64 (N, K).
         thumbnails: each image as the bytes of a WebP file.
     """
 

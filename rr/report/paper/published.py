@@ -1,6 +1,6 @@
 """The paper's results from `paper.csv`. Each row lists one result, its source and its status.
 
-The last rows are lightly's results for methods that are not in the paper or that use a different recipe.
+The last rows are lightly's results for methods that are not in the paper or whose recipe differs from the paper's.
 
 The tables contain the values from version 1 on arXiv. "Heads" is the head ablation in the final version. "Appendix B"
 lists results that are believed to be in the appendix but whose values could not be recovered. The paper's comparisons

@@ -218,7 +218,10 @@ def find_deviations(
 def _compare_settings(
     published: PublishedResult, ours: Mapping[str, Any], expected: Mapping[str, Any], prefix: str
 ) -> list[Deviation]:
-    """Return a deviation for each key in `expected` whose value differs. `prefix` precedes the key in the text."""
+    """Return a deviation for each key in `expected` whose value differs in `ours`.
+
+    `prefix` precedes the key in the text.
+    """
     deviations = []
     for key, theirs in expected.items():
         value = ours.get(key)

@@ -42,7 +42,7 @@ class Study:
 
 
 def build_studies(results: GridResults) -> list[Study]:
-    """Return the studies for which the grid has at least two values with the same method and dataset."""
+    """Return the studies for which the grid has at least two values of K, or two label fractions, on one curve."""
     views = Study("Number of views", _VIEWS_CAPTION, [], [])
     labels = Study("Fraction of labels in pretraining", _LABELS_CAPTION, [], [])
     by_experiment = group_by(load_published(), lambda result: result.experiment)

@@ -13,7 +13,7 @@ from rr.report.plots.curves import LINE_STYLES
 from rr.report.plots.svg import INK, RULE, SERIES, Panel, format_csv, render_svg
 
 MAX_NUMBERED_CLASSES = 12  # with more classes, the cells of the matrix are too small for numbers
-_MIN_VISIBLE = 0.005  # cells with smaller fractions are left out, because they would be invisible
+_MIN_VISIBLE = 0.005  # smaller fractions, which round to 0%, are not drawn
 _FONT_SIZE = 9  # points, which are at least 11 CSS pixels on the page
 _NUM_SHADES = 20
 _MAX_NAME_LENGTH = 14  # characters of a class name on an axis

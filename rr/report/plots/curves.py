@@ -25,7 +25,7 @@ class Curve:
         color: the number of the color, from 1 to 20.
         seed_points: for each seed, its points (x, y) by epoch or by another key.
         style: the number of the line style, from 0; there are four.
-        seeds: the seeds, in the same order; empty if there is only one set of points, and it has no seed.
+        seeds: the seeds, in the order of `seed_points`; empty if there is only one set of points, and it has no seed.
     """
 
     label: str
@@ -36,7 +36,7 @@ class Curve:
 
     @property
     def mean_points(self) -> list[Point]:
-        """The mean at each epoch, over the seeds that have a point there."""
+        """The mean at each epoch or other key, over the seeds that have a point there."""
         epochs = sorted({epoch for points in self.seed_points for epoch in points})
         points = [[seed[epoch] for seed in self.seed_points if epoch in seed] for epoch in epochs]
         return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in points]

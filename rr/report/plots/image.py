@@ -22,7 +22,7 @@ class ByteBudget:
         self._is_first = True
 
     def take(self, num_bytes: int) -> bool:
-        """Return whether this many bytes are left, and take them. The first request is always granted."""
+        """Return whether this many bytes are left and, if so, take them. The first request is always granted."""
         is_granted = self._is_first or num_bytes <= self._remaining
         self._is_first = False
         self._remaining -= num_bytes if is_granted else 0

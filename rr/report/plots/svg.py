@@ -21,10 +21,11 @@ from matplotlib.figure import Figure
 
 INK, RULE = "#010101", "#010102"  # placeholders for the colors of text and of lines
 SERIES = [f"#0101{index:02x}" for index in range(0x11, 0x11 + 20)]  # placeholders for the colors of up to 20 series
-# The actual colors are in templates/colors.css, because they are different in the dark version of the page.
+# The actual colors are in templates/colors.css, because the light and the dark version of the page use different ones.
 _COLORS = {INK: "currentColor", RULE: "var(--rule)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
 _LONG_PATH = 1000  # characters
-# A group without attributes that contains no group, and consecutive markers of the same style.
+# `_BARE_GROUP` matches a group without attributes that contains no other group. `_MARKERS` matches consecutive markers
+# of the same style.
 _BARE_GROUP = re.compile(r"<g>((?:[^<]|<(?!/?g[ >]))*)</g>")
 _MARKERS = re.compile(r'<use [^>]* style="([^"]*)"/>(?:<use [^>]* style="\1"/>)+')
 _STYLE: dict[Any, Any] = {
@@ -146,7 +147,8 @@ def _share_style(markers: re.Match[str]) -> str:
 def _shorten_svg_path(path: str) -> str:
     path = _round(" ".join(path.split()), 1 if len(path) > _LONG_PATH else 2)
     path = re.sub(r"M (\S+) (\S+) L (\S+) \2 L \3 (\S+) L \1 \4 z", r"M\1 \2H\3V\4H\1z", path)  # a rectangle
-    # Points after M and L need no letter of their own. A path with curves keeps its letters, because L ends a curve.
+    # Points after M and L need no letter of their own. A path with curves keeps its letters: without an L, a point that
+    # follows a curve would be read as part of another curve.
     return path if re.search("[CQ]", path) else re.sub(r" L (?=[-\d])", " ", path)
 
 

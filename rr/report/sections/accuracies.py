@@ -28,7 +28,7 @@ _TRAINED_CLASSIFIER = "the linear layer that was trained together with the backb
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """One table of accuracies, with two sentences about it, a plot per protocol and the accuracy of each seed."""
+    """One table of accuracies: a summary, a confidence interval, a plot per protocol and the accuracy of each seed."""
 
     table: ResultTable
     summary: str
@@ -98,7 +98,7 @@ def _describe_validation_images(evaluations: Sequence[EvaluationResult]) -> str:
 
 
 def _describe_interval(table: ResultTable) -> str:
-    """Return the confidence interval of the highest accuracy, or an empty text if the number of images is unknown."""
+    """Return the confidence interval of the highest accuracy, or an empty string if the number of images is unknown."""
     best = max((cell for row in table.rows for cell in row.cells.values()), key=lambda cell: cell.value.mean)
     num_images = int(best.evaluations[0].metrics.get("test_images", 0))
     if not num_images:

@@ -55,7 +55,7 @@ def _plot_metrics(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
     for title, alt_text, columns, format_axes in plots:
         first_column, first_label = next(iter(columns.items()))
         curves = _make_curves(runs, columns, positive_only=format_axes is _format_log_axis)
-        # Without kNN, there is no plot: the accuracy on pairs is already in the `curves` section.
+        # Without kNN accuracies, the first plot is left out: the accuracy on pairs is already in the `curves` section.
         if curves and curves[0].label == first_label:
             panels.append(plot_curves(f"{name}-{first_column}", title, alt_text, curves, format_axes))
     return panels

@@ -33,8 +33,8 @@ _TITLES = {
 }
 _MIN_RANKME = 2.0
 _MAX_EXAMPLE_BYTES, _MAX_MAP_BYTES = 200_000, 800_000  # on the page
-# The roles that are checked for collapse. The others are methods that use all labels, because well-separated classes
-# may need only a few directions, and imported weights.
+# The roles that are checked for collapse. Methods that use all labels are not checked, because well-separated classes
+# may need only a few directions. Random and imported weights are not checked either, because no run trains them.
 _MAY_COLLAPSE = (Role.SELF_SUPERVISED, Role.SEMI_SUPERVISED, Role.INITIAL_WEIGHTS)
 _CAPTION = (
     "Each image shows, from top to bottom: test images, each followed by the most similar training images; the test "
@@ -119,7 +119,7 @@ def _make_maps(
 def collapse_warnings(results: GridResults) -> list[str]:
     """Return a warning for each run whose features use fewer directions than those of random weights.
 
-    Runs that used all labels and imported weights are not checked. If the grid has no random weights, the limit is a
+    Imported weights, and runs that used all labels, are not checked. If the grid has no random weights, the limit is a
     RankMe of 2.
     """
     warnings = []

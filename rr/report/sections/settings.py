@@ -19,7 +19,7 @@ _SECTIONS = ("methods", "backbones", "protocols", "datasets")
 
 
 def build_settings(results: GridResults) -> dict[str, Table]:
-    """Return the tables of each section of params.yaml by title: settings that differ, and identical settings.
+    """Return tables by title: for each section of params.yaml, settings that differ between entries, and the others.
 
     A value that differs from the paper's has the paper's value as a note. The last table contains all other parameters.
     """

@@ -1,4 +1,4 @@
-"""The header of the page: the main finding in a sentence, warnings, and the values of the grid's axes."""
+"""The header of the page: the main finding, warnings, and the values of the grid's axes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from rr.report.sections.embedding import collapse_warnings
 from rr.report.statistics import mean_std
 from rr.runtime.formatting import format_count
 
-_MAX_TARGETS = 3  # with more targets, a clause about each would make the header too long
+_MAX_TARGETS = 3  # with more targets, a sentence about each would make the header too long
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def build_summary(results: GridResults) -> Summary:
 
 
 def _summarize_rankme(results: GridResults) -> str:
-    """Return a sentence on RankMe if the grid has no classification protocol and one embedding table, or ""."""
+    """Return text on RankMe if the grid has exactly one embedding table and no classification protocol, or ""."""
     runs = results.evaluations_of_kind("embedding")
     if results.evaluations_of_kind(*CLASSIFICATION_PROTOCOLS) or len(split_by_target_and_protocol(runs)) != 1:
         return ""
@@ -74,7 +74,11 @@ def _summarize_rankme(results: GridResults) -> str:
 
 
 def summarize_tables(tables: list[ResultTable]) -> str:
-    """Return the best method's accuracy on each of a few targets, or counts over several pretraining settings."""
+    """Return the main finding as text.
+
+    With a few targets and one pretraining setting, this is the best method's accuracy on each target. Otherwise, it is
+    the number of comparisons in which the best self-supervised methods reach their bounds.
+    """
     if not tables:
         return "This grid has no classification protocol, so there are no accuracies to compare."
     if len(tables) == 1:
@@ -119,7 +123,10 @@ def summarize_table(table: ResultTable) -> str:
 
 @dataclass(frozen=True)
 class _Best:
-    """The best method of a table, in the first protocol that was run with such a method."""
+    """The best self-supervised method of a table, in the first protocol with such a method.
+
+    If the table has no self-supervised method, this is the best method that is not a bound.
+    """
 
     table: ResultTable
     protocol: str

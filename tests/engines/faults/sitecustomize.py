@@ -1,4 +1,4 @@
-"""Make a stage fail, or change a file, when all of its outputs are complete but not yet in place.
+"""When all outputs of a stage are complete but not yet in place, make the stage fail or change a file.
 
 Python imports this module at startup if this folder is in PYTHONPATH. RR_TEST_FAULT specifies the stage and the fault.
 """

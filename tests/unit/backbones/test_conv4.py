@@ -110,7 +110,7 @@ def test_memory_layout_does_not_change_results() -> None:
 
 
 def test_batch_statistics_of_values_far_from_zero_are_accurate() -> None:
-    """For inputs of 300 ± 1, sums of squares in float32 would lose all digits of the variance."""
+    """For inputs of 300 ± 1, sums of squares in float32 would lose almost all digits of the variance."""
     torch.manual_seed(0)
     x = (torch.randn(64, 32, 8, 8) + 300).contiguous(memory_format=torch.channels_last)
     norm = nn.BatchNorm2d(32, momentum=1)

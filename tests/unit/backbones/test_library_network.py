@@ -1,4 +1,4 @@
-"""Tests of torchvision and timm networks: names, features, weights and messages."""
+"""Tests of torchvision and timm networks: names, features, weights and error messages."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ from rr.errors import UserError
 from rr.exchange.export_weights import export_backbone
 from rr.params.backbones import BUILTIN_BACKBONES, TORCHVISION_BACKBONES
 
-# The names that are not supported, for the reasons in rr/params/backbones.py.
+# torchvision models that are not supported. rr/params/backbones.py gives the reasons.
 UNSUPPORTED = {
     "googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0",
     "mnasnet1_3",

@@ -29,7 +29,7 @@ def count_parameters(modules: list[nn.Module]) -> int:
 
 
 def count_torchvision_parameters(name: str) -> int:
-    """Return the number of parameters of torchvision's network without its classifier, with the stem of `name`."""
+    """Return the number of parameters of torchvision's network without its classifier but with the stem of `name`."""
     network = models.get_model(name.removesuffix("-cifar"), weights=None)
     smaller_stem = 64 * 3 * (7**2 - 3**2) if name.endswith("-cifar") else 0
     return count_parameters([network]) - count_parameters([network.fc]) - smaller_stem
@@ -86,7 +86,8 @@ def test_batch_norm_starts_with_weight_1_and_bias_0_and_convolutions_have_no_bia
 def authors_initial_weights(name: str) -> list[Tensor]:
     """Return the weights of the convolutions as the authors' code samples them (backbones/conv4.py, resnet_small.py).
 
-    The code creates a projection before the other layers of its block, and samples its weights after theirs.
+    Their code creates the projection of a block before the other layers of the block, but samples the weights of the
+    projection last. The order of creation also matters, because the constructor of a layer draws random numbers.
     """
     layers: list[nn.Conv2d] = []
     channels = [3, 8, 16, 32, 64] if name == "conv4" else [3, 16]

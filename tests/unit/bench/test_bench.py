@@ -121,7 +121,7 @@ def test_large_backbones_match_the_reference(name: str) -> None:
 
 
 def test_reference_pairs_each_view_with_all_later_views() -> None:
-    K, M = 4, 3  # few images, so that the roll starts over at 1
+    K, M = 4, 3  # few images, so that the shift of the roll returns to 1
     rows = torch.arange(K * M, dtype=torch.float32).view(K, M, 1)
     pairs, targets = reference.make_pairs(rows)
     assert pairs.shape == (M * (K * K - K), 2)
@@ -156,7 +156,8 @@ def test_views_of_rr_and_reference_have_equal_statistics() -> None:
         brighter_at_left = views[:, 1, :, 0].mean(1) > views[:, 1, :, -1].mean(1)
         fractions = [values.double().mean().item() for values in (is_gray, brighter_at_bottom, brighter_at_left)]
         statistics.append([*fractions, views.mean().item(), views.std().item()])
-    assert statistics[0] == pytest.approx(statistics[1], abs=0.08)  # about three standard errors of a fraction
+    # The tolerance is about three standard errors of the difference between two fractions.
+    assert statistics[0] == pytest.approx(statistics[1], abs=0.08)
     assert statistics[0][0] == pytest.approx(0.2, abs=0.06)
 
 

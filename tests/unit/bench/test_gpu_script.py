@@ -1,4 +1,4 @@
-"""Small runs on the CPU of `workflow/gpu.sh`, which benchmarks a GPU and runs the paper's Conv-4 experiment."""
+"""Small CPU runs of `workflow/gpu.sh`, which benchmarks a GPU and runs the paper's Conv-4 experiment."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def test_parameters_match_the_paper() -> None:
 def test_script_runs_on_cpu(tmp_path: Path) -> None:
     write_params(tmp_path, lambda raw: raw["methods"].update({"relational-paper": raw["methods"]["relational"]}))
     environment = {**os.environ, "RR_DEVICE": "cpu", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    # Without these engines, as on a machine that has only torch and the packages of rr that training needs.
+    # Hide these engines, as if only torch and the other packages that training needs were installed.
     for engine in ("dvc", "snakemake"):
         (tmp_path / "hidden" / engine).mkdir(parents=True)
         (tmp_path / "hidden" / engine / "__init__.py").write_text("raise ImportError")

@@ -1,4 +1,4 @@
-"""Test how the --device option is resolved. torch's answers are replaced, so no GPU is needed."""
+"""Test how the --device option is resolved. The functions of torch.cuda are replaced, so no GPU is needed."""
 
 import os
 from collections.abc import Callable

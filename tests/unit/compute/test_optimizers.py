@@ -81,7 +81,7 @@ def test_lars_step_by_hand() -> None:
     weight.grad, bias.grad = torch.tensor([[0.5, 0.2]]), torch.tensor([0.25])
     optimizer.step()
     torch.testing.assert_close(weight.data, torch.tensor([[3 - 0.08, 4 - 0.06]]))
-    assert bias.item() == 0.5  # neither decayed nor scaled
+    assert bias.item() == 0.5  # no weight decay, and the step is not scaled
     # Second step, with zero gradients and without decay: only the momentum moves the parameters.
     optimizer.param_groups[0]["weight_decay"] = 0.0
     weight.grad, bias.grad = torch.zeros(1, 2), torch.zeros(1)

@@ -28,7 +28,7 @@ def test_chunks_run_concurrently() -> None:
     barrier = threading.Barrier(3, timeout=30)
 
     def work(start: int, stop: int) -> None:
-        if start < 3:  # the first three chunks have one item each and wait for each other
+        if start < 3:  # always true: the three chunks have one item each, and wait for each other
             barrier.wait()
 
     parallel_for(work, 3, 3)
@@ -54,7 +54,7 @@ def test_interrupt_is_raised_after_all_chunks_have_ended() -> None:
     barrier, has_ended = threading.Barrier(2, timeout=30), threading.Event()
 
     def work(start: int, stop: int) -> None:
-        barrier.wait()  # the main thread and the worker process a chunk each
+        barrier.wait()  # the main thread and the worker thread each process one chunk
         if threading.current_thread() is not threading.main_thread():
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
             time.sleep(0.3)

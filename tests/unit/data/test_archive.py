@@ -166,7 +166,7 @@ def test_data_after_the_last_member_counts_towards_the_limit(tmp_path: Path) -> 
 
 
 def test_tar_is_extracted_without_extraction_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python 3.11.0 to 3.11.3 have none."""
+    """Python 3.11.0 to 3.11.3 have no extraction filters."""
     monkeypatch.setattr(archive, "_EXTRACTION_FILTER", {})
     extract_tar(make_tar(tmp_path / "set", ("a", DATA)), tmp_path / "extracted", ArchiveLimits(1 << 30, 10))
     assert (tmp_path / "extracted/a").read_bytes() == DATA

@@ -74,7 +74,7 @@ def test_streamed_split_yields_same_batches(path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "page_size"), [(836, 1 << 21), (837, 1 << 24), (1024, 1 << 24)])
 def test_large_images_are_read_back(tmp_path: Path, size: int, page_size: int) -> None:
-    """Every size that params.yaml accepts works. FFCV stores an image within a page."""
+    """All sizes that params.yaml accepts work. FFCV stores an image within a page, so large images need large pages."""
     images = np.random.default_rng(size).integers(0, 256, (6, size, size, 3), np.uint8)
     beton.write(tmp_path / "x.beton", images, np.arange(6), np.arange(6))
     assert np.fromfile(tmp_path / "x.beton", beton._HEADER, 1)["page"] == page_size
@@ -194,7 +194,7 @@ def test_truncated_file_raises(path: Path, tmp_path: Path, keep: float) -> None:
     ],
 )
 def test_changed_table_raises(path: Path, tmp_path: Path, table: str, field: str, value: int, message: str) -> None:
-    """A single field in the last row of a table has a different value."""
+    """Each case changes a single field in the last row of a table."""
     content = bytearray(path.read_bytes())
     samples_start = beton._HEADER.itemsize + 3 * beton._FIELD.itemsize
     tables = {

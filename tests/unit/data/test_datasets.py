@@ -73,7 +73,7 @@ def make_archive(folder: Path, archive: Path) -> Path:
 
 @pytest.fixture
 def stl(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write an STL-10 folder with a few random images, and set torchvision's MD5s to those of its files."""
+    """Write an STL-10 folder with a few random images, and set torchvision's MD5s to those of the new files."""
     from torchvision.datasets import STL10
 
     folder = tmp_path_factory.mktemp("stl") / STL10.base_folder
@@ -132,7 +132,7 @@ class TestStl10:
         first = decode_all(open_fetched(project))
         archive.unlink()
         assert rr(*FETCH).code == 0
-        # The other dataset in the same archive, and an extracted file that was damaged afterward.
+        # The other dataset is read from the same archive. An extracted file that was damaged is extracted again.
         add_dataset(project, {"kind": "stl10_unlabeled", "path": "data/download/mine"}, image_size=96)
         assert rr(*FETCH).code == 0
         add_dataset(project, {"kind": "stl10"}, image_size=96)
@@ -479,7 +479,7 @@ class TestCifar:
         assert f"train: the other training images; {held_out}" in outcome.out
         data = open_fetched(project)
         names = [name for name, _ in data.iter_images()]
-        assert dict(zip(names, data.labels, strict=True)) == train  # all of them, and no official test image
+        assert dict(zip(names, data.labels, strict=True)) == train  # all training images, and no official test image
         is_test = data.splits == "test"
         assert np.bincount(data.labels[is_test]).tolist() == [per_class] * 10
         assert np.bincount(data.labels[~is_test]).tolist() == [10 - per_class] * 10
@@ -488,7 +488,7 @@ class TestCifar:
         self, project: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = write_cifar10(project / "copy", monkeypatch)
-        add_dataset(project, {"kind": "cifar10", "validation_fraction": 0.05}, image_size=32)  # 0.5 of ten images
+        add_dataset(project, {"kind": "cifar10", "validation_fraction": 0.05}, image_size=32)  # round(0.05 * 10) is 0
         outcome = rr(*FETCH, "--from", folder)
         assert (outcome.code, is_nothing_written(project)) == (2, True)
         assert "validation_fraction 0.05 selects no training images: raise it in params.yaml" in outcome.err

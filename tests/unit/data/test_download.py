@@ -1,4 +1,4 @@
-"""Tests of downloads from a local server with failures."""
+"""Tests of downloads from a local server that simulates failures."""
 
 import hashlib
 import re

@@ -97,7 +97,7 @@ def test_blank_image(change: int, expected: bool) -> None:
 
 
 def make_signature(name: str, value: int, seed: int = 0, *, is_blank: bool = False) -> Signature:
-    """Return a signature whose mirrored hash matches no other, with a random thumbnail."""
+    """Return a signature with a random thumbnail and a mirrored hash that is far from all hashes in these tests."""
     thumbnail = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     return Signature(name.encode(), value, ~value & (2**64 - 1), thumbnail, 32, 32, is_blank)
 
@@ -140,7 +140,7 @@ def test_image_that_is_only_similar_to_a_left_out_image_stays() -> None:
 
 
 def change_thumbnail(signature: Signature) -> Signature:
-    """Return a signature whose thumbnail correlates with the given one, with a coefficient of about 0.98."""
+    """Return the signature with a changed thumbnail, whose correlation with the original thumbnail is about 0.98."""
     noise = np.random.default_rng(1).normal(0, 15, signature.thumbnail.shape)
     return signature._replace(thumbnail=np.clip(signature.thumbnail + noise, 0, 255).astype(np.uint8))
 
@@ -172,7 +172,7 @@ def test_blank_images_are_only_compared_for_equality() -> None:
 
 @given(st.integers(0, 2**31))
 def test_result_is_a_maximal_set_without_duplicates(seed: int) -> None:
-    """No two images that stay in a split are duplicates, and each image that is left out has a duplicate."""
+    """No two images that stay are duplicates of each other, and each image that is left out has a duplicate."""
     rng = np.random.default_rng(seed)
     values = [
         int(base) ^ sum(1 << int(bit) for bit in rng.choice(64, 5, False)) for base in rng.integers(0, 3, 20) << 30

@@ -166,7 +166,8 @@ def test_masks_next_to_images_raise(tmp_path: Path, suffix: str, folders: list[s
 
 def test_images_that_are_named_like_masks_are_accepted(tmp_path: Path) -> None:
     root = save_tree(tmp_path / "images", {"cat": 20, "with_mask": 3})
-    for name in ("0_mask", "face_mask_1", "with_mask"):  # one in 26 images, and images of masks
+    # Only 0_mask is named like the mask of another image, and one of 26 images is within the limit.
+    for name in ("0_mask", "face_mask_1", "with_mask"):
         save_file(root / f"cat/{name}.png")
     assert sum(fetch_folder(root)["images"].values()) == 26
 
@@ -398,7 +399,7 @@ def test_class_with_a_single_distinct_image_stays_in_training(tmp_path: Path) ->
 
 
 def test_image_that_is_not_the_only_one_in_any_class_is_held_out(tmp_path: Path) -> None:
-    """By its SHA-256, the image that is in both classes would be chosen from `dog`, but it is the only one in `cat`."""
+    """By its SHA-256, the image that is in both classes would be held out, but it is the only image in `cat`."""
     root = save_tree(tmp_path / "images", {"cat": 0, "dog": 2})
     first, _ = sorted(root.glob("dog/*"), key=lambda file: hashlib.sha256(file.read_bytes()).digest())
     shutil.copy(first, root / "cat" / "copy.png")
@@ -562,7 +563,7 @@ def test_class_folder_with_only_damaged_files_has_no_images(tmp_path: Path) -> N
     facts = fetch_folder(root, on_unreadable="skip")
     assert facts["images_per_class"] == {"train": {"cat": 4}, "test": {"cat": 1}}
     assert facts["skipped"] == {"a broken link": {"": 1, ".png": 1}}
-    assert facts["classes"] == 3  # as with files that cannot be decoded
+    assert facts["classes"] == 3  # dog and owl count as classes, as they do if their images cannot be decoded
 
 
 @pytest.mark.parametrize("data", [b"", None])

@@ -163,7 +163,7 @@ def test_link_that_is_deleted_while_it_is_listed_is_damage(tmp_path: Path, monke
 
     (tmp_path / "x.png").symlink_to("nowhere")
     monkeypatch.setattr(os, "readlink", raise_missing)
-    monkeypatch.setattr(os.path, "realpath", str)  # calls readlink
+    monkeypatch.setattr(os.path, "realpath", str)  # the original calls readlink
     assert [file.problem for file in list_images(tmp_path).damaged] == [folder_listing.BROKEN_LINK]
 
 

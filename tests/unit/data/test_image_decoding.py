@@ -21,7 +21,8 @@ from rr.data.image_decoding import (
 from rr.data.raw import encode_png
 
 Image.init()  # loads the plugins
-# Except formats that need another program (BUFR to WMF), contain only floating-point numbers or are deprecated.
+# Pillow reads and writes these formats. Formats are left out if they need another program (BUFR, EPS, GRIB, HDF5, WMF),
+# contain only floating-point numbers (SPIDER) or are deprecated (IM).
 READ_AND_WRITTEN = Image.SAVE.keys() & Image.OPEN.keys() - {"BUFR", "EPS", "GRIB", "HDF5", "WMF", "SPIDER", "IM"}
 
 
@@ -50,7 +51,7 @@ def test_large_jpeg_images_are_decoded_at_a_fraction_of_their_size(size: tuple[i
     buffer = io.BytesIO()
     photograph.save(buffer, "JPEG", quality=95, exif=exif)
     full = ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue()))).convert("RGB")
-    # Images of at least eight times the side are decoded at a fraction of their size. Smaller images are not.
+    # Only an image whose sides are at least eight times as long as `side` is decoded at a fraction of its size.
     limit = min(size) // 8
     for side, (low, high) in {limit + 1: (0, 0), limit: (1e-3, 0.6), limit // 2: (1e-3, 0.6)}.items():
         expected = np.asarray(ImageOps.fit(full, (side, side), Image.Resampling.BICUBIC)).astype(int)
@@ -259,7 +260,7 @@ def test_image_whose_second_half_is_zeros_is_damaged(image_format: str, options:
 def test_jpeg_image_that_ends_in_zeros_is_damaged(kept: float, quality: int, progressive: bool) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     photograph = Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC)
-    thumbnail = io.BytesIO()  # in the metadata, with its own end marker
+    thumbnail = io.BytesIO()  # stored in the metadata; its end marker must not be taken for that of the photograph
     photograph.resize((80, 60)).save(thumbnail, "JPEG")
     buffer = io.BytesIO()
     options = {"quality": quality, "progressive": progressive, "restart_marker_rows": 4}
@@ -287,7 +288,7 @@ def test_image_without_its_end_marker_is_damaged(image_format: str, mode: str, n
 
 
 @pytest.mark.parametrize("image_format", sorted(READ_AND_WRITTEN))
-@pytest.mark.parametrize("num_rows", [0, 1, 50])  # above a black area
+@pytest.mark.parametrize("num_rows", [0, 1, 50])  # rows of noise above a black area
 def test_image_that_ends_in_black_is_not_damaged(image_format: str, num_rows: int) -> None:
     pixels = np.zeros((256, 256), np.uint8)
     pixels[:num_rows] = np.random.default_rng(0).integers(0, 256, (num_rows, 256), np.uint8)
@@ -318,7 +319,7 @@ def test_mpo_file_needs_only_its_first_image() -> None:
 def test_image_with_a_large_plain_area_is_not_damaged(size: tuple[int, int], lossless: bool) -> None:
     pixels = np.zeros((*size, 3), np.uint8)
     pixels[: size[0] // 4, : size[1] // 4] = [0, 0, 255]
-    for quality in (0, 95):  # at the lowest quality and method, 98% of a lossless image are zeros
+    for quality in (0, 95):  # at the lowest quality and method, 98% of the bytes of a lossless image are zeros
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=quality, method=0)
         assert decode_image(buffer.getvalue()).shape == pixels.shape

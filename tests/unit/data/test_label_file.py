@@ -43,7 +43,7 @@ def test_labels_are_read_instead_of_the_folder_names(photos: Path) -> None:
     labels = fetched_labels(photos)
     assert {name: class_name for name, (_, class_name) in labels.items()} == dict(zip(NAMES, LABELS, strict=True))
     assert facts["images_per_class"] == {"train": {"robin": 4, "wren": 4}, "test": {"robin": 1, "wren": 1}}
-    assert facts["skipped"] == {"a broken link": {".csv": 1}}  # the file with the labels is used
+    assert facts["skipped"] == {"a broken link": {".csv": 1}}  # but not labels.csv itself, which is used
     path = photos / "labels.csv"
     assert f"labels: column 'label' of {path}, for the images in 'file'" in format_fetch_facts(facts).splitlines()
 
@@ -143,7 +143,7 @@ def numbered(tmp_path: Path) -> Path:
 
 
 def numbered_labels() -> dict[str, str]:
-    """Return the labels of the images, which are in a different order from the rows of the file."""
+    """Return the label of each image in the order of the rows. The number of an image differs from that of its row."""
     return {f"{(7 * row + 5) % 30}.png": "robin" if row < 15 else "wren" for row in range(30)}
 
 

@@ -24,7 +24,7 @@ LABELS = [0, 1] * 6
 
 
 def save(tmp_path: Path, *names: str, **tables: Any) -> Path:
-    """Write a table with twelve labeled images into each file of a folder."""
+    """Write a table with twelve labeled images into each named file of a folder, and write the given tables."""
     return save_tables(tmp_path / "set", {name: make_table(LABELS) for name in names} | tables)
 
 

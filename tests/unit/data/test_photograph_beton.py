@@ -92,7 +92,7 @@ def test_images_are_centered_if_no_crops_are_taken(photographs: PhotographBeton)
     for image, result in zip(make_images(), images, strict=True):
         expected = transform(torch.from_numpy(image).permute(2, 0, 1).float()).permute(1, 2, 0).numpy()
         assert np.abs(result - expected).max() <= 0.5 + 1e-3
-    assert np.array_equal(images[7], make_images()[7])  # has this size
+    assert np.array_equal(images[7], make_images()[7])  # unchanged, because this image already has the requested size
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_jpeg_is_decoded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("on_device", [False, True])
 def test_loader_augments_the_crops(photographs: PhotographBeton, on_device: bool) -> None:
-    """A view is the crop with the same color augmentation and flip that a square image with this index would get."""
+    """A view is the crop with the color augmentation and flip that a square image with the same index would get."""
     loader = ViewLoader(
         photographs, DATASET, PAPER, num_views=3, batch_size=3, seed=SEED, device="cpu", augment_on_device=on_device
     )
@@ -226,7 +226,7 @@ def test_other_files_are_refused(photographs: PhotographBeton, tmp_path: Path) -
         samples = before
     samples["index"][4] = 3
     check("not in order")
-    for field, value in (("mode", 0), ("height", 20_000), ("width", 20_000)):  # JPEG
+    for field, value in (("mode", 0), ("height", 20_000), ("width", 20_000)):  # mode 0 is JPEG
         samples["image"][field][5] = value
     check("larger than its page allows")
     (tmp_path / "short").write_bytes(content[:-24])

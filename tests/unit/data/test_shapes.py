@@ -56,7 +56,8 @@ def _color_features(images: np.ndarray) -> np.ndarray:
 def test_color_does_not_predict_class() -> None:
     (train, train_labels), (test, test_labels) = generate_shapes(2000, 0, "train"), generate_shapes(1500, 0, "test")
     train_features, test_features = _color_features(train), _color_features(test)
-    # Chance is 0.10. Histograms contain a little information on the length of the outline, from its blended pixels.
+    # Chance is 0.10. Histograms contain a little information on the length of the outline, because the pixels on the
+    # outline are blends of two colors.
     for columns, bound in ((slice(0, 6), 0.13), (slice(0, None), 0.18)):
         classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         classifier.fit(train_features[:, columns], train_labels)
@@ -64,7 +65,7 @@ def test_color_does_not_predict_class() -> None:
 
 
 def _render_rotated(angle: float, size: int = 32) -> np.ndarray:
-    """Render one noise-free silhouette per class in a given rotation, [10, size, size]."""
+    """Render one noise-free silhouette per class, rotated by `angle` radians, [10, size, size]."""
     count = len(CLASS_NAMES)
     return render_silhouettes(np.arange(count), size, np.zeros((count, 2)), np.full(count, 0.4), np.full(count, angle))
 

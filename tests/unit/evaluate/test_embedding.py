@@ -245,7 +245,7 @@ def test_rankme_of_known_spectra() -> None:
     assert rankme(square) == pytest.approx(2)
     assert rankme(square.abs()) == pytest.approx(1, abs=1e-6)  # all features are identical
     noise = 1e-4 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    assert rankme(1 + noise) < 1.01 < 2 < effective_rank(1 + noise)  # the reason for not subtracting the mean
+    assert rankme(1 + noise) < 1.01 < 2 < effective_rank(1 + noise)  # subtracting the mean would hide the collapse
     assert rankme(torch.zeros(5, 3)) == 1
     x = torch.rand(50, 8, generator=torch.Generator().manual_seed(0))
     p = torch.linalg.svdvals(x.double()) / torch.linalg.svdvals(x.double()).sum() + 1e-7  # the paper's equation

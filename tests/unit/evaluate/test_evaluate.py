@@ -389,7 +389,7 @@ def evaluate_own_images(rr: RunRr, protocol: str) -> Outcome:
 def test_one_training_image_per_class_and_a_class_without_test_images(
     pretrained: Path, rr: RunRr, protocol: str
 ) -> None:
-    """Class c has no test images, so the means over classes and the true classes do not include it."""
+    """Class c has no test images, so neither the means over classes nor the true labels include it."""
     write_image_folder(pretrained / "images", {"a": 4, "b": 3, "c": 1})
 
     def change(params: dict) -> None:
@@ -489,7 +489,7 @@ def test_unlabeled_images_do_not_change_an_evaluation(
     if protocol == "finetune":  # the augmentation of an image depends on its position in the split
         assert results[0][1] == results[1][1]
         assert results[0][2]["label"] == results[1][2]["label"]
-        # In a split, the unlabeled images (4 of 12) come first.
+        # In the test split, the unlabeled images (4 of 12) come first.
         assert [positions.tolist() for positions in tested_positions] == [[*range(4, 12)], [*range(8)]]
         assert results[0][0]["train_images"] == results[1][0]["train_images"] == 20
     else:

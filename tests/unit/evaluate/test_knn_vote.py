@@ -44,13 +44,13 @@ def test_tied_images_fill_the_remaining_votes(num_neighbors: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_classes_with_equal_votes_have_equal_probabilities(seed: int) -> None:
-    """Classes 1 and 2 have a neighbor of each similarity. Their sums must not differ by a rounding error."""
+    """Classes 1 and 2 each have one neighbor at every similarity, so the sums of their votes must be exactly equal."""
     order = np.random.default_rng(seed).permutation(1000)
     cosine = np.append(np.repeat(np.linspace(0.9, 0.2, 200), 2), np.full(600, -0.5)).astype(np.float32)[order]
     labels = np.append(np.tile([1, 2], 200), np.zeros(600, np.int64))[order]
     config = KnnConfig(kind="knn", neighbors=400, temperature=0.07)
     assert knn_vote(cosine[None], labels, 3, config.neighbors, config.temperature).tolist() == [[0, 0.5, 0.5]]
-    # The images of this gallery have these similarities to the query.
+    # The similarities of the images in this gallery to the query are those in `cosine`.
     gallery = np.stack([cosine, np.sqrt(1 - cosine**2)], axis=1)
     probabilities = predict_probabilities(gallery, labels, np.array([[2, 0]], np.float32), 3, config)
     assert probabilities == pytest.approx(np.array([[0, 0.5, 0.5]]), abs=1e-4)

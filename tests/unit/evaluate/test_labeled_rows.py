@@ -58,7 +58,7 @@ def test_learning_rate_is_chosen_on_validation_images() -> None:
 
     rates = [1e-9, 0.02, 1e-8]
     probabilities, metrics = run(rates)
-    # Train on the other images by hand.
+    # Train once per learning rate on the images that are not validation images.
     held_out = choose_validation_rows(labels, 0.2, seed=5)
     rest = np.setdiff1d(np.arange(200), held_out)
     accuracies = []

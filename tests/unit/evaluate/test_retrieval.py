@@ -102,7 +102,7 @@ def test_head_reorders_the_nearest_images(
     monkeypatch.setattr(retrieval, "_NUM_RERANKED", reranked)
     result = retrieval.evaluate(inputs, RetrievalConfig(kind="retrieval", distance="euclidean", cutoffs=[1, 3]))
     labels = inputs.train.labels[order]
-    # All logits of the query at 5 are 5, so the reranked images share a rank; one or two of them are relevant.
+    # All logits of the query at 5 are 5, so the reranked images share a rank: 1 of 2 or 2 of 4 are relevant.
     shared = 1 / 2 if reranked == 2 else 2 / 4
     expected = [average_precision_score(labels == 0, [4, 3, 2, 1]), (shared + (2 / 3 if reranked == 2 else 2 / 4)) / 2]
     assert result.columns["reranked_average_precision"] == pytest.approx(expected)
@@ -128,7 +128,10 @@ def test_reranking_keeps_the_order_of_equal_logits() -> None:
 
 @pytest.mark.parametrize("steps", [2, 1000])
 def test_reranked_precisions_match_scikit_learn(steps: int) -> None:
-    """The reranked images come first. Equal similarities and equal logits share a rank, also across the boundary."""
+    """The reranked images come first. Images with equal logits share a rank, and so do images with equal similarities.
+
+    The latter also holds if only some of the images with the same similarity are reranked.
+    """
     rng = np.random.default_rng(0)
     train, test = (rng.integers(0, steps, (count, 1)).astype(np.float32) for count in (60, 40))
     labels, query_labels = rng.integers(0, 3, 60), rng.integers(0, 3, 40)

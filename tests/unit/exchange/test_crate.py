@@ -1,4 +1,4 @@
-"""`rr report --crate`: a zip file in which every file has its hash, and every reference leads to an entity."""
+"""`rr report --crate`: the zip file states the hash of every file, and every reference in it leads to an entity."""
 
 import base64
 import hashlib
@@ -80,7 +80,7 @@ def test_crate_describes_every_file_and_run(finished_project: Path, rr: RunRr) -
     assert start == min(record["started"] for record in records) < max(record["started"] for record in records)
     assert end == max(record["ended"] for record in records)
     record = load_record(run.folder)
-    # The crate only describes this file. Its identifier is the hash in the encoding of RFC 6920.
+    # The crate describes the weights but does not contain them. Their identifier is the hash, encoded as in RFC 6920.
     weights = f"ni:///sha-256;{encode_base64url(record['outputs'][str(run.weights)])}"
     assert entities[weights]["name"] == str(run.weights)
     assert {"@id": weights} in actions[f"#{run.folder}"]["result"]

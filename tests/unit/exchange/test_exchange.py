@@ -332,7 +332,7 @@ def convert_to_channels_last(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def share_storage(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the same tensors. Those of the same type are views of one tensor, as in fused optimizers."""
+    """Return tensors with equal values. Those of the same dtype are views of one tensor, as in fused optimizers."""
     shared = {}
     for dtype in {value.dtype for value in state.values()}:
         names = [name for name, value in state.items() if value.dtype == dtype]
@@ -796,7 +796,7 @@ def test_image_size_without_effect_raises(tmp_path: Path, rr: RunRr, kind: str) 
 
 
 def test_export_of_released_weights(tmp_path: Path) -> None:
-    """The relation head and the description of the training stay with the weights."""
+    """The safetensors format keeps the relation head and the description of the training."""
     weights = find_weights("conv4-cifar10-relational-k4")
     message = export_backbone(weights, "safetensors", tmp_path / "out.safetensors")
     assert (tmp_path / "out.safetensors").read_bytes() == weights.read_bytes()

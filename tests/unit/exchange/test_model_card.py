@@ -67,7 +67,7 @@ def test_card_has_the_facts_of_the_run(finished: Path, rr: RunRr, monkeypatch: p
     assert library.load_backbone("out.safetensors")(np.zeros((40, 30, 3), np.uint8)).shape == (1, 64)
     assert 'rr.load_backbone("out.safetensors")' in body
 
-    # Within the folder of a run, and in a copy of a run elsewhere.
+    # In the run's own folder, the command finds the same evaluations. For a copy of the run elsewhere, it finds none.
     evaluation = card.partition("## Evaluation")[2]
     monkeypatch.chdir(RUN)
     assert export(rr, Path(WEIGHTS.name), "out.safetensors").partition("## Evaluation")[2] == evaluation

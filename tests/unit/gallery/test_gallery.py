@@ -692,7 +692,7 @@ def test_released_weights_are_found_by_name(folder: Path, rr: RunRr, monkeypatch
     outcome = rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "tinny")
     assert outcome.code == 2
     assert "rr: tinny does not exist and is not the name of released weights (tiny): use" in outcome.err
-    shutil.copy("w", "tiny")  # a file in the current folder
+    shutil.copy("w", "tiny")  # a file in the current folder takes precedence
     assert load_feature_extractor("tiny").weights == Path("tiny")
 
 
@@ -992,7 +992,7 @@ def test_dataset_option_overrides_the_metadata_of_the_weights(folder: Path, rr: 
 
 
 def test_search_does_not_import_slow_libraries(folder: Path) -> None:
-    # Not pandas: pyarrow imports it, if it is installed, whenever it builds an array.
+    # pandas is not listed, because pyarrow imports it (if installed) when it builds an array.
     slow = ["numba", "torchvision", "ffcv", "sklearn", "scipy", "matplotlib", "jinja2", "pyarrow.dataset"]
     code = (
         f"import sys; sys.argv = {['rr', *ASK]!r}\n"

@@ -144,7 +144,7 @@ def test_missing_preprocessing_can_be_passed(tmp_path: Path) -> None:
 
 
 def assert_same_features(features: np.ndarray, expected: np.ndarray) -> None:
-    """Compare features that are computed in batches of a different size or memory layout."""
+    """Compare features that are computed in batches of different sizes or memory layouts."""
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -215,7 +215,7 @@ def test_gallery_of_a_backbone_that_has_changed_cannot_be_searched(backbone: Fea
     save_tree(Path("g"), {"": 2})
     gallery = rr.Gallery("g", backbone)
     network = backbone.backbone.train().requires_grad_()
-    assert len(gallery.search(PIXELS[0])) == 2  # neither of these two calls changes the features
+    assert len(gallery.search(PIXELS[0])) == 2  # train() and requires_grad_() do not change the features
     change_network(network, change)
     with pytest.raises(rr.UserError, match="the backbone has changed since the features of this gallery were computed"):
         gallery.search(PIXELS[0])

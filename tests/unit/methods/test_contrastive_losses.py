@@ -132,7 +132,8 @@ def test_byol_loss_of_equal_orthogonal_and_opposite_directions() -> None:
 
 def test_vicreg_by_hand() -> None:
     first_MD, second_MD = torch.tensor([[0.5, 0.0], [-0.5, 0.0]]), torch.tensor([[2.0, 2.0], [-2.0, -2.0]])
-    # The differences are 1.5 and 2, the variances 0.5, 0 and 8, 8, and the covariances 0 and 8.
+    # The differences are 1.5 and 2. The variances are 0.5 and 0 in the first view, and 8 and 8 in the second. The
+    # covariances are 0 and 8.
     assert vicreg_loss(first_MD, second_MD, 1.0, 0.0, 0.0).item() == pytest.approx((2.25 + 4) / 2)
     hinges = 1 - math.sqrt(0.5001), 1 - 0.01
     assert vicreg_loss(first_MD, second_MD, 0.0, 1.0, 0.0).item() == pytest.approx((sum(hinges) / 2 + 0) / 2)

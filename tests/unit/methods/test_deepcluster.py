@@ -46,8 +46,8 @@ def correlated_features(count: int, size: int) -> Tensor:
 def make_groups(sizes: list[int]) -> tuple[Tensor, np.ndarray]:
     """Return well-separated, shuffled groups of the given sizes, and the group of each row.
 
-    There is one feature fewer than groups, so the groups differ in all directions. Whitening would otherwise scale
-    directions of pure noise to the same variance.
+    There is one fewer feature than there are groups, so the groups differ in all directions. Whitening would otherwise
+    scale directions of pure noise to the same variance.
     """
     rng = np.random.default_rng(0)
     group = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))

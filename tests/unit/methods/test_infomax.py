@@ -85,7 +85,7 @@ def test_loss_and_gradients_equal_the_direct_implementation() -> None:
 
 
 def test_local_discriminator_pairs_by_hand() -> None:
-    """With logits |y - map|, positives use y and the map of m, and negatives use y of m and the map of m + 1."""
+    """With logits |y - map|, a positive has y and the map of image m; a negative has y of m and the map of m + 1."""
     discriminator = LocalDiscriminator(1, 1)
     with torch.no_grad():
         for parameter in discriminator.parameters():
@@ -96,7 +96,7 @@ def test_local_discriminator_pairs_by_hand() -> None:
     maps = torch.tensor([10.0, 11.0, 20.0, 21.0, 30.0, 31.0]).view(3, 1, 1, 2)
     positive, negative = discriminator(torch.tensor([[100.0], [200.0], [300.0]]), maps)
     assert positive.squeeze(1).tolist() == [[90, 89], [180, 179], [270, 269]]
-    assert negative.squeeze(1).tolist() == [[290, 289], [80, 79], [170, 169]]  # row m has the map of m
+    assert negative.squeeze(1).tolist() == [[290, 289], [80, 79], [170, 169]]  # row m is for the map of image m
 
 
 def test_jsd_loss_by_hand() -> None:

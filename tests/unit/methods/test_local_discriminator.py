@@ -28,7 +28,7 @@ def loss_and_gradients(
     discriminator: LocalDiscriminator, y: Tensor, maps: Tensor
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     loss, num_correct = discriminator.loss(y, maps)
-    # The gradient of a multiple of the loss is not the one that the forward pass computed.
+    # The forward pass computes the gradients of the loss. The factor tests that the backward pass scales them.
     return loss, num_correct, list(torch.autograd.grad(3 * loss, [y, maps, *discriminator.parameters()]))
 
 
@@ -38,7 +38,7 @@ def loss_and_gradients(
         (1, 1, 1),
         (5, 4, 3),
         (3, 16, 32),  # exactly one tile per image
-        (2, 33, 31),  # several tiles per image, the last one of a different size
+        (2, 33, 31),  # two tiles per image, of which the second is smaller
         (18, 2, 4),  # more images than groups
     ],
 )

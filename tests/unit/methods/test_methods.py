@@ -160,7 +160,7 @@ def test_method_overfits_64_images(name: str, data: Path) -> None:
 
 
 def color_gradients(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return images with a vertical gradient between two colors. The class is the strongest channel of each color."""
+    """Return images with a vertical gradient between two colors, whose strongest channels determine the class."""
     colors = np.random.default_rng(seed).uniform(0, 255, (count, 2, 3))
     weight = np.linspace(0, 1, 32)[:, None, None]
     images = colors[:, 0, None, None] * (1 - weight) + colors[:, 1, None, None] * weight
@@ -169,7 +169,7 @@ def color_gradients(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # deepcluster's clusters apply only to the images that they were computed from; infomax is slow; the logits of dot are
-# never negative (docs/deviations.md); ten mini-batches of 640 images are too few for relational-10.
+# never negative (docs/deviations.md); ten epochs of 640 images are too few for relational-10.
 EXCLUDED = ("deepcluster", "infomax", "dot", "relational-10")
 
 
@@ -198,7 +198,7 @@ def test_method_generalizes_to_new_images(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in TRAINABLE), ("simclr", {"loss": "nt-xent"})])
 def test_gpu_step_compiles_to_one_graph_per_shape(name: str, changes: dict, precision: str, data: Path) -> None:
-    """The step, here with CPU tensors, has no graph break, which would wait for the host."""
+    """The step, here with CPU tensors, has no graph break, at which a GPU would wait for the host."""
     config = small_config(name, **changes)
     method = build(config)
     loader = ViewLoader(
@@ -262,7 +262,7 @@ def test_nan_loss_raises_and_names_the_step(data: Path, tmp_path: Path) -> None:
 def test_last_finite_checkpoint_remains_if_the_loss_diverges(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error also names the step on a GPU, where the loss is read only at the end of an epoch."""
+    """Even on a GPU, where the loss is read only at the end of an epoch, the error names the step."""
     loss, calls = RelationalReasoning.loss, []
 
     def diverge(self: RelationalReasoning, *arguments: object) -> object:

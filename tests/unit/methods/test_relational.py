@@ -100,7 +100,7 @@ class IdentityBackbone(nn.Module):
 
 
 def test_labels_determine_positives_and_exclude_negatives() -> None:
-    """If representations are classes, labels make all positive pairs equal and all negative pairs different."""
+    """If representations encode only the class, labels make positive partners equal and negative partners different."""
     labels = torch.tensor([0, 1, 0, 1, 1, 0])
     views = (F.one_hot(labels, 2) * 2.0 - 1).repeat(4, 1)
     metrics = {}

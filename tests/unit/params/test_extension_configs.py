@@ -1,4 +1,4 @@
-"""Test user-defined methods: the method from the guide, its parameters, and mistakes."""
+"""Test user-defined classes: those from the guides, their parameters, and mistakes."""
 
 import re
 from contextlib import nullcontext

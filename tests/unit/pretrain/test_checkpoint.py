@@ -60,7 +60,7 @@ def test_previous_checkpoint_is_kept(path: Path, capsys: pytest.CaptureFixture[s
         training.save(path, epoch)
         weights[epoch] = training.weights()
     assert load(path) == (3, weights[3])
-    path.unlink()  # as between the two renames
+    path.unlink()  # as if the process had been killed between the two renames of `save_checkpoint`
     assert load(path) == (2, weights[2])
     training.save(path, 4)
     assert load(paths.previous_checkpoint(path)) == (2, weights[2])

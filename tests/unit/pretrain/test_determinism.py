@@ -20,7 +20,8 @@ from rr.views.augmentation import Augmentation
 
 # Relative tolerances for the mean loss of each epoch of four steps. A different order of summation changes the loss,
 # and the difference grows with every step. The largest differences between one and two threads, and between the kernels
-# for this processor and those for the oldest one (SSE 4.1), are 5e-6, 2e-4, 7e-4, 1e-3 and 8e-3 over all methods.
+# for the processor of the measurement and those for the oldest one (SSE 4.1), are 5e-6, 2e-4, 7e-4, 1e-3 and 8e-3 over
+# all methods.
 TOLERANCES = (1e-4, 1e-3, 5e-3, 2e-2, 5e-2)
 
 
@@ -50,8 +51,8 @@ def test_losses_of_twenty_steps_equal_the_golden_file(name: str, data: Path, tmp
         assert loss == pytest.approx(golden_loss, rel=tolerance)
 
 
-# A recipe that differs from the paper's, with everything that depends on the position in training. The backbone has
-# dropout.
+# A recipe that differs from the paper's. It has every setting whose effect depends on the position in training, and is
+# used with a backbone that has dropout.
 RECIPE = {
     "optimizer": LARSConfig(kind="lars", momentum=0.9, weight_decay=1e-4, trust_coefficient=0.01),
     "schedule": SmoothScheduleConfig(kind="cosine", warmup_epochs=1), "momentum_schedule": "cosine",

@@ -1,4 +1,4 @@
-"""Tests that training with an absurd learning rate ends with a message, and that no measurement ends training."""
+"""Tests that an absurd learning rate ends training with a message, and that failed measurements do not end it."""
 
 import csv
 from pathlib import Path
@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, folder: Path, name: str, learning_rate: float, precision: str = "float32") -> PretrainFolder:
-    """Train on two mini-batches per epoch (one for a method that drops the last one), and measure every epoch."""
+    """Train on two mini-batches per epoch (one if the method drops the last one), and measure dynamics every epoch."""
     changes = {"clusters": 4} if name == "deepcluster" else {}
     config = golden.small_config(name, epochs=3, batch_size=16, learning_rate=learning_rate, **changes)
     outputs = PretrainFolder("shapes", "conv4", "method", 1, folder)

@@ -120,7 +120,8 @@ def test_finished_run_does_not_wait_for_a_gpu(project_copy: Path, rr: RunRr, mon
     assert "matches its record" in rr(*PRETRAIN).out
 
 
-# Ends after ten steps. An epoch has seven, so the process ends within the epoch that follows the next checkpoint.
+# The process is killed after ten steps. An epoch has seven steps and ends with a checkpoint, so every process completes
+# one epoch and is killed within the next one.
 KILLED_RUN = """
 import os, signal, sys
 from rr import cli
@@ -171,7 +172,7 @@ def test_interrupted_run_continues_within_an_epoch_to_identical_results(
 def test_interrupted_trial_does_not_affect_an_interrupted_run(
     project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The trial has fewer epochs. Both are interrupted in their last epoch, and share a folder with two checkpoints."""
+    """The trial has fewer epochs. Both runs are interrupted in their last epoch; their checkpoints share a folder."""
     rr(*PRETRAIN)
     expected = read_outputs(project_copy)
     shutil.rmtree("runs")
@@ -231,7 +232,7 @@ def test_each_process_draws_its_own_dropout_masks(tmp_path: Path) -> None:
     assert first == again
     assert first[0] != second[0]
     assert first[1] == second[1] != []
-    # In a single process, a different seed is used for the random inputs to the loss.
+    # The seed of the random inputs to the loss, which all processes share, differs from torch's seeds.
     assert loop._step_seed(1, 0, 0) not in (first[0], second[0])
 
 

@@ -74,7 +74,7 @@ def test_sprite_contains_every_image_in_its_tile() -> None:
 def test_size_of_a_sprite_is_bounded() -> None:
     assert make_sprite([np.zeros((64, 64, 3), np.uint8)]).tile == 48
     assert make_sprite([np.zeros((64, 64, 3), np.uint8)] * 1001).tile == 32
-    # Below the maximum size of a WebP image.
+    # The sides of the largest sprite are shorter than the longest side that WebP allows.
     assert 32 * np.ceil(np.sqrt(MAX_IMAGES)) < MAX_WEBP_SIDE
 
 

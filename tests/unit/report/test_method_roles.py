@@ -92,7 +92,7 @@ def test_imported_weights_are_not_pretrained_on_the_dataset() -> None:
     params = write_grid({"relational": IMPORTED}, methods=("random", "relational", "simclr"), protocols=protocols)
     write_report(params)
     text = read_page().text
-    assert text.count("conv4 pretrained on shapes (except imported weights)") == 4  # with the classes
+    assert text.count("conv4 pretrained on shapes (except imported weights)") == 4  # once in each of the four sections
     assert text.count("pretrained on shapes") == 4
     assert "of conv4 pretrained on shapes (except imported weights), mean" in read_latex()
 

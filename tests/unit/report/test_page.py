@@ -261,7 +261,7 @@ def test_markup_in_class_names_is_escaped(params: Params) -> None:
     page = read_page()
     assert not page.unclosed
     assert page.elements["script"] == 1  # the page's own
-    assert page.elements["b"] == len(CLASSIFICATION) + 1  # the columns of the accuracy table
+    assert page.elements["b"] == len(CLASSIFICATION) + 1  # explanations of the accuracy table's columns
     assert ["relational", "linear", names[1], "25.00", names[2], "100.00"] in [row[:6] for row in page.rows]
     assert "<script" not in read_markdown()
 
@@ -323,7 +323,7 @@ def test_full_page_has_every_section(full_report: tuple[str, str]) -> None:
     assert not page.unclosed
     assert len(page.ids) == len(set(page.ids))
     assert page.elements["caption"] == page.elements["table"]
-    # There are views, nearest images, and examples of the embedding of four methods.
+    # Each of the four methods has three images: views, nearest images, and examples of the embedding.
     assert page.elements["img"] == 12
     assert sum("embedding/examples.png" in link for link in page.links) == 4
     assert set(re.findall(r"#0101[0-9a-f]{2}\b", html)) == set()
@@ -465,7 +465,7 @@ def test_page_of_a_large_grid_is_folded_and_small(tmp_path: Path, monkeypatch: p
     page = read_page()
     assert not page.unclosed
     assert len(page.ids) == len(set(page.ids))
-    # The nine tables of a section, and the views of twelve methods and datasets, are folded.
+    # The nine tables of a section are folded, and so are the views of ten of the twelve methods and datasets.
     headings = re.findall(r'<details class="entry"><summary><h3 id="([\w-]+)">', html)
     assert {f"{section}one-conv4-two" for section in ("", "classes-")} <= set(headings)
     assert "retrieval-one-conv4-two-retrieval" in headings

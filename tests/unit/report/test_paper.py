@@ -762,7 +762,7 @@ def test_studies_plot_differences_from_two_views(tmp_path: Path, monkeypatch: py
     assert "ours from 52.1 to 62, the paper (digitized) from 74.99 to 90.7." in labels.panels[0].svg
     runs = "ours (seed 1),ours (seed 2),ours (seed 3),the paper (digitized)"
     assert views.panels[0].csv.startswith(f"views,{runs}\n2,0,0,0,0\n")
-    # The x axis of the plot shows the fractions at equal distances, so its positions are not in the file.
+    # The plot shows the fractions at equal distances. The file contains the fractions, not these positions.
     assert labels.panels[0].csv.startswith(f"label fraction,{runs}\n0,")
     assert [line.partition(",")[0] for line in labels.panels[0].csv.splitlines()][1:3] == ["0", "0.01"]
     assert views.notes == [

@@ -26,7 +26,7 @@ class Shape(NamedTuple):
 
 
 def parse_svg(body: str) -> list[Shape]:
-    """Return the shapes of an SVG element without its first tag."""
+    """Return the shapes of an SVG from its text after the opening `<svg>` tag."""
     return list(iter_shapes(ElementTree.fromstring('<svg xmlns:xlink="http://www.w3.org/1999/xlink">' + body), {}))
 
 

@@ -32,7 +32,7 @@ StartRun = Callable[[Path, str, float], subprocess.Popen[str]]
 
 @pytest.fixture
 def start_run() -> Iterator[StartRun]:
-    """Return a function that starts a process that holds a GPU for a number of seconds. It is killed after the test."""
+    """Return a function that starts a process, which holds a GPU for some seconds and is killed after the test."""
     environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     with ExitStack() as stack:
 

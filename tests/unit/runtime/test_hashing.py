@@ -1,4 +1,4 @@
-"""Tests for the hash of code: edits that cannot change a result do not change it, and all others do."""
+"""Tests for the hash of code: edits that cannot change a result keep the hash, and all other edits change it."""
 
 import ast
 import random

@@ -32,7 +32,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# Waits for a line on stdin, then requests a copy. Prints "half" when half of the file is copied, and sleeps there.
+# Waits for a line on stdin, then requests a copy. Prints "half" when half of the file is copied, and then sleeps.
 REQUEST = """
 import shutil, sys, time
 from pathlib import Path
@@ -59,9 +59,9 @@ StartProcess = Callable[[Path, float], subprocess.Popen[str]]
 
 @pytest.fixture
 def start_process() -> Iterator[StartProcess]:
-    """Return a function that starts a process that is ready to request a copy, and waits until it is ready.
+    """Return a function that starts a process and waits until the process is ready to request a copy.
 
-    The process would pause for a number of seconds while copying. It is killed after the test.
+    While the process copies, it pauses for a number of seconds. It is killed after the test.
     """
     with ExitStack() as stack:
 
@@ -80,7 +80,7 @@ def start_process() -> Iterator[StartProcess]:
 
 
 def send_request(process: subprocess.Popen[str]) -> None:
-    """Tell a process that `start_process` started to request its copy."""
+    """Make a process from `start_process` request its copy."""
     assert process.stdin
     process.stdin.write("\n")
     process.stdin.flush()

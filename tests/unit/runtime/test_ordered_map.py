@@ -60,7 +60,10 @@ def test_exceptions_of_the_function_and_of_the_items_are_raised(threads: int) ->
 
 
 def test_closing_does_not_wait_for_the_threads() -> None:
-    """The garbage collector may close an abandoned generator in a thread that holds a lock that others need to end."""
+    """The garbage collector may close an abandoned generator in a thread that holds a lock.
+
+    If the other threads need this lock in order to end, waiting for them would never finish.
+    """
     started, release = threading.Event(), threading.Event()
     was_released: list[bool] = []
 

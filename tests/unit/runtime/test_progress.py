@@ -15,7 +15,7 @@ from rr.runtime.progress import Progress
 
 
 class Clock:
-    """A clock that only `sleep` advances. While it does, the newest `Progress` is updated as its thread would."""
+    """A clock that only `sleep` advances. `sleep` also updates the newest `Progress`, in place of the thread."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -32,7 +32,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Replace the clock of `rr.runtime.progress`, and keep its threads from updating."""
+    """Replace the clock of `rr.runtime.progress`, and keep its threads from updating the display."""
     clock = Clock()
     monkeypatch.setattr(progress, "time", clock)
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_UPDATES", 1000.0)

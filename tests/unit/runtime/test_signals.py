@@ -128,7 +128,7 @@ def test_ignored_ctrl_c_stays_ignored(project_copy: Path, rr: RunRr, signals_at:
 def test_continuing_with_a_learning_rate_schedule_gives_no_warning(
     project_copy: Path, rr: RunRr, signals_at: Callable[..., None], step: int
 ) -> None:
-    """torch warns if the schedule advances before the optimizer. The last of the four steps does not update weights."""
+    """An epoch has four steps. torch's own schedulers warn if they advance before the optimizer makes a step."""
     write_params(project_copy, lambda params: params["methods"]["supervised"].update(batch_size=50))
     rr(*SUPERVISED)
     expected = read_outputs("supervised")
@@ -226,7 +226,7 @@ StartCommand = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def start_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartCommand]:
-    """Return a function that starts a command that runs an engine with one stage, and waits until the stage runs.
+    """Return a function that starts a command, which runs an engine with one stage, and waits until the stage runs.
 
     The current folder is changed to a new one. Processes that are still running after the test are killed.
     """
@@ -241,8 +241,8 @@ def start_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
                 # The tests may run with nohup or in the background.
                 lines.append(f"signal.signal({int(number)}, signal.{'SIG_IGN' if number == ignored else handler})")
             command = [sys.executable, "-c", "\n".join([*lines, _COMMAND])]
-            # The process has its own group, so that its parent is in another group of the session. With setsid, it
-            # would otherwise be in an orphaned group, in which SIGTSTP is ignored.
+            # The process has its own group in its parent's session. With setsid, the group would be orphaned, because
+            # no parent would be in another group of the same session, and SIGTSTP is ignored in an orphaned group.
             process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
             stack.enter_context(process)
             stack.callback(process.kill)
@@ -275,7 +275,7 @@ def kill_engine(folder: Path) -> None:
 def test_signal_to_a_command_that_runs_an_engine_reaches_the_stage_once(
     start_command: StartCommand, numbers: list[int], code: int
 ) -> None:
-    """Signals that only the command receives. It must end after the engine, and the engine after the stage."""
+    """Only the command receives the signals. It must end after the engine, and the engine after the stage."""
     process = start_command()
     for number in numbers:
         process.send_signal(number)

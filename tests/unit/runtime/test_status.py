@@ -194,7 +194,7 @@ def test_progress_of_an_interrupted_run_is_kept(monkeypatch: pytest.MonkeyPatch)
             bar.advance(120, "epoch 3/5")
             raise KeyboardInterrupt
 
-    # Let the thread update the outer object between the end of the inner one and that of the run.
+    # Let the thread update the outer `Progress` after the inner one has ended and before the run ends.
     end = Progress.__exit__
     monkeypatch.setattr(Progress, "__exit__", lambda self, *error: (end(self, *error), time.sleep(0.1))[0])
     with pytest.raises(KeyboardInterrupt):

@@ -54,7 +54,7 @@ def single_torch_thread():
 
 
 def make_images(size: int) -> np.ndarray:
-    """Return noise, which is the hardest case for a resize, and black, white, gray and two-channel images."""
+    """Return noise, the hardest case for a resize. Four images are black, white, gray, and noise with equal R and G."""
     images = np.random.default_rng(size).integers(0, 256, (NUM_IMAGES, size, size, 3), dtype=np.uint8)
     images[0] = 0
     images[1, ..., 0] = images[1, ..., 1]
@@ -128,7 +128,7 @@ def augment_with_torch_views(images, parameters, mean, std) -> torch.Tensor:
 def test_views_equal_torchvision_on_float_tensors(policy, size, augment):
     images, parameters, mean_std, expected = make_case(policy, size, normalized=False)
     # torchvision computes the positions of the resize in float32, with different rounding on each processor type. At 96
-    # pixels, the values then differ by up to 2.5e-5 (an Intel Xeon), less than a hundredth of an 8-bit level.
+    # pixels, the values then differ by up to 2.5e-5 (on an Intel Xeon), less than a hundredth of an 8-bit level.
     torch.testing.assert_close(augment(images, parameters, *mean_std), expected, rtol=0, atol=4e-5)
 
 
@@ -158,7 +158,7 @@ def test_views_use_the_policies_of_a_tuple_in_turn():
 
 @pytest.mark.parametrize("size", [5, 32, 37])
 def test_unfiltered_views_do_not_depend_on_the_filtered_ones_in_their_batch(size):
-    """Filtered views are normalized in a second pass, in which other views of their batch take part."""
+    """If a batch contains filtered views, all of its views are normalized in a second pass."""
     images, indices = make_images(size), np.arange(NUM_IMAGES)
     policy = dataclasses.replace(POLICIES["all"], blur=0.3, solarize=0.2)
     filtered, plain = (sample_view_parameters(p, 1, 0, indices, NUM_VIEWS, size) for p in (policy, POLICIES["all"]))

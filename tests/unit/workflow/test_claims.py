@@ -137,7 +137,7 @@ def test_record_of_a_training_has_the_claims_of_its_start(project_copy: Path, rr
 def test_interrupted_training_keeps_the_claims_of_its_start(
     project_copy: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
 ) -> None:
-    """A claim that is added while the run is interrupted, when its history can be read, is not in the record."""
+    """A claim that is added while the run is interrupted is not in the record: the history could be read by then."""
     from rr.pretrain import loop
 
     def load_as_if_it_took_long(*arguments: Any) -> loop.TrainState:

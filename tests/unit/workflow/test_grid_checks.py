@@ -185,7 +185,7 @@ def test_unlabeled_target_is_refused_before_training(project: Path, rr: RunRr) -
     assert "the grid in params.yaml cannot be completed, so this stage was not started:\nmine cannot" in outcome.err
     assert problem in outcome.err
     assert not Path("data/beton").exists()
-    # With a different grid, the same dataset can be converted. A run that is not in the grid is checked on its own.
+    # If the dataset is not a target, it can be converted. A run that is not in the grid is checked on its own.
     write_params(project, lambda params: (use_own_images(params), params["grid"].update(target=[])))
     assert rr("convert", "--dataset", "mine").code == 0
     assert rr("pretrain", *arguments).code == 0

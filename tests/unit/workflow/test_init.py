@@ -184,7 +184,7 @@ def test_photographs_are_stored_at_a_size_of_their_own(params_file: Path, rr: Ru
 
 
 def test_folders_that_are_not_classes_need_two_options(params_file: Path, rr: RunRr) -> None:
-    """Photographs in folders by year, with one next to them and a damaged one: two options, no editing."""
+    """The folders are named after years, one photograph is next to them, and one is damaged: two options suffice."""
     root = save_tree(Path("photos"), {"2019": 14, "2020": 14, "": 1})
     (root / "2019/damaged.jpg").write_bytes(b"x")
     text = params_file.read_text()
@@ -256,7 +256,7 @@ def test_parquet_file_or_folder_is_added(params_file: Path, rr: RunRr, path: str
 
 
 def save_clone(root: Path, *images: str) -> Path:
-    """Write images in a Parquet file and in files, like those of a dataset's description on the Hugging Face Hub."""
+    """Write a Parquet file with images, and image files like those of a dataset card on the Hugging Face Hub."""
     save_tables(root / "data", {"train-00000-of-00001.PARQUET": make_table(["a", "b"] * 20)})
     for name in images:
         save_images(root / name, {"": 3}, (40, 40))

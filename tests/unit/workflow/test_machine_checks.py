@@ -59,7 +59,7 @@ MEMINFO = "MemTotal:       4 kB\nMemFree:        1 kB\nSwapTotal:      1 kB\n"  
         ({"proc/meminfo": MEMINFO}, -1, 5120),
         ({"proc/meminfo": MEMINFO}, 3000, 3000),
         ({"proc/meminfo": "MemTotal: unknown"}, 3000, 3000),
-        # A cgroup limits the memory without swap. The first file is that of cgroup v2, the second that of v1.
+        # A cgroup limits the memory without swap: cgroup v2 in memory.max, and v1 in memory.limit_in_bytes.
         ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": "2000\n"}, -1, 3024),
         ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory.max": "max\n"}, -1, 5120),
         ({"proc/meminfo": MEMINFO, "sys/fs/cgroup/memory/memory.limit_in_bytes": "2000\n"}, -1, 3024),
@@ -96,7 +96,7 @@ def test_step_that_does_not_fit_on_the_gpu_is_refused(project: Path, monkeypatch
 def test_cluster_job_checks_only_the_memory_of_its_own_run(
     project: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, num_processes: int
 ) -> None:
-    """So does a run with several processes. Other runs may have more memory, because they may be on other machines."""
+    """A run with several processes does the same. Other runs may be on other machines, which may have more memory."""
 
     def change(params: dict) -> None:
         params["methods"]["large"] = {**params["methods"]["relational"], "batch_size": 200}

@@ -270,7 +270,8 @@ def test_completed_runs_are_not_counted(project_copy: Path, monkeypatch, rr: Run
     Path("params.yaml").write_text(params_text)
     assert count_extractions_and_evaluations(rr) == (extractions - 1, evaluations - 1)
     record_file = Path("data/beton/shapes/run.json")
-    record = json.loads(record_file.read_text())  # of other images that have been converted since then
+    record = json.loads(record_file.read_text())
+    # As if other images had been converted since then.
     record_file.write_text(json.dumps(with_digest(record | {"outputs": dict.fromkeys(record["outputs"], "0" * 64)})))
     assert count_extractions_and_evaluations(rr) == (extractions, evaluations)
     record_file.unlink()
@@ -369,7 +370,7 @@ def test_measured_plan_checks_the_memory_of_this_machine(
     outcome = rr("plan")
     assert outcome.code == 2
     assert "a training step of relational on shapes with conv4 (128 views of 32 x 32 pixels) needs more" in outcome.err
-    assert rr("plan", "--views-per-second", "1000").code == 0  # of another machine
+    assert rr("plan", "--views-per-second", "1000").code == 0  # the speed of another machine, whose memory is unknown
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Tests for the record of a stage run when the stage fails after it has written outputs."""
+"""Tests for the record of a stage run: if the stage fails after it has written outputs, and if files have changed."""
 
 import json
 import os

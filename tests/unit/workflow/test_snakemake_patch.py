@@ -31,7 +31,7 @@ def test_other_version_of_snakemake_is_refused_and_not_changed(monkeypatch: pyte
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A job that converts a dataset, after it and the job that fetched the dataset have run."""
     monkeypatch.chdir(tmp_path)
-    # Its keys, paths and times, may be those of an earlier test.
+    # The keys of this cache are paths and times, which may be the same as in an earlier test.
     monkeypatch.setattr(snakemake_patch, "_matches_by_version", {})
     monkeypatch.setattr(snakemake_patch, "_code_hashes", lambda stage: {f"rr/{stage}.py": "1"})
     code, images = {"rr/convert.py": "1"}, "data/raw/shapes/images.parquet"

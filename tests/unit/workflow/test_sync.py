@@ -19,7 +19,7 @@ REGISTERED = ["data/raw/shapes"]
 
 @pytest.fixture
 def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Folders of runs, which are collected instead of registered. The project looks like a DVC project."""
+    """Collect the folders of runs instead of registering the runs. The project looks like a DVC project."""
     write_params(project, lambda params: params["datasets"]["shapes"]["source"].update(train=20, test=10))
     (project / ".dvc").mkdir()
     shutil.copy(ROOT / "dvc.yaml", project)

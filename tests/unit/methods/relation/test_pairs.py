@@ -1,4 +1,4 @@
-"""Tests of pairs of views and of partners: hand-computed cases, counts, and no row is its own negative."""
+"""Tests of pairs of views and of partners: hand-computed cases, counts, and that no row is its own negative."""
 
 import math
 

@@ -274,7 +274,8 @@ def test_fused_results_do_not_depend_on_the_number_of_threads(negatives: str, mo
     head, features, negative_rows = make_case("cat", 8, 37, negatives)
     outcomes = []
     for threads in (1, 1, 2, 3):
-        # Only for the kernels. torch keeps one thread, because its matrix products may depend on the number of threads.
+        # This affects only the kernels. torch keeps one thread, because its matrix products may depend on the number of
+        # threads.
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         outcomes.append(results(head, features, bind(fused_relation_loss, negative_rows, FOCAL)))
     for other in outcomes[1:]:
