@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from rr import __version__, paths
-from rr.errors import ReportedByAnotherRank, UserError, explain_error
+from rr.errors import ReportedByAnotherProcess, UserError, explain_error
 from rr.runtime import signals
 from rr.runtime.progress import Progress, is_main_process
 
@@ -782,7 +782,7 @@ def run() -> None:
     try:
         sys.argv[1:] = _prepare_arguments(sys.argv[1:])
         app()
-    except ReportedByAnotherRank as error:
+    except ReportedByAnotherProcess as error:
         sys.exit(error.code)
     except Exception as error:
         explained = error if isinstance(error, UserError) else explain_error(error)

@@ -710,7 +710,7 @@ def run_sync(params_file: Path) -> str:
         raise UserError(f"DVC reads only {paths.PARAMS_FILE}, not {params_file}: omit --params, or unset RR_PARAMS")
     registered, total = sync_dvc(load_params(params_file))
     left_out = "" if registered == total else "; `rr verify` shows why the others were not"
-    return f"sync: {registered} of {total} runs were registered{left_out}"
+    return f"sync: registered {registered} of {format_count(total, 'runs')}{left_out}"
 
 
 def lookup_preprocessing(dataset: str, params_file: Path) -> "Preprocessing":

@@ -24,7 +24,7 @@ class UserError(Exception):
     """
 
 
-class ReportedByAnotherRank(Exception):
+class ReportedByAnotherProcess(Exception):
     """Raised to end this process when another process of its run has printed the error. `code` is the exit code."""
 
     def __init__(self, code: int) -> None:

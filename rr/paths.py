@@ -235,7 +235,7 @@ def previous_checkpoint(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
 
 
-def other_checkpoint(checkpoint: Path, fingerprint: str) -> Path:
+def kept_checkpoint(checkpoint: Path, fingerprint: str) -> Path:
     """Return the path to which a run's checkpoint is moved while the run is trained with other settings."""
     return checkpoint.with_name(f"{checkpoint.stem}.{fingerprint[:16]}{checkpoint.suffix}")
 

@@ -63,9 +63,9 @@ def num_loader_workers() -> int:
 
 def paper_config(method: str, views: int, batch_size: int) -> MethodConfig:
     """Return a method's config with the paper's hyperparameters and a practically unlimited number of epochs."""
-    is_contrastive = method in ("relational", "simclr")
+    uses_resized_crops = method in ("relational", "simclr")
     common: dict[str, Any] = {
-        "kind": method, "augmentation": AUGMENTATION if is_contrastive else CROP_FLIP, "views": views,
+        "kind": method, "augmentation": AUGMENTATION if uses_resized_crops else CROP_FLIP, "views": views,
         "batch_size": batch_size, "epochs": UNLIMITED_EPOCHS, "learning_rate": 1e-3,
     }  # fmt: skip
     match method:

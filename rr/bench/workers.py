@@ -74,8 +74,8 @@ def train_with_reference(task: TrainingTask, gate: StepGate) -> None:
 
     torch.set_num_threads(task.threads)
     images, labels = np.load(task.images), np.load(task.labels)
-    is_contrastive = task.method in ("relational", "simclr")
-    make_transform = reference.relational_transform if is_contrastive else reference.supervised_transform
+    uses_resized_crops = task.method in ("relational", "simclr")
+    make_transform = reference.relational_transform if uses_resized_crops else reference.supervised_transform
     data = reference.ImageDataset(images, labels, make_transform(images.shape[1], MEAN, STD), task.views)
     model = reference.build_model(task.method, task.num_classes, task.backbone)
     model.train()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rr.errors import ReportedByAnotherRank, UserError
+from rr.errors import ReportedByAnotherProcess, UserError
 from rr.runtime.formatting import format_count, format_duration
 from rr.runtime.progress import Progress
 
@@ -148,12 +148,12 @@ def require_single_process(stage: str) -> None:
 
     Raises:
         UserError: in process 0.
-        ReportedByAnotherRank: in the other processes, so that only one message is printed.
+        ReportedByAnotherProcess: in the other processes, so that only one message is printed.
     """
     size = os.environ.get("WORLD_SIZE") or "1"
     if size != "1":
         if os.environ.get("RANK", "0") != "0":
-            raise ReportedByAnotherRank(2)
+            raise ReportedByAnotherProcess(2)
         raise UserError(
             f"{stage} runs in a single process, but WORLD_SIZE is {size}: run the command without torchrun, and with "
             "WORLD_SIZE unset"
@@ -165,7 +165,7 @@ def process_group() -> Iterator[ProcessGroup]:
     """Connect to the other processes of this run if torchrun has started several, and yield the group.
 
     Within the `with` block, the output of all processes but the main one is discarded. After one process has
-    failed, a UserError, an interrupt or an exit in another process is raised as ReportedByAnotherRank.
+    failed, a UserError, an interrupt or an exit in another process is raised as ReportedByAnotherProcess.
 
     Raises:
         UserError: if torchrun's environment variables are invalid, or the processes cannot connect.
@@ -191,7 +191,7 @@ def process_group() -> Iterator[ProcessGroup]:
         if dist.is_initialized():  # the threads of an open group may abort this process with their own exit code
             dist.destroy_process_group()
         if not is_first_failure and isinstance(error, (UserError, KeyboardInterrupt, SystemExit)):
-            raise ReportedByAnotherRank(_exit_code(error)) from error
+            raise ReportedByAnotherProcess(_exit_code(error)) from error
         raise
 
 

@@ -103,13 +103,13 @@ def find_protocol_problem(name: str, config: ProtocolConfig, target: str, datase
             if config.neighbors > num_images:
                 problem = (
                     f"neighbors: {config.neighbors:,} exceeds the number of labeled training images in "
-                    f"{target} ({num_images:,}): lower it in params.yaml"
+                    f"{target} ({num_images:,}): lower this number in params.yaml"
                 )
         case "retrieval":
             if max(config.cutoffs) > num_images:
                 problem = (
                     f"cutoffs: {max(config.cutoffs):,} exceeds the number of labeled training images in "
-                    f"{target} ({num_images:,}): lower it in params.yaml"
+                    f"{target} ({num_images:,}): lower this number in params.yaml"
                 )
         case "embedding":
             if len(dataset.test_labels) < _MIN_EMBEDDING_IMAGES:
@@ -131,7 +131,7 @@ def _find_classifier_problem(config: LinearConfig | FinetuneConfig, target: str,
     if per_class and per_class > counts.min():
         return (
             f"images_per_class: {per_class:,} exceeds the number of labeled training images in the smallest class of "
-            f"{target} ({counts.min():,}): lower it in params.yaml"
+            f"{target} ({counts.min():,}): lower this number in params.yaml"
         )
     if isinstance(config, LinearConfig) and _has_no_validation_images(config, counts):
         return (

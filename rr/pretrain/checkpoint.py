@@ -136,20 +136,20 @@ def set_other_checkpoints_aside(path: Path, fingerprint: str) -> None:
     """Keep the checkpoint of a run with another fingerprint, and restore the one that was kept for this fingerprint.
 
     If the parameters, the data or the code have changed since a checkpoint was written, it is moved to
-    `paths.other_checkpoint`. It is moved back when the run continues with the earlier parameters, data and code.
+    `paths.kept_checkpoint`. It is moved back when the run continues with the earlier parameters, data and code.
     """
     other = None
     for file in (paths.previous_checkpoint(path), path):  # if both belong to one run, the newer one replaces the older
         checkpoint = _read_checkpoint(file) if file.is_file() else None
         if checkpoint and checkpoint["fingerprint"] != fingerprint:
-            other = paths.other_checkpoint(path, checkpoint["fingerprint"])
+            other = paths.kept_checkpoint(path, checkpoint["fingerprint"])
             os.replace(file, other)
     if other:
         print(
             f"pretrain: the checkpoint is from a run with different parameters, data or code; it is kept as {other}",
             file=sys.stderr,
         )
-    own = paths.other_checkpoint(path, fingerprint)
+    own = paths.kept_checkpoint(path, fingerprint)
     if own.is_file() and not path.is_file():
         os.replace(own, path)
 
@@ -203,5 +203,5 @@ def delete_checkpoints(path: Path) -> None:
         file.unlink(missing_ok=True)
     for start in path.parent.glob(paths.last_epoch_start(path, "*").name):
         fingerprint = start.suffixes[0].removeprefix(".")
-        if not paths.other_checkpoint(path, fingerprint).exists():
+        if not paths.kept_checkpoint(path, fingerprint).exists():
             start.unlink()

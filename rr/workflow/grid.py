@@ -19,7 +19,7 @@ def describe_replaced(before: Params, after: Params) -> str:
     text = f"\nthe previous grid, which trained on {', '.join(old)}, was replaced" if old and old != new else ""
     num_claims = sum(len(grid.claims) for grid in before.grid)
     if num_claims and not any(grid.claims for grid in after.grid):
-        text += f"\nthe {format_count(num_claims, 'claims')} of the previous grid were removed"
+        text += f"\nremoved from the grid: {format_count(num_claims, 'claims')}"
     return text
 
 

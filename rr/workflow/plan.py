@@ -235,7 +235,7 @@ def format_plan(plan: Plan) -> str:
         lines.append(f"longest run: {plan.longest_run}, {_format_time(plan.longest_seconds)}")
         if plan.gpus > 1:
             lines.append(
-                f"on {plan.gpus} GPUs: {_format_time(plan.makespan.longest_first)} if the longest runs start first; "
+                f"on {plan.gpus:,} GPUs: {_format_time(plan.makespan.longest_first)} if the longest runs start first; "
                 f"{_format_time(plan.makespan.lower_bound)} to {_format_time(plan.makespan.upper_bound)} in any order"
             )
         lines.append(

@@ -268,7 +268,7 @@ def measure_views_per_second(
     num_steps, limit = sum(map(len, groups.values())), _BASE_SECONDS + len(groups)
     expected = f"up to {limit:.0f} s" if device == "cpu" else "up to a minute each, because each is compiled first"
     print(
-        f"plan: measuring the speed of {format_count(num_steps, 'different training steps')} on this machine "
+        f"plan: measuring the speed of {format_count(num_steps, 'kinds of training steps', 'kind of training step')} on this machine "
         f"({expected})",
         file=sys.stderr,
         flush=True,

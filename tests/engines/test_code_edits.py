@@ -56,7 +56,7 @@ def test_sync_accepts_edited_comments_but_not_an_edited_constant(project: Path) 
     stages = ["convert", "evaluate", "extract", "fetch", "pretrain", "report"]
     assert outdated_stages(project) == (stages, [])  # Snakemake follows the records, which ignore comments
     assert "every artifact matches its record" in call(project, "rr", "verify")
-    assert "sync: 6 of 6 runs were registered\n" in call(project, "rr", "sync")
+    assert "sync: registered 6 of 6 runs\n" in call(project, "rr", "sync")
     assert outdated_stages(project) == ([], [])
 
     edit(project, "evaluate/knn.py", lambda text: text.replace("_BATCH_SIZE = 128", "_BATCH_SIZE = 256"))
@@ -64,7 +64,7 @@ def test_sync_accepts_edited_comments_but_not_an_edited_constant(project: Path) 
     output = call(project, "rr", "verify", code=2)
     assert f"rr/evaluate/knn.py (code of {EVALUATION}) has changed since the run" in output
     assert "mismatches: 1;" in output
-    assert "sync: 5 of 6 runs were registered; `rr verify` shows why the others were not" in call(project, "rr", "sync")
+    assert "sync: registered 5 of 6 runs; `rr verify` shows why the others were not" in call(project, "rr", "sync")
     # `dvc status` does not list the report yet, because the files that the report reads have not changed.
     assert outdated_stages(project) == (["evaluate"], ["evaluate", "report"])
     assert {path: path.read_bytes() for path in records} == records

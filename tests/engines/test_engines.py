@@ -193,7 +193,7 @@ def test_changed_parameter_reruns_only_dependent_stages(dvc_project: Path) -> No
         assert all("/relational/" in name or name.startswith("report/") for name in files)
         # The pretraining run is not registered. The other runs match their records.
         output = call(dvc_project, "rr", "sync")
-        assert "sync: 10 of 11 runs were registered; `rr verify` shows why the others were not" in output
+        assert "sync: registered 10 of 11 runs; `rr verify` shows why the others were not" in output
         assert outdated(dvc_project) == (stages, files)
     finally:
         write_params(dvc_project)

@@ -339,7 +339,7 @@ def splits_and_labels(data: raw.RawFile) -> dict[str, tuple[str, int]]:
     return dict(zip(names, zip(data.splits.tolist(), data.labels.tolist(), strict=True), strict=True))
 
 
-def replace_by_broken_link(path: Path) -> None:
+def replace_with_broken_link(path: Path) -> None:
     path.unlink()
     path.symlink_to("missing")
 
@@ -404,7 +404,7 @@ class TestSlimageNet:
             ),
             (lambda root: shutil.rmtree(root / "n03"), "expected 3 classes, found 2"),
             (
-                lambda root: replace_by_broken_link(root / "n02/n02_4.png"),
+                lambda root: replace_with_broken_link(root / "n02/n02_4.png"),
                 "is incomplete (n02/n02_4.png: a broken link",
             ),
             (lambda root: shutil.rmtree(root), "does not exist"),

@@ -103,7 +103,7 @@ def test_checkpoint_of_another_run_is_kept_until_that_run_continues(
             training.save(path, epoch)
         paths.last_epoch_start(path, fingerprint).touch()
         weights[fingerprint] = training.weights()
-    kept = paths.other_checkpoint(path, "2" * 64)
+    kept = paths.kept_checkpoint(path, "2" * 64)
     message = f"the checkpoint is from a run with different parameters, data or code; it is kept as {kept}"
     assert message in capsys.readouterr().err
     for fingerprint, epoch in (("1" * 64, 3), ("2" * 64, 2), ("1" * 64, 3)):
@@ -123,7 +123,7 @@ def test_previous_checkpoint_of_another_run_is_kept_if_it_is_the_only_one(path: 
         training.save(path, epoch)
     path.unlink()
     checkpoint.set_other_checkpoints_aside(path, "2" * 64)
-    assert load(paths.other_checkpoint(path, "1" * 64), "1" * 64)[0] == 1
+    assert load(paths.kept_checkpoint(path, "1" * 64), "1" * 64)[0] == 1
 
 
 def test_state_that_is_not_finite_is_not_saved(path: Path) -> None:

@@ -115,7 +115,7 @@ def test_claims_of_the_former_grid_are_removed(params_file: Path, rr: RunRr) -> 
     num_claims = len(load_params(params_file).grid[0].claims)
     assert num_claims
     save_images(Path("birds"), {"robin": 30, "wren": 20}, (90, 70))
-    assert f"\nthe {num_claims} claims of the previous grid were removed\n" in rr("init", "birds").out
+    assert f"\nremoved from the grid: {num_claims} claims\n" in rr("init", "birds").out
     assert load_params(params_file).grid[0].claims == []
 
 

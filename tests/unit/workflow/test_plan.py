@@ -359,7 +359,7 @@ def test_measured_plan_has_a_line_on_stderr(project: Path, rr: RunRr) -> None:
     outcome = rr("plan")
     assert outcome.code == 0, outcome.err
     lines = [line for line in outcome.err.splitlines() if not line.endswith(" elapsed")]
-    assert lines == ["plan: measuring the speed of 1 different training step on this machine (up to 4 s)"]
+    assert lines == ["plan: measuring the speed of 1 kind of training step on this machine (up to 4 s)"]
     assert 50 < float(rows_by_method(outcome.out)["relational"][6].replace(",", "")) < 1e6
 
 
@@ -378,7 +378,7 @@ def test_ctrl_c_ends_the_measurement(params_file: Path) -> None:
     command = [sys.executable, "-m", "rr", "plan", "cifar"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr
-    assert any("measuring the speed of 12 different training steps" in line for line in process.stderr)
+    assert any("measuring the speed of 12 kinds of training steps" in line for line in process.stderr)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     assert "rr: interrupted" in process.communicate()[1]

@@ -156,7 +156,7 @@ def test_replaced_methods_and_removed_claims_are_reported(params_file: Path) -> 
     assert suites.use_suite("methods-cifar10", params_file).splitlines()[1:] == [
         f"replaced, because the suite defines them differently: {variant}",
         "the previous grid, which trained on cifar10, cifar100, was replaced",
-        "the 4 claims of the previous grid were removed",
+        "removed from the grid: 4 claims",
     ]
 
 
