@@ -267,9 +267,9 @@ def measure_views_per_second(
         return {}
     num_steps, limit = sum(map(len, groups.values())), _BASE_SECONDS + len(groups)
     expected = f"up to {limit:.0f} s" if device == "cpu" else "up to a minute each, because each is compiled first"
+    kinds = format_count(num_steps, "kinds of training steps", "kind of training step")
     print(
-        f"plan: measuring the speed of {format_count(num_steps, 'kinds of training steps', 'kind of training step')} on this machine "
-        f"({expected})",
+        f"plan: measuring the speed of {kinds} on this machine ({expected})",
         file=sys.stderr,
         flush=True,
     )

@@ -104,7 +104,7 @@ def test_class_without_training_images_is_refused() -> None:
             "finetune",
             {"label_fraction": None, "images_per_class": 21},
             "protocols.finetune.images_per_class: 21 exceeds the number of labeled training images in the smallest "
-            "class of mine (20): lower it in params.yaml",
+            "class of mine (20): lower this number in params.yaml",
         ),
         ("finetune", {"batch_size": 1}, "finetuning needs mini-batches of at least two images, got 1"),
         ("embedding", {"perplexity": 1000.0}, None),
