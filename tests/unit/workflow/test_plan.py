@@ -235,7 +235,7 @@ def test_invalid_option_raises(params_file: Path, rr: RunRr, option: str, value:
 
 def test_more_gpus_than_runs_take_as_long_as_the_longest_run(params_file: Path, rr: RunRr) -> None:
     outcome = rr("plan", "views", "--views-per-second", "100000", "--gpus", "1000000")
-    assert "on 1000000 GPUs: 53 min if the longest runs start first" in outcome.out
+    assert "on 1,000,000 GPUs: 53 min if the longest runs start first" in outcome.out
     tracemalloc.start()
     estimate_makespan([1.0, 2.0], 1_000_000)
     assert tracemalloc.get_traced_memory()[1] < 1e5
