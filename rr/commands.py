@@ -431,7 +431,7 @@ def run_pretrain(run: paths.PretrainPaths, device: str, params_file: Path, tenso
         if not group.is_main:
             return ""
         # The checkpoints are needed until all outputs and their record have been written.
-        delete_checkpoints(run.checkpoint)
+        delete_checkpoints(run.checkpoint, fingerprint)
     _finish_run(stage_run, params_file)
     speed = f"{facts['views']:,} views, {facts['views_per_second']:,} per second"
     return f"{run.weights}: {speed if facts['views'] else 'nothing was trained'}"
@@ -489,12 +489,14 @@ def run_evaluate(run: paths.EvaluationPaths, device: str, params_file: Path) -> 
         metrics = evaluate(
             protocol_config, target_data, run, seed=run.pretraining.seed, device=device, threads=params.threads
         )
-        fetched = find_current_record(stage_runs.make_fetch_run(params, run.target)) or {}
         recorder.facts = {
             "device": device_name(device),
             "preprocessing": {f"datasets.{run.target}": asdict(target_data.preprocessing)},
-            "test_copies": fetched.get("test_copies", 0),
         }
+        fetched = find_current_record(stage_runs.make_fetch_run(params, run.target)) or {}
+        # The copies are counted among all test images, but unlabeled ones may not have been evaluated.
+        if "test_copies" in fetched and fetched["images"]["test"] == metrics.get("test_images"):
+            recorder.facts["test_copies"] = fetched["test_copies"]
     _finish_run(stage_run, params_file)
     name, value = next(iter(metrics.items()))
     return f"{run.metrics}: {name.replace('_', ' ')} {value:.4f}"

@@ -147,8 +147,8 @@ def _find_label_problem(config: MethodConfig, labels: np.ndarray, num_classes: i
     num_trained = len(np.unique(labels[labels >= 0]))
     if num_trained < 2:
         return (
-            "the method needs training images from at least two classes, but the number of classes with such images is "
-            f"{num_trained}: {remedy}, or add training images from a different class"
+            "the method needs labeled training images from at least two classes, but the number of classes with such "
+            f"images is {num_trained}: {remedy}, or add or label images of a different class"
         )
     return None
 

@@ -138,20 +138,23 @@ def set_other_checkpoints_aside(path: Path, fingerprint: str) -> None:
     If the parameters, the data or the code have changed since a checkpoint was written, it is moved to
     `paths.kept_checkpoint`. It is moved back when the run continues with the earlier parameters, data and code.
     """
-    other = None
+    other, own, has_own = None, paths.kept_checkpoint(path, fingerprint), False
     for file in (paths.previous_checkpoint(path), path):  # if both belong to one run, the newer one replaces the older
         checkpoint = _read_checkpoint(file) if file.is_file() else None
-        if checkpoint and checkpoint["fingerprint"] != fingerprint:
+        if checkpoint and checkpoint["fingerprint"] == fingerprint:
+            has_own = True
+        elif checkpoint:
             other = paths.kept_checkpoint(path, checkpoint["fingerprint"])
             os.replace(file, other)
+    if not has_own and own.is_file():
+        os.replace(own, path)
     if other:
+        result = "" if path.is_file() else "; this run starts from the beginning"
         print(
-            f"pretrain: the checkpoint is from a run with different parameters, data or code; it is kept as {other}",
+            "pretrain: the parameters, the data or the code have changed, so the earlier checkpoint is kept as "
+            f"{other}, to be used again if you undo the change{result}",
             file=sys.stderr,
         )
-    own = paths.kept_checkpoint(path, fingerprint)
-    if own.is_file() and not path.is_file():
-        os.replace(own, path)
 
 
 def load_checkpoint(
@@ -194,14 +197,14 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def delete_checkpoints(path: Path) -> None:
+def delete_checkpoints(path: Path, fingerprint: str) -> None:
     """Delete the files of an unfinished run, but not those that are kept for a run with another fingerprint.
 
     The newest checkpoint requires the file with the state before the last epoch, so the checkpoint is deleted first.
     """
-    for file in (paths.previous_checkpoint(path), path, paths.unfinished_history(path)):
+    kept = paths.kept_checkpoint(path, fingerprint)
+    for file in (kept, paths.previous_checkpoint(path), path, paths.unfinished_history(path)):
         file.unlink(missing_ok=True)
     for start in path.parent.glob(paths.last_epoch_start(path, "*").name):
-        fingerprint = start.suffixes[0].removeprefix(".")
-        if not paths.kept_checkpoint(path, fingerprint).exists():
+        if not paths.kept_checkpoint(path, start.suffixes[0].removeprefix(".")).exists():
             start.unlink()

@@ -127,7 +127,9 @@ def pretrain(
     state = trainer.state if trainer else TrainState(sessions=[{}])
     state.sessions[-1] |= session or {}
     if group.is_main and len(state.sessions) > 1 and (changes := describe_changes(*state.sessions[-2:])):
-        print(f"pretrain: the result may differ slightly, because the machine has changed ({changes})", file=sys.stderr)
+        print(
+            f"pretrain: the result may differ slightly from that of an uninterrupted run ({changes})", file=sys.stderr
+        )
     if group.is_main:
         save_view_grid(data, job, outputs.views)
     if trainer:
@@ -218,12 +220,10 @@ class Trainer:
         if self.group.is_main:
             set_other_checkpoints_aside(file, fingerprint)
         self.group.barrier()
-        self.group.check_identical(
-            {
-                f"checkpoint {path}": file_sha256(path) if path.is_file() else ""
-                for path in (file, paths.previous_checkpoint(file))
-            }
-        )
+        if self.group.world_size > 1:
+            files = (file, paths.previous_checkpoint(file))
+            hashes = {f"checkpoint {path}": file_sha256(path) if path.is_file() else "" for path in files}
+            self.group.check_identical(hashes)
         self.state = state = load_checkpoint(file, fingerprint, self.method, self.optimizer, num_epochs)
         state.metric_sums = {name: total.to(self.device) for name, total in state.metric_sums.items()}
         state.sessions.append({})
@@ -231,8 +231,8 @@ class Trainer:
         has_started_last_epoch = (state.epoch, state.step) > (num_epochs - 1, 0)
         if has_started_last_epoch and not start.is_file():
             raise UserError(
-                f"{start} is missing: delete {file.parent} and run the command again, which starts training from the "
-                "beginning"
+                f"{start} is missing: delete {file} and {paths.previous_checkpoint(file)}, and run the command again, "
+                "which starts training from the beginning"
             )
 
     def run(self) -> None:

@@ -144,8 +144,8 @@ class ResultTable:
         if not images or not classes:
             return ""
         copies = max(run.record.test_copies for run in evaluations)
-        suffix = f" ({copies:,} with a copy in the training split)" if copies else ""
-        return f"{images:,.0f} test images{suffix}, {classes:,.0f} classes"
+        note = f", {copies:,} of them with a copy in the training split" if copies else ""
+        return f"{images:,.0f} test images{note}, {classes:,.0f} classes"
 
     @property
     def as_table(self) -> Table:

@@ -16,7 +16,7 @@ from rr.params import ExtensionBackboneConfig, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.extensions import is_extension_kind
 from rr.params.methods import TrainableConfig
-from rr.params.optimizers import AdamConfig
+from rr.params.optimizers import AdamConfig, LARSConfig, SGDConfig
 from rr.pretrain.checkpoint import SECONDS_BETWEEN_CHECKPOINTS
 
 _MAX_IMAGE_SIZE = 128  # pixels; a large network would take several seconds to process a larger image
@@ -91,7 +91,13 @@ def estimate_io(
 def _estimate_checkpoint_size(method: Method, config: TrainableConfig) -> int:
     """Return the approximate size in bytes of a run's last checkpoint."""
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    num_moments = 2 if isinstance(config.optimizer, AdamConfig) else int(config.optimizer.momentum > 0)
+    match config.optimizer:
+        case AdamConfig():
+            num_moments = 2
+        case LARSConfig():
+            num_moments = 1
+        case SGDConfig(momentum=momentum):
+            num_moments = int(momentum > 0)
     stored = [*method.state_dict().values(), *(trained * num_moments)]
     num_bytes = sum(tensor.nbytes for tensor in stored)
     return num_bytes + _BYTES_PER_TENSOR * len(stored) + _BYTES_PER_HISTORY_ROW * config.epochs

@@ -236,7 +236,11 @@ def test_backbone_with_a_frozen_parameter_passes(own_classes: Path) -> None:
             ".mean((2, 3)).to(torch.float32 if self.training else torch.float64)",
             "in eval mode, .* float32",
         ),
-        (".mean((2, 3))", ".mean((2, 3)) * (1 if self.training else torch.nan)", "in eval mode, the output contains NaN"),
+        (
+            ".mean((2, 3))",
+            ".mean((2, 3)) * (1 if self.training else torch.nan)",
+            "in eval mode, the output contains NaN",
+        ),
         (".mean((2, 3))", ".mean((2, 3)).detach() + self.layers[0].weight.mean()", "receives no gradient"),
         (
             "        self.num_features",

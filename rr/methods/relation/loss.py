@@ -49,9 +49,10 @@ def relation_loss(
         config: the loss function for a pair.
 
     Raises:
-        ValueError: if a tensor has an invalid shape, dtype or device; if a row is out of range (checked only on the
-            CPU, because reading a tensor on a different device would wait for that device); if there is only one pair
-            to normalize in training mode (K = 2 and M = 1); or if the head overrides `forward` or `aggregate`.
+        ValueError: if the head is not a RelationHead; if a tensor has an invalid shape, dtype or device; if a row is
+            out of range (checked only on the CPU, because reading a tensor on a different device would wait for that
+            device); if there is only one pair to normalize in training mode (K = 2 and M = 1); or if the head overrides
+            `forward` or `aggregate`.
     """
     if negative_rows is None and isinstance(features_KMD, Tensor) and features_KMD.ndim == 3:
         negative_rows = roll_negative_rows(*features_KMD.shape[:2], device=features_KMD.device)
@@ -114,8 +115,8 @@ def check_tensors(
         raise ValueError(f"at least 2 views of at least 1 image are needed, got K = {K} views of M = {M} images")
     if not isinstance(head, RelationHead):
         raise ValueError(
-            f"head must be a RelationHead, got {type(head).__name__}: with DistributedDataParallel, wrap a module "
-            "whose forward calls the backbone and relation_loss"
+            f"head must be a RelationHead, got {type(head).__name__}: pass the head itself; with "
+            "DistributedDataParallel, wrap a module whose forward calls the backbone and relation_loss"
         )
     if head.num_features != D:
         raise ValueError(f"the head expects features of size {head.num_features}, got {D}")

@@ -496,6 +496,17 @@ def test_unlabeled_images_do_not_change_an_evaluation(
         assert results[0] == results[1]
 
 
+def test_copies_of_test_images_are_recorded(pretrained: Path, rr: RunRr) -> None:
+    write_image_folder(pretrained / "images", {f"{split}/{name}": 6 for split in ("train", "test") for name in "ab"})
+    shutil.copy(next((pretrained / "images/train/a").iterdir()), pretrained / "images/test/a/copy.png")
+    use_target(pretrained, "images")
+    for command in (("fetch", "--dataset", "mine"), ("convert", "--dataset", "mine"), (*EXTRACT[:-1], "mine")):
+        assert rr(*command).code == 0
+    outcome = evaluate_own_images(rr, "linear")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((pretrained / FOLDER.parent / "mine/linear/run.json").read_text())["test_copies"] == 1
+
+
 def test_target_with_one_class_raises(pretrained: Path, rr: RunRr) -> None:
     extract_own_images(pretrained, rr, {"cat": 20})
     outcome = evaluate_own_images(rr, "knn")

@@ -45,7 +45,9 @@ def test_methods_that_use_labels_reject_a_single_class(name: str) -> None:
     # The other class of the dataset has only test images.
     problem = find_training_problem(PARAMS.methods[name], np.ones(200, np.int64), 2)
     assert problem
-    assert "training images from at least two classes, but the number of classes with such images is 1" in problem
+    assert (
+        "labeled training images from at least two classes, but the number of classes with such images is 1" in problem
+    )
     problem = find_training_problem(PARAMS.methods[name], np.arange(200) % 3, 2)
     assert problem
     assert "the label 2 has no class name (the number of class names is 2)" in problem

@@ -64,7 +64,7 @@ def test_previous_checkpoint_is_kept(path: Path, capsys: pytest.CaptureFixture[s
     assert load(path) == (2, weights[2])
     training.save(path, 4)
     assert load(paths.previous_checkpoint(path)) == (2, weights[2])
-    checkpoint.delete_checkpoints(path)
+    checkpoint.delete_checkpoints(path, "fingerprint")
     assert list(path.parent.iterdir()) == []
 
 
@@ -104,17 +104,28 @@ def test_checkpoint_of_another_run_is_kept_until_that_run_continues(
         paths.last_epoch_start(path, fingerprint).touch()
         weights[fingerprint] = training.weights()
     kept = paths.kept_checkpoint(path, "2" * 64)
-    message = f"the checkpoint is from a run with different parameters, data or code; it is kept as {kept}"
+    message = f"the earlier checkpoint is kept as {kept}, to be used again if you undo the change; this run starts"
     assert message in capsys.readouterr().err
     for fingerprint, epoch in (("1" * 64, 3), ("2" * 64, 2), ("1" * 64, 3)):
         checkpoint.set_other_checkpoints_aside(path, fingerprint)
         assert load(path, fingerprint) == (epoch, weights[fingerprint])
-    checkpoint.delete_checkpoints(path)
+    checkpoint.delete_checkpoints(path, "1" * 64)
     assert {file.name for file in path.parent.iterdir()} == {kept.name, f"last_epoch.{'2' * 16}.safetensors"}
     checkpoint.set_other_checkpoints_aside(path, "2" * 64)
     assert load(path, "2" * 64) == (2, weights["2" * 64])
-    checkpoint.delete_checkpoints(path)
+    checkpoint.delete_checkpoints(path, "2" * 64)
     assert list(path.parent.iterdir()) == []
+
+
+def test_damaged_checkpoint_does_not_prevent_the_use_of_a_kept_one(path: Path) -> None:
+    first = Training("1" * 64)
+    for epoch in (1, 2):
+        first.save(path, epoch)
+    checkpoint.set_other_checkpoints_aside(path, "2" * 64)
+    Training("2" * 64).save(path, 1)
+    path.write_bytes(b"damaged")
+    checkpoint.set_other_checkpoints_aside(path, "1" * 64)
+    assert load(path, "1" * 64) == (2, first.weights())
 
 
 def test_previous_checkpoint_of_another_run_is_kept_if_it_is_the_only_one(path: Path) -> None:
@@ -176,9 +187,9 @@ def test_finished_run_deletes_both_checkpoints(project_copy: Path, rr: RunRr, mo
     files: list[Path] = []
     delete_checkpoints = checkpoint.delete_checkpoints
 
-    def list_and_delete(path: Path) -> None:
+    def list_and_delete(path: Path, fingerprint: str) -> None:
         files.extend(CHECKPOINT.parent.iterdir())
-        delete_checkpoints(path)
+        delete_checkpoints(path, fingerprint)
 
     monkeypatch.setattr(checkpoint, "delete_checkpoints", list_and_delete)
     assert rr(*PRETRAIN).code == 0

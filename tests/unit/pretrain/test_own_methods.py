@@ -230,7 +230,7 @@ def test_processes_compare_both_checkpoints(data: Path) -> None:
     backbone = backbones.build("conv4")
     parallel = DataParallelMethod(ProcessGroup(), backbone)
     with pytest.raises(Stop) as raised:
-        make_trainer(data, Own(backbone), group=StoppingGroup(), parallel=parallel).restore()
+        make_trainer(data, Own(backbone), group=StoppingGroup(world_size=2), parallel=parallel).restore()
     assert list(raised.value.args[0].values()) == ["", file_sha256(previous_checkpoint(checkpoint))]
 
 

@@ -78,7 +78,7 @@ def test_page_shows_means_and_seeds(params: Params) -> None:
 def test_copies_of_test_images_are_mentioned(params: Params) -> None:
     change_record(paths.EvaluationPaths(RELATIONAL, "shapes", "linear").folder, test_copies=120)
     write_report(params)
-    text = "Accuracy in percent on shapes (1,000 test images (120 with a copy in the training split), 10 classes) with"
+    text = "on shapes (1,000 test images, 120 of them with a copy in the training split, 10 classes) with"
     assert text in " ".join(read_page().text.split())
 
 
