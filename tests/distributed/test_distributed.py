@@ -95,10 +95,12 @@ def test_two_processes_train_like_a_single_process(tmp_path: Path) -> None:
         assert len(actual["losses"]) == len(expected["losses"]) == 6
         np.testing.assert_allclose(actual["losses"], expected["losses"], rtol=1e-10, err_msg=name)
         # The gradient of a bias before a batch norm consists of rounding errors, which Adam amplifies because it
-        # normalizes gradients. Hence the absolute tolerance.
+        # normalizes gradients. Hence the absolute tolerance, which is the largest for Barlow Twins (docs/scaling.md).
+        tolerances = {"rtol": 1e-9, "atol": 3e-8 if name == "barlow" else 1e-9}
         for kind in ("weights", "buffers"):
-            np.testing.assert_allclose(actual[kind], expected[kind], rtol=1e-9, atol=1e-9, err_msg=f"{name}, {kind}")
-        assert np.isfinite(actual["history"]).all()
+            np.testing.assert_allclose(actual[kind], expected[kind], **tolerances, err_msg=f"{name}, {kind}")
+        # The last column is the gradient norm of all parameters outside the backbone. Some methods have none.
+        assert np.isfinite(actual["history"][:, :-1]).all()
         # The weights do not depend on the size of the gradients, because Adam normalizes it, but the history does.
         np.testing.assert_allclose(actual["history"], expected["history"], rtol=1e-9, err_msg=name)
 
