@@ -106,5 +106,5 @@ def test_continuing_in_the_last_epoch_requires_its_start(data: Path, tmp_path: P
     train(data, tmp_path / "run", config)
     (start,) = (tmp_path / "run").glob("last_epoch.*.safetensors")
     start.unlink()
-    with pytest.raises(UserError, match=rf"{start.name} is missing: delete .*run and run the command again"):
+    with pytest.raises(UserError, match=rf"{start.name} is missing: delete .*resume.pt and .*previous.pt, and run"):
         train(data, tmp_path / "run", config)
