@@ -210,7 +210,7 @@ def test_a_run_outside_the_grid_is_refused_for_its_own_problems(project: Path, r
     outcome = rr("pretrain", "--dataset", "mine", "--backbone", "conv4", "--method", "supervised", "--seed", "1")
     assert outcome.code == 2
     assert outcome.err.splitlines()[-1].startswith(
-        "rr: supervised cannot be trained on mine, because the method needs labeled training images from at least two classes"
+        "rr: supervised cannot be trained on mine, because the method needs labeled training images"
     )
 
 
