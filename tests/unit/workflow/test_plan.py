@@ -166,11 +166,11 @@ def test_checkpoint_size_includes_the_classifier(params_file: Path) -> None:
     assert thousand - ten == pytest.approx(990 * (64 + 1) * 2 * 4, abs=200)  # weights and one moment, float32
 
 
-@pytest.mark.parametrize("method", ["relational", "supervised", "byol"])
+@pytest.mark.parametrize("method", ["relational", "supervised", "byol", "lars"])
 def test_checkpoints_are_as_large_as_estimated(
     project_copy: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    write_params(project_copy, add_byol)
+    write_params(project_copy, lambda params: (add_byol(params), add_lars(params)))
     params = load_params(Path("params.yaml"))
     sizes: list[int] = []
     call_after_checkpoints(monkeypatch, lambda path, state: sizes.append(path.stat().st_size), after_every_step=False)
@@ -204,6 +204,12 @@ def add_byol(params: dict) -> None:
     config = {"kind": "byol", "momentum": 0.99, "hidden_dim": 64, "projection_dim": 32, "epochs": 1, "views": 2}
     shared = ("augmentation", "batch_size", "learning_rate")
     params["methods"]["byol"] = config | {key: params["methods"]["relational"][key] for key in shared}
+
+
+def add_lars(params: dict) -> None:
+    """Add a method whose optimizer stores a moment even without momentum."""
+    optimizer = {"kind": "lars", "momentum": 0.0, "weight_decay": 0.0, "trust_coefficient": 0.01}
+    params["methods"]["lars"] = {**params["methods"]["relational"], "optimizer": optimizer}
 
 
 def test_sample_in_the_documentation_is_the_output(params_file: Path, rr: RunRr) -> None:
