@@ -128,7 +128,7 @@ class FolderSource(OwnImagesSource):
 
     Attributes:
         labels: `auto` to use the names of the folders, `none` to treat all images as unlabeled, or the path of a CSV
-            file with a column of image names and a column of labels.
+            file with a column of image names, a column of labels and, optionally, a column of splits.
     """
 
     kind: Literal["imagefolder"]

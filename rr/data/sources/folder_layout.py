@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from posixpath import basename, dirname, splitext
 from typing import NamedTuple
@@ -49,20 +49,22 @@ class FolderLayout(NamedTuple):
         folders: the folder of each split, relative to the dataset folder ("" for that folder itself). The test folder
             may be in the training folder; its images are not training images.
         unused: folders in the training folder that are not used.
-        test_choice: why the test folder was chosen, or an empty string if the reason is the default order.
+        origins: a description of where the images of each split come from.
+        unused_files: files in these folders that are not used.
     """
 
     class_names: list[str]
     files: dict[str, dict[str, list[str]]]
     folders: dict[str, str]
     unused: list[str]
-    test_choice: str
+    origins: dict[str, str]
+    unused_files: Collection[str] = ()
 
     def is_used(self, name: str) -> bool:
-        """Return whether a file, relative to the dataset folder, is in a folder that is used."""
-        return any(is_below(name, folder) for folder in self.folders.values()) and not any(
-            is_below(name, folder) for folder in self.unused
-        )
+        """Return whether a file, relative to the dataset folder, belongs to one of the splits."""
+        if name in self.unused_files or not any(is_below(name, folder) for folder in self.folders.values()):
+            return False
+        return not any(is_below(name, folder) for folder in self.unused)
 
 
 def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> FolderLayout:
@@ -101,7 +103,12 @@ def find_layout(root: Path, listing: FolderListing, source: FolderSource) -> Fol
     if "test" in files:
         _check_same_classes(tree, folders, files)
     classes = files["train" if "test" in files else "all"]
-    return FolderLayout(sorted(name for name in classes if name), files, folders, unused, test_choice)
+    origins = {split: f"folder {display_name(name)}" if name else "all folders" for split, name in folders.items()}
+    if "test" in files:
+        if is_below(folders["test"], folders["train"]):
+            origins["train"] = "all other folders"
+        origins["test"] += f" ({test_choice})" if test_choice else ""
+    return FolderLayout(sorted(name for name in classes if name), files, folders, unused, origins)
 
 
 class _Tree:
@@ -206,7 +213,7 @@ def _folders_from_names(tree: _Tree, splits: SplitNames) -> dict[str, str]:
 
 
 def _find_split_folders(tree: _Tree, folder: str, is_labeled: bool) -> tuple[dict[str, str], str]:
-    """Return the `folders` and `test_choice` attributes of a `FolderLayout` for the splits in `folder`."""
+    """Return the folder of each split in `folder`, and why the test folder was chosen ("" for the default order)."""
     by_role: dict[str | None, list[str]] = defaultdict(list)
     for child in [*tree.children(folder), *tree.empty_children(folder)]:
         by_role[find_split(basename(child))].append(child)

@@ -21,16 +21,18 @@ from rr.data.folder_listing import (
 from rr.data.image_summary import ImageFacts
 from rr.data.printable_names import display_name, path_to_text, printable
 from rr.data.skipped_files import EXCLUDED, SkippedFiles, inspect_image
-from rr.data.sources.folder_layout import FolderLayout, find_layout, is_below
+from rr.data.sources.folder_layout import FolderLayout, find_layout
 from rr.data.sources.held_out import adjust_held_out
 from rr.data.sources.label_file import ImageLabels, read_label_file
-from rr.data.sources.split_names import UNUSED
+from rr.data.sources.split_names import TEST_ROLES, TRAIN, UNUSED, find_split
 from rr.errors import UserError
 from rr.params import FolderSource
 from rr.paths import expand_user
 from rr.runtime.formatting import format_count, format_names
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.progress import Progress
+
+_SPLIT_TEXTS = {"train": "training ", "test": "test ", "all": ""}
 
 
 class _LabeledFile(NamedTuple):
@@ -73,20 +75,17 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     )
     try:
         layout = find_layout(root, listing._replace(skipped=[*listing.skipped, *excluded.values()]), source)
-        labels = read_label_file(label_file, names, root) if label_file else None
+        reads_splits = source.splits == "auto" and "all" in layout.files
+        labels = read_label_file(label_file, names, root, reads_splits=reads_splits) if label_file else None
     except UserError:
         for damaged_file in listing.damaged:  # they may be the reason for an unexpected layout or a missing image
             skipped.add_damaged(damaged_file)
         skipped.raise_if_unreadable()
         raise
     if label_file and labels:
-        if labels.split_column and source.splits == "auto" and "all" in layout.files:
-            raise UserError(
-                f"labels: {display_name(label_file)} has a column '{labels.split_column}' that seems to assign images "
-                "to splits, but rr does not read it: move the images into a folder for each split (train and test), or "
-                "set `splits: none` in this dataset's source in params.yaml to ignore the column"
-            )
-        layout = _replace_labels(layout, labels, root, label_file)
+        if labels.split_column:
+            layout = _split_by_column(layout, labels, label_file)
+        layout = _replace_labels(layout, labels, label_file)
     for file in listing.skipped:
         if label_file is None or realpath(root / file.name) != realpath(label_file):
             skipped.count(file)
@@ -97,7 +96,7 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     for name in unused:
         skipped.count(SkippedFile(name, UNUSED))
     files = _label_files(layout)
-    origins = {split: _describe_folder(layout.folders[split]) for split in layout.files}
+    origins = layout.origins
     if "all" in layout.files:
         files = _hold_out(root, files, source.test_fraction, skipped)
         images = _iter_verified_images(root, files)
@@ -106,12 +105,9 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
             "test": f"{source.test_fraction:g} of the images{' of each class' if layout.class_names else ''}, held out",
         }
     else:
-        if is_below(layout.folders["test"], layout.folders["train"]):
-            origins["train"] = "all other folders"
         images = skipped.iter_readable(_iter_readable_images(root, files, skipped))
-        origins["test"] += f" ({layout.test_choice})" if layout.test_choice else ""
     if unused:
-        origins["not used"] = _describe_unused(unused, layout)
+        origins = {**origins, "not used": _describe_unused(unused, layout)}
     facts: dict[str, Any] = {"splits": origins}
     if label_file and labels:
         facts["labels_sha256"] = labels.sha256
@@ -121,7 +117,35 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     return raw.RawDataset(layout.class_names, images, len(files), facts)
 
 
-def _replace_labels(layout: FolderLayout, labels: ImageLabels, root: Path, label_file: Path) -> FolderLayout:
+def _split_by_column(layout: FolderLayout, labels: ImageLabels, label_file: Path) -> FolderLayout:
+    """Return a layout without splits after assigning its images to the splits in a column of a CSV file.
+
+    Images that are not in the file belong to the training split. As with folders, the test split consists of the images
+    with the first of TEST_ROLES of which some are labeled; images with other roles are not used. If there are only
+    training images, the layout is returned unchanged.
+    """
+    roles = {image: find_split(value) for image, value in labels.split_by_image.items()}
+    tests = [role for role in TEST_ROLES if role in roles.values()]
+    if not tests:
+        return layout
+    labeled_roles = {roles[image] for image in labels.by_image}
+    test = next((role for role in tests if role in labeled_roles), tests[0])
+    files: dict[str, dict[str, list[str]]] = {"train": {"": []}, "test": {"": []}}
+    for name in layout.files["all"][""]:
+        role = roles.get(name, TRAIN)
+        if role in (TRAIN, test):
+            files["train" if role == TRAIN else "test"][""].append(name)
+    origins = {}
+    for split, role in (("train", TRAIN), ("test", test)):
+        values = {f"'{printable(value)}'" for image, value in labels.split_by_image.items() if roles[image] == role}
+        origins[split] = f"{format_names(sorted(values))} in the column '{labels.split_column}'"
+    if test != tests[0]:
+        origins["test"] += f" ({tests[0]} has no labels)"
+    unused = {image for image, role in roles.items() if role not in (TRAIN, test)}
+    return layout._replace(files=files, origins=origins, unused_files=unused)
+
+
+def _replace_labels(layout: FolderLayout, labels: ImageLabels, label_file: Path) -> FolderLayout:
     """Return an unlabeled layout after adding the labels from a CSV file.
 
     Raises:
@@ -135,7 +159,12 @@ def _replace_labels(layout: FolderLayout, labels: ImageLabels, root: Path, label
             files[split][labels.by_image.get(name, "")].append(name)
         if not any(files[split]):
             remedy = "add labels"
-            if split == "test" and train_folder:
+            if split == "test" and labels.split_column:
+                remedy += (
+                    ", or set `splits: none` in this dataset's source in params.yaml to ignore the column and to hold "
+                    "out test_fraction of the images instead"
+                )
+            elif split == "test" and train_folder:
                 remedy += (
                     ". To hold out test_fraction of the training images instead, set `splits: {train: "
                     f"{train_folder}}}` in this dataset's source in params.yaml"
@@ -143,8 +172,8 @@ def _replace_labels(layout: FolderLayout, labels: ImageLabels, root: Path, label
             elif split == "test":
                 remedy += ", or move these images elsewhere to hold out test_fraction of the training images instead"
             raise UserError(
-                f"labels: {display_name(label_file)} has no label for any of the images in "
-                f"{display_name(root / layout.folders[split])}: {remedy}"
+                f"labels: {display_name(label_file)} has no label for any of the {_SPLIT_TEXTS[split]}images "
+                f"({layout.origins[split]}): {remedy}"
             )
     used = set().union(*files.values())
     class_names = [name for name in labels.class_names if name in used]
@@ -242,16 +271,18 @@ def _iter_verified_images(root: Path, files: list[_LabeledFile]) -> Iterator[raw
         yield raw.EncodedImage(split, path_to_text(name), data, label)
 
 
-def _describe_folder(folder: str) -> str:
-    return f"folder {display_name(folder)}" if folder else "all folders"
-
-
 def _describe_unused(names: list[str], layout: FolderLayout) -> str:
-    """Return the folders with unused images, at the depth of the split folders, and the number of images in each."""
+    """Return the number of unused images with other splits in the CSV file, and in each folder.
+
+    The folders have the depth of the split folders.
+    """
     depth = max(folder.count("/") for folder in layout.folders.values()) + 1
-    counts = Counter("/".join(name.split("/")[:-1][:depth]) for name in names)
+    other_folders = [name for name in names if name not in layout.unused_files]
+    counts = Counter("/".join(name.split("/")[:-1][:depth]) for name in other_folders)
     texts = [
         f"{display_name(folder) or 'outside of folders'} ({format_count(count, 'images')})"
         for folder, count in sorted(counts.items())
     ]
+    if num_others := len(names) - len(other_folders):
+        texts.append(f"other splits ({format_count(num_others, 'images')})")
     return format_names(texts)

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 from pathlib import Path
 from posixpath import basename, splitext
@@ -25,13 +25,15 @@ class ImageLabels(NamedTuple):
 
     Attributes:
         by_image: label of each labeled image; the keys are names from the file listing.
+        split_by_image: name of the split of each image in the file; empty if the file has no column of splits.
         image_column: name of the column of image names.
         label_column: name of the column of labels.
-        split_column: name of a column that seems to assign the images to splits, or None.
+        split_column: name of the column of splits, or None.
         sha256: hash of the file.
     """
 
     by_image: dict[str, str]
+    split_by_image: dict[str, str]
     image_column: str
     label_column: str
     split_column: str | None
@@ -51,16 +53,16 @@ class _Row(NamedTuple):
     fields: list[str]
 
 
-def read_label_file(path: Path, images: Sequence[str], root: Path) -> ImageLabels:
+def read_label_file(path: Path, images: Sequence[str], root: Path, *, reads_splits: bool) -> ImageLabels:
     """Return the labels in a CSV file for `images`, which are paths relative to `root`.
 
     The first line contains the column names. The column of image names is recognized by its contents, which may be
     relative paths or file names, with or without suffix. Images whose label is empty, and images that are not in the
-    file, are unlabeled.
+    file, are unlabeled. If `reads_splits` is false, a column of splits is ignored.
 
     Raises:
         UserError: if the file cannot be read, if a column cannot be recognized, if an image is missing or has two
-            different labels, or if two labels seem to be the same class.
+            different labels or splits, if two labels seem to be the same class, or if a split has an unknown name.
     """
     try:
         data = path.read_bytes()
@@ -71,7 +73,8 @@ def read_label_file(path: Path, images: Sequence[str], root: Path) -> ImageLabel
             "this dataset's source in params.yaml"
         ) from error
     image_column, matches = _find_image_column(path, header, rows, images, root)
-    label_column = _choose_label_column(path, header, image_column)
+    split_columns = _find_split_columns(header, rows, image_column)
+    label_column = _choose_label_column(path, header, {image_column, *split_columns})
     by_image: dict[str, str] = {}
     for row, image in zip(rows, matches, strict=True):
         label = normalize_unicode(row.fields[label_column])
@@ -89,13 +92,13 @@ def read_label_file(path: Path, images: Sequence[str], root: Path) -> ImageLabel
             f"labels: the labels {first} and {second} in {display_name(path)} seem to be the same class: spell them "
             "the same way or, if they are different classes, rename one of them"
         )
-    split_columns = [
-        printable(title)
-        for column, title in enumerate(header)
-        if column not in (image_column, label_column) and assigns_splits(title, _find_splits(rows, column))
-    ]
+    splits: dict[str, str] = {}
+    split_column = None
+    if split_columns and reads_splits:
+        splits = _read_splits(path, header, rows, matches, split_columns)
+        split_column = printable(header[split_columns[0]])
     titles = printable(header[image_column]), printable(header[label_column])
-    return ImageLabels(labeled, *titles, split_columns[0] if split_columns else None, sha256(data).hexdigest())
+    return ImageLabels(labeled, splits, *titles, split_column, sha256(data).hexdigest())
 
 
 def _parse_csv(path: Path, text: str) -> tuple[list[str], list[_Row]]:
@@ -127,13 +130,17 @@ def _find_image_column(
     Columns that are named like labels, and columns without a name, such as the row numbers that pandas writes, have
     the lowest priority.
     """
-    values = [[_normalize(row.fields[column]) for row in rows] for column in range(len(header))]
+    folder = normalize_unicode(path_to_text(root.resolve().name))
+    columns = [[_normalize(row.fields[column]) for row in rows] for column in range(len(header))]
     priority = [column for column, title in enumerate(header) if title and not LABEL_LIKE.fullmatch(title.lower())]
     others = [column for column in range(len(header)) if column not in priority]
-    candidates, by_name = _match_columns(priority, values, images)
-    if not candidates:
-        candidates, by_name = _match_columns(others, values, images)
-    if not candidates:
+    for values in (columns, [[_below_folder(name, folder) for name in names] for names in columns]):
+        candidates, by_name = _match_columns(priority, values, images)
+        if not candidates:
+            candidates, by_name = _match_columns(others, values, images)
+        if candidates:
+            break
+    else:
         example = f", such as {display_name(images[0])}" if images else ""
         raise UserError(
             f"labels: no column of {display_name(path)} contains names of images in {display_name(root)}{example}. Its "
@@ -188,6 +195,12 @@ def _match_columns(
     return [], {}
 
 
+def _below_folder(name: str, folder: str) -> str:
+    """Return the part of a path after the first folder named `folder`, or the path itself if it has no such folder."""
+    _, separator, rest = f"/{name}".partition(f"/{folder}/")
+    return rest if separator else name
+
+
 def _without_suffix(name: str) -> str:
     return splitext(name)[0]
 
@@ -197,8 +210,9 @@ def _normalize(name: str) -> str:
     return normalize_unicode(name).replace("\\", "/").removeprefix("./")
 
 
-def _choose_label_column(path: Path, header: list[str], image_column: int) -> int:
-    columns = [column for column in range(len(header)) if column != image_column]
+def _choose_label_column(path: Path, header: list[str], others: Collection[int]) -> int:
+    """Return the number of the column of labels, which is not one of `others`."""
+    columns = [column for column in range(len(header)) if column not in others]
     titles = {column: header[column].lower() for column in columns}
     named = [[column for column in columns if titles[column] == name] for name in LABEL_NAMES]
     label_like = [column for column in columns if LABEL_LIKE.fullmatch(titles[column])]
@@ -207,15 +221,55 @@ def _choose_label_column(path: Path, header: list[str], image_column: int) -> in
         return candidates[0]
     raise UserError(
         f"labels: {display_name(path)} must have exactly one column of labels besides "
-        f"'{printable(header[image_column])}': rename the column of labels to `label`, or remove the other columns. "
-        f"Its columns are {_list_titles(header)}"
+        f"{_list_titles([header[column] for column in sorted(others)])}: rename the column of labels to `label`, or "
+        f"remove the other columns. Its columns are {_list_titles(header)}"
     )
 
 
-def _find_splits(rows: Sequence[_Row], column: int) -> set[str]:
-    """Return the splits whose names occur in a column. A column with many distinct values contains no split names."""
-    values = {row.fields[column] for row in rows} - {""}
-    return {split for value in values if (split := find_split(value))} if len(values) <= MAX_SPLITS else set()
+def _find_split_columns(header: list[str], rows: Sequence[_Row], image_column: int) -> list[int]:
+    """Return the numbers of the columns that assign the images to splits.
+
+    A column with many distinct values is not one of them, unless its name is `split`.
+    """
+    columns = []
+    for column, title in enumerate(header):
+        values = {row.fields[column] for row in rows} - {""}
+        names = values if len(values) <= MAX_SPLITS else set()
+        if (
+            column != image_column
+            and title.lower() not in LABEL_NAMES
+            and assigns_splits(title, {split for name in names if (split := find_split(name))})
+        ):
+            columns.append(column)
+    return columns
+
+
+def _read_splits(
+    path: Path, header: list[str], rows: Sequence[_Row], images: Sequence[str], columns: Sequence[int]
+) -> dict[str, str]:
+    """Return the name of the split of each image in the file.
+
+    Raises:
+        UserError: if there are several columns of splits, if an image has two splits, or if a split's name is unknown.
+    """
+    ignore = "set `splits: none` in this dataset's source in params.yaml to ignore the column"
+    titles = _list_titles([header[column] for column in columns])
+    if len(columns) > 1:
+        raise UserError(
+            f"labels: the columns {titles} of {display_name(path)} all seem to assign images to splits: remove all but "
+            "one of them"
+        )
+    splits: dict[str, str] = {}
+    for row, image in zip(rows, images, strict=True):
+        name = row.fields[columns[0]]
+        role = find_split(name)
+        if role is None:
+            problem = f"'{printable(name)}' is not the name of a split" if name else "there is no split"
+            raise _error(path, row, f"{problem} in the column {titles}: write train, test or val, or {ignore}")
+        if find_split(splits.setdefault(image, name)) != role:
+            names = " and ".join(f"'{printable(text)}'" for text in (splits[image], name))
+            raise _error(path, row, f"{display_name(image)} has two splits, {names}")
+    return splits
 
 
 def _list_values(rows: Sequence[_Row], column: int) -> str:

@@ -50,8 +50,16 @@ def test_labels_are_read_instead_of_the_folder_names(photos: Path) -> None:
 
 @pytest.mark.parametrize(
     "shorten",
-    [str, lambda n: f"./{n}", lambda n: n.replace("/", "\\"), lambda n: n.removesuffix(".png")],
-    ids=["path", "dot", "backslash", "without-suffix"],
+    [
+        str,
+        lambda n: f"./{n}",
+        lambda n: n.replace("/", "\\"),
+        lambda n: n.removesuffix(".png"),
+        lambda n: f"photos/{n}",
+        lambda n: f"/home/me/photos/{n}",
+        lambda n: f"C:\\photos\\{n.replace('/', chr(92))}",
+    ],
+    ids=["path", "dot", "backslash", "without-suffix", "from-parent", "absolute", "windows"],
 )
 @pytest.mark.parametrize("header", ["file,label", "id,breed", "\N{BYTE ORDER MARK}Image Name,Bird Class"])
 def test_images_are_found_by_their_paths(photos: Path, shorten, header: str) -> None:
@@ -88,10 +96,66 @@ def test_folders_of_splits_are_used(tmp_path: Path) -> None:
     assert facts["images_per_class"] == {"train": {"robin": 3, "wren": 3}, "test": {"robin": 1, "wren": 1}}
     without_test = [row for row in rows if not row.startswith("test")]
     hint = "To hold out test_fraction of the training images instead, set `splits: {train: train}`"
-    with pytest.raises(UserError, match=r"has no label for any of the images in .*/test: add labels") as caught:
+    with pytest.raises(UserError, match=r"for any of the test images \(folder test\): add labels") as caught:
         fetch_folder(root, labels=write_labels(tmp_path, without_test))
     assert hint in str(caught.value)
     assert fetch_folder(root, labels=str(tmp_path / "labels.csv"), splits={"train": "train"})["images"]["test"] == 2
+
+
+def format_split_rows(splits: list[str]) -> list[str]:
+    return [f"{row},{split}" for row, split in zip(format_rows(), splits, strict=True)]
+
+
+def test_a_column_of_splits_is_used(photos: Path) -> None:
+    """The validation images are not used, because there are labeled test images."""
+    splits = ["train"] * 5 + ["Validation", "valid", "test", "test", "TRAIN"]
+    rows = ["file,breed,data set", *format_split_rows(splits)]
+    facts = fetch_folder(photos, labels=write_labels(photos, rows))
+    labels = fetched_labels(photos)
+    assert {name: split for name, (split, _) in labels.items()} == {
+        name: split.lower() for name, split in zip(NAMES, splits, strict=True) if not split.lower().startswith("valid")
+    }
+    assert all(class_name == LABELS[NAMES.index(name)] for name, (_, class_name) in labels.items())
+    assert facts["splits"] == {
+        "train": "'TRAIN', 'train' in the column 'data set'",
+        "test": "'test' in the column 'data set'",
+        "not used": "other splits (2 images)",
+    }
+    assert facts["skipped"]["outside the splits that are used"] == {".png": 2}
+
+
+def test_validation_images_become_the_test_split_if_no_test_image_has_a_label(photos: Path) -> None:
+    """Images that are not in the file belong to the training split."""
+    rows = [f"{row},train" for row in format_rows()[:4]]
+    rows += [f"{NAMES[4]},,test", f"{NAMES[5]},wren,val", f"{NAMES[6]},robin,val"]
+    facts = fetch_folder(photos, labels=write_labels(photos, ["file,label,split", *rows]))
+    splits = {name: split for name, (split, _) in fetched_labels(photos).items()}
+    assert splits == {name: "test" if name in NAMES[5:7] else "train" for name in NAMES if name != NAMES[4]}
+    assert facts["splits"]["test"] == "'val' in the column 'split' (test has no labels)"
+
+
+def test_a_damaged_image_of_an_unused_split_is_ignored(photos: Path) -> None:
+    (photos / NAMES[9]).write_bytes(b"no image")
+    rows = format_split_rows(["train"] * 6 + ["test"] * 3 + ["val"])
+    fetch_folder(photos, labels=write_labels(photos, ["file,label,split", *rows]))
+    assert set(fetched_labels(photos)) == set(NAMES[:9])
+
+
+@pytest.mark.parametrize("splits", ["auto", "none"])
+def test_images_are_held_out_without_test_images(photos: Path, splits: str) -> None:
+    """A column of splits that only names training images, or that is to be ignored, changes nothing."""
+    rows = format_split_rows(["train"] * 10 if splits == "auto" else ["train", "fold 2"] * 5)
+    path = write_labels(photos, ["file,breed,split", *rows])
+    facts = fetch_folder(photos, labels=path, splits=splits)
+    assert facts["images_per_class"] == {"train": {"robin": 4, "wren": 4}, "test": {"robin": 1, "wren": 1}}
+
+
+def test_folders_of_splits_have_priority_over_a_column_of_splits(tmp_path: Path) -> None:
+    root = save_tree(tmp_path / "photos", {"train": 2, "test": 2})
+    names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.png"))]
+    rows = [f"{name},{label},{split}" for name, label, split in zip(names, "abab", ["train", "val"] * 2, strict=True)]
+    facts = fetch_folder(root, labels=write_labels(tmp_path, ["file,label,split", *rows]))
+    assert facts["splits"] == {"train": "folder train", "test": "folder test"}
 
 
 def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
@@ -114,6 +178,7 @@ def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
         (format_rows(), ["must contain column names, such as file,label; it contains 2024/0.png"]),
         ([row.replace(".png", "") for row in format_rows()], ["must contain column names", "it contains 2024/0"]),
         (["file,label", "x.png,robin"], ["no column of", "such as 2024/0.png. Its columns are 'file', 'label'"]),
+        (["file,label", *(f"others/{row}" for row in format_rows())], ["no column of", "such as 2024/0.png"]),
         (["file", *NAMES], ["exactly one column of labels besides 'file'"]),
         (["file,size,color", f"{NAMES[0]},1,red"], ["exactly one column of labels besides 'file'"]),
         (["file,Label,label", f"{NAMES[0]},a,b"], ["exactly one column of labels besides 'file'"]),
@@ -126,10 +191,21 @@ def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
         (["file,label", "2024/0.png,NA"], ["line 2: the label is 'NA'; leave it empty for unlabeled images"]),
         (["file,label", "2024/0.png,"], ["has no labels in the column 'label'"]),
         (["file,label", *format_rows(labels=["robin", "Robin"] * 5)], ["'Robin' and 'robin'", "same class"]),
-        (["file,label,split", *(f"{row},{'test' if i < 3 else 'train'}" for i, row in enumerate(format_rows()))],
-         ["a column 'split' that seems to assign images to splits", "`splits: none`"]),
-        (["file,label,use", *(f"{row},{'val' if i < 3 else 'Training'}" for i, row in enumerate(format_rows()))],
-         ["a column 'use' that seems to assign images to splits"]),
+        (["file,label,split", "2024/0.png,robin,train", "2024/1.png,wren,3"],
+         ["line 3: '3' is not the name of a split in the column 'split'", "`splits: none`"]),
+        (["file,label,Split", "2024/0.png,robin,"], ["line 2: there is no split in the column 'Split'"]),
+        (["file,label,split", "2024/0.png,robin,train", "0.png,robin,train", "2024/0.png,robin,val"],
+         ["match no image"]),
+        (["file,label,split", "2024/0.png,robin,train", "2024/0.png,robin,val"],
+         ["line 3: 2024/0.png has two splits, 'train' and 'val'"]),
+        (["file,label,a,b", "2024/0.png,robin,train,test", "2024/1.png,wren,test,train"],
+         ["the columns 'a', 'b' of", "all seem to assign images to splits"]),
+        (["file,label,split", "2024/0.png,,train", "2024/1.png,wren,test"],
+         ["has no label for any of the training images ('train'", "add labels"]),
+        (["file,label,split", "2024/0.png,robin,train", "2024/1.png,,test"],
+         ["has no label for any of the test images ('test' in the column 'split')", "`splits: none`"]),
+        (["file,split", "2024/0.png,train", "2024/1.png,test"],
+         ["exactly one column of labels besides 'file', 'split'"]),
     ],
 )  # fmt: skip
 def test_invalid_files_raise(photos: Path, lines: list[str], parts: list[str]) -> None:
@@ -205,8 +281,8 @@ def test_hash_is_that_of_the_labels_that_were_read(photos: Path, monkeypatch: py
     path = Path(write_labels(photos, ["file,label", *format_rows()]))
     before, read = file_sha256(path), imagefolder.read_label_file
 
-    def read_and_delete(*arguments):
-        labels = read(*arguments)
+    def read_and_delete(*arguments, **keywords):
+        labels = read(*arguments, **keywords)
         path.unlink()
         return labels
 
