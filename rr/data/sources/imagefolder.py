@@ -24,7 +24,7 @@ from rr.data.skipped_files import EXCLUDED, SkippedFiles, inspect_image
 from rr.data.sources.folder_layout import FolderLayout, find_layout
 from rr.data.sources.held_out import adjust_held_out
 from rr.data.sources.label_file import ImageLabels, read_label_file
-from rr.data.sources.split_names import TEST_ROLES, TRAIN, UNUSED, find_split
+from rr.data.sources.split_names import TEST_ROLES, TRAIN, UNUSED
 from rr.errors import UserError
 from rr.params import FolderSource
 from rr.paths import expand_user
@@ -84,7 +84,7 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
         raise
     if label_file and labels:
         if labels.split_column:
-            layout = _split_by_column(layout, labels, label_file)
+            layout = _split_by_column(layout, labels)
         layout = _replace_labels(layout, labels, label_file)
     for file in listing.skipped:
         if label_file is None or realpath(root / file.name) != realpath(label_file):
@@ -117,14 +117,14 @@ def read_dataset(source: FolderSource, local_copy: Path | None, skipped: Skipped
     return raw.RawDataset(layout.class_names, images, len(files), facts)
 
 
-def _split_by_column(layout: FolderLayout, labels: ImageLabels, label_file: Path) -> FolderLayout:
+def _split_by_column(layout: FolderLayout, labels: ImageLabels) -> FolderLayout:
     """Return a layout without splits after assigning its images to the splits in a column of a CSV file.
 
     Images that are not in the file belong to the training split. As with folders, the test split consists of the images
     with the first of TEST_ROLES of which some are labeled; images with other roles are not used. If there are only
     training images, the layout is returned unchanged.
     """
-    roles = {image: find_split(value) for image, value in labels.split_by_image.items()}
+    roles = labels.role_by_image
     tests = [role for role in TEST_ROLES if role in roles.values()]
     if not tests:
         return layout
@@ -135,10 +135,7 @@ def _split_by_column(layout: FolderLayout, labels: ImageLabels, label_file: Path
         role = roles.get(name, TRAIN)
         if role in (TRAIN, test):
             files["train" if role == TRAIN else "test"][""].append(name)
-    origins = {}
-    for split, role in (("train", TRAIN), ("test", test)):
-        values = {f"'{printable(value)}'" for image, value in labels.split_by_image.items() if roles[image] == role}
-        origins[split] = f"{format_names(sorted(values))} in the column '{labels.split_column}'"
+    origins = {"train": f"column '{labels.split_column}'", "test": f"{test} in the column '{labels.split_column}'"}
     if test != tests[0]:
         origins["test"] += f" ({tests[0]} has no labels)"
     unused = {image for image, role in roles.items() if role not in (TRAIN, test)}

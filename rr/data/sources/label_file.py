@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
 from rr.data.sources.class_names import LABEL_LIKE, LABEL_NAMES, find_variants, means_unlabeled
-from rr.data.sources.split_names import MAX_SPLITS, assigns_splits, find_split
+from rr.data.sources.split_names import MAX_SPLITS, TRAIN, assigns_splits, find_split, split_words
 from rr.errors import UserError
 from rr.runtime.formatting import format_names
 
@@ -25,7 +25,8 @@ class ImageLabels(NamedTuple):
 
     Attributes:
         by_image: label of each labeled image; the keys are names from the file listing.
-        split_by_image: name of the split of each image in the file; empty if the file has no column of splits.
+        role_by_image: split of each image in the file, TRAIN or one of TEST_ROLES (see `rr.data.sources.split_names`);
+            empty if the file has no column of splits.
         image_column: name of the column of image names.
         label_column: name of the column of labels.
         split_column: name of the column of splits, or None.
@@ -33,7 +34,7 @@ class ImageLabels(NamedTuple):
     """
 
     by_image: dict[str, str]
-    split_by_image: dict[str, str]
+    role_by_image: dict[str, str]
     image_column: str
     label_column: str
     split_column: str | None
@@ -92,13 +93,11 @@ def read_label_file(path: Path, images: Sequence[str], root: Path, *, reads_spli
             f"labels: the labels {first} and {second} in {display_name(path)} seem to be the same class: spell them "
             "the same way or, if they are different classes, rename one of them"
         )
-    splits: dict[str, str] = {}
-    split_column = None
-    if split_columns and reads_splits:
-        splits = _read_splits(path, header, rows, matches, split_columns)
-        split_column = printable(header[split_columns[0]])
+    split_columns = split_columns if reads_splits else []
+    roles = _read_splits(path, header, rows, matches, split_columns) if split_columns else {}
     titles = printable(header[image_column]), printable(header[label_column])
-    return ImageLabels(labeled, splits, *titles, split_column, sha256(data).hexdigest())
+    split_title = printable(header[split_columns[0]]) if split_columns else None
+    return ImageLabels(labeled, roles, *titles, split_title, sha256(data).hexdigest())
 
 
 def _parse_csv(path: Path, text: str) -> tuple[list[str], list[_Row]]:
@@ -227,19 +226,14 @@ def _choose_label_column(path: Path, header: list[str], others: Collection[int])
 
 
 def _find_split_columns(header: list[str], rows: Sequence[_Row], image_column: int) -> list[int]:
-    """Return the numbers of the columns that assign the images to splits.
-
-    A column with many distinct values is not one of them, unless its name is `split`.
-    """
+    """Return the numbers of the columns that assign the images to splits, according to their values or their names."""
     columns = []
     for column, title in enumerate(header):
         values = {row.fields[column] for row in rows} - {""}
-        names = values if len(values) <= MAX_SPLITS else set()
-        if (
-            column != image_column
-            and title.lower() not in LABEL_NAMES
-            and assigns_splits(title, {split for name in names if (split := find_split(name))})
-        ):
+        if column == image_column or title.lower() in LABEL_NAMES or len(values) > MAX_SPLITS:
+            continue
+        is_named = any(find_split(word) or word.lower() in ("split", "fold") for word in split_words(title))
+        if is_named or assigns_splits(title, {split for value in values if (split := find_split(value))}):
             columns.append(column)
     return columns
 
@@ -247,7 +241,7 @@ def _find_split_columns(header: list[str], rows: Sequence[_Row], image_column: i
 def _read_splits(
     path: Path, header: list[str], rows: Sequence[_Row], images: Sequence[str], columns: Sequence[int]
 ) -> dict[str, str]:
-    """Return the name of the split of each image in the file.
+    """Return the split of each image in the file. In a column such as `is_train`, the values may be Booleans.
 
     Raises:
         UserError: if there are several columns of splits, if an image has two splits, or if a split's name is unknown.
@@ -259,17 +253,21 @@ def _read_splits(
             f"labels: the columns {titles} of {display_name(path)} all seem to assign images to splits: remove all but "
             "one of them"
         )
-    splits: dict[str, str] = {}
+    title_roles = [role for word in split_words(header[columns[0]]) if (role := find_split(word))]
+    meanings: dict[str, str] = {}
+    if title_roles:
+        other = "test" if title_roles[0] == TRAIN else TRAIN
+        meanings = dict.fromkeys(("1", "true", "yes"), title_roles[0]) | dict.fromkeys(("0", "false", "no"), other)
+    roles: dict[str, str] = {}
     for row, image in zip(rows, images, strict=True):
-        name = row.fields[columns[0]]
-        role = find_split(name)
+        value = row.fields[columns[0]]
+        role = meanings.get(value.lower()) or find_split(value)
         if role is None:
-            problem = f"'{printable(name)}' is not the name of a split" if name else "there is no split"
+            problem = f"'{printable(value)}' is not the name of a split" if value else "there is no split"
             raise _error(path, row, f"{problem} in the column {titles}: write train, test or val, or {ignore}")
-        if find_split(splits.setdefault(image, name)) != role:
-            names = " and ".join(f"'{printable(text)}'" for text in (splits[image], name))
-            raise _error(path, row, f"{display_name(image)} has two splits, {names}")
-    return splits
+        if role != roles.setdefault(image, role):
+            raise _error(path, row, f"{display_name(image)} has two splits, '{roles[image]}' and '{role}'")
+    return roles
 
 
 def _list_values(rows: Sequence[_Row], column: int) -> str:

@@ -117,8 +117,8 @@ def test_a_column_of_splits_is_used(photos: Path) -> None:
     }
     assert all(class_name == LABELS[NAMES.index(name)] for name, (_, class_name) in labels.items())
     assert facts["splits"] == {
-        "train": "'TRAIN', 'train' in the column 'data set'",
-        "test": "'test' in the column 'data set'",
+        "train": "column 'data set'",
+        "test": "test in the column 'data set'",
         "not used": "other splits (2 images)",
     }
     assert facts["skipped"]["outside the splits that are used"] == {".png": 2}
@@ -131,7 +131,17 @@ def test_validation_images_become_the_test_split_if_no_test_image_has_a_label(ph
     facts = fetch_folder(photos, labels=write_labels(photos, ["file,label,split", *rows]))
     splits = {name: split for name, (split, _) in fetched_labels(photos).items()}
     assert splits == {name: "test" if name in NAMES[5:7] else "train" for name in NAMES if name != NAMES[4]}
-    assert facts["splits"]["test"] == "'val' in the column 'split' (test has no labels)"
+    assert facts["splits"]["test"] == "val in the column 'split' (test has no labels)"
+
+
+@pytest.mark.parametrize(("title", "train"), [("is_training_image", "1 True yes"), ("test", "0 false NO")])
+def test_a_column_of_splits_may_contain_booleans(photos: Path, title: str, train: str) -> None:
+    values = [*train.split(), "0", "1"] * 2
+    facts = fetch_folder(photos, labels=write_labels(photos, [f"file,breed,{title}", *format_split_rows(values)]))
+    is_train = [value in train.split() for value in values]
+    splits = {name: split for name, (split, _) in fetched_labels(photos).items()}
+    assert splits == {name: "train" if kept else "test" for name, kept in zip(NAMES, is_train, strict=True)}
+    assert facts["splits"]["train"] == f"column '{title}'"
 
 
 def test_a_damaged_image_of_an_unused_split_is_ignored(photos: Path) -> None:
@@ -194,16 +204,15 @@ def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
         (["file,label,split", "2024/0.png,robin,train", "2024/1.png,wren,3"],
          ["line 3: '3' is not the name of a split in the column 'split'", "`splits: none`"]),
         (["file,label,Split", "2024/0.png,robin,"], ["line 2: there is no split in the column 'Split'"]),
-        (["file,label,split", "2024/0.png,robin,train", "0.png,robin,train", "2024/0.png,robin,val"],
-         ["match no image"]),
+        (["file,label,fold", "2024/0.png,robin,1"], ["'1' is not the name of a split in the column 'fold'"]),
         (["file,label,split", "2024/0.png,robin,train", "2024/0.png,robin,val"],
          ["line 3: 2024/0.png has two splits, 'train' and 'val'"]),
         (["file,label,a,b", "2024/0.png,robin,train,test", "2024/1.png,wren,test,train"],
          ["the columns 'a', 'b' of", "all seem to assign images to splits"]),
         (["file,label,split", "2024/0.png,,train", "2024/1.png,wren,test"],
-         ["has no label for any of the training images ('train'", "add labels"]),
+         ["has no label for any of the training images (column 'split')", "add labels"]),
         (["file,label,split", "2024/0.png,robin,train", "2024/1.png,,test"],
-         ["has no label for any of the test images ('test' in the column 'split')", "`splits: none`"]),
+         ["has no label for any of the test images (test in the column 'split')", "`splits: none`"]),
         (["file,split", "2024/0.png,train", "2024/1.png,test"],
          ["exactly one column of labels besides 'file', 'split'"]),
     ],
