@@ -109,7 +109,7 @@ def format_split_rows(splits: list[str]) -> list[str]:
 def test_a_column_of_splits_is_used(photos: Path) -> None:
     """The validation images are not used, because there are labeled test images."""
     splits = ["train"] * 5 + ["Validation", "valid", "test", "test", "TRAIN"]
-    rows = ["file,breed,data set", *format_split_rows(splits)]
+    rows = ["file,breed,image set", *format_split_rows(splits)]
     facts = fetch_folder(photos, labels=write_labels(photos, rows))
     labels = fetched_labels(photos)
     assert {name: split for name, (split, _) in labels.items()} == {
@@ -117,8 +117,8 @@ def test_a_column_of_splits_is_used(photos: Path) -> None:
     }
     assert all(class_name == LABELS[NAMES.index(name)] for name, (_, class_name) in labels.items())
     assert facts["splits"] == {
-        "train": "column 'data set'",
-        "test": "test in the column 'data set'",
+        "train": "column 'image set'",
+        "test": "test in the column 'image set'",
         "not used": "other splits (2 images)",
     }
     assert facts["skipped"]["outside the splits that are used"] == {".png": 2}
