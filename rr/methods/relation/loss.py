@@ -42,8 +42,8 @@ def relation_loss(
         head: the relation head.
         features_KMD: representations of K views of M images.
         negative_rows: for each pair of views i < j and each row of view i, the row of its negative partner in view j:
-            int64 (K(K-1)/2, M), see `rr.methods.relation.pairs`. If M = 1, the shape is (K(K-1)/2, 0), and the loss
-            covers only positive pairs. The default is `roll_negative_rows`, as in the paper's code.
+            int64 (K(K-1)/2, M). The default is `rr.partners(K, M)`, as in the paper's code. If M = 1, the shape is
+            (K(K-1)/2, 0), and the loss covers only positive pairs.
         positive_rows: the row of the positive partner, int64 (K(K-1)/2, M). The default is the same image, as in the
             paper.
         config: the loss function for a pair.

@@ -18,7 +18,7 @@ class PairLossConfig:
 
     Attributes:
         kind: `bce` is the mean binary cross-entropy. `focal` is the mean of the cross-entropy times the weight
-            alpha · (1 - p_t)^gamma (the paper's w_p, method section 1.2). p_t is the predicted probability of the
+            alpha · (1 - p_t)^gamma (the paper's w_p). p_t is the predicted probability of the
             correct answer.
         gamma: the focal exponent, at least 0. `bce` does not use it.
         alpha: the factor for positive pairs, in (0, 1). The factor for negative pairs is 1 - alpha. `bce` does not use

@@ -22,9 +22,8 @@ def partners(
     Args:
         num_views: number of views of each image, K, at least 2.
         num_images: number of images in the mini-batch, M.
-        generator: if this is not None, the partners are random, as in Algorithm 1 of the paper
-            (`sample_negative_rows`). By default, they are the same in every mini-batch, as in the paper's code
-            (`roll_negative_rows`).
+        generator: if this is not None, the partners are random, as in Algorithm 1 of the paper. By default, they are
+            the same in every mini-batch, as in the paper's code.
         device: device of the result.
 
     Returns:
