@@ -6,7 +6,7 @@ Each function takes the name of an entry in the parameter file. The current fold
 import contextlib
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numba
@@ -28,7 +28,7 @@ from rr.evaluate.stage import find_evaluator
 from rr.evaluate.target_dataset import TargetDataset
 from rr.extract import extract
 from rr.fetch import fetch
-from rr.methods.base import check_loss_result, check_pseudo_labels
+from rr.methods.base import Method, check_loss_result, check_pseudo_labels
 from rr.methods.requirements import data_requirements
 from rr.params import DynamicsConfig, load_params, lookup
 from rr.params.methods import TrainableConfig
@@ -74,7 +74,8 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
     The method is trained on the CPU for two epochs, each with three mini-batches of random images. Their labels cycle
     through four classes. The checks are:
 
-    - The loss is a finite number, and the metrics contain `accuracy`.
+    - The loss is a finite number, and the metrics contain `accuracy`. Unless the method sets
+      `supports_data_parallel` to False, the loss depends only on its arguments and on the state of the method.
     - Each backbone parameter that requires a gradient receives one that is finite and contains nonzero values.
     - Two training runs with the same seed produce bit-identical results, and a different seed produces different
       weights.
@@ -102,8 +103,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
     images = rng.integers(0, 256, (num_images, 32, 32, 3), np.uint8)
     labels = np.arange(num_images) % _NUM_CLASSES
     backbone_config = params.backbones.get(backbone)
-    torch.manual_seed(0)
-    _check_loss(config, backbones.build(backbone, _DATASET.image_size, backbone_config), images, labels)
+    _check_loss(config, lambda: backbones.build(backbone, _DATASET.image_size, backbone_config), images, labels)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "train.beton")
         beton.write(data, images, labels, np.arange(num_images))
@@ -250,27 +250,48 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         assert np.array_equal(values, second.columns[column], equal_nan=is_float), f"the values of {column} {hint}"
 
 
-def _check_loss(config: TrainableConfig, backbone: backbones.Backbone, images: np.ndarray, labels: np.ndarray) -> None:
+def _check_loss(
+    config: TrainableConfig, build_backbone: Callable[[], backbones.Backbone], images: np.ndarray, labels: np.ndarray
+) -> None:
     """Check the loss of one mini-batch and the gradients of that loss."""
-    method = methods.build(config, backbone, _NUM_CLASSES).train()  # type: ignore[arg-type]
     label_fraction = data_requirements(config).label_fraction  # type: ignore[arg-type]
+    kind: str = config.kind  # type: ignore[attr-defined]
     M = config.batch_size
     views = make_views(
         images[:M], np.arange(M), augmentation=config.augmentations, seed=0, epoch=0, num_views=config.views,
         mean=_DATASET.mean, std=_DATASET.std, device="cpu",
     )  # fmt: skip
-    pseudo_labels = check_pseudo_labels(
-        config.kind,  # type: ignore[attr-defined]
-        method.update_pseudo_labels(lambda: torch.randn(len(images), method.num_features), 0),
-        len(images),
-    )
     kept_labels = torch.from_numpy(labels[:M] if label_fraction else np.full(M, -1))
-    batch_labels = kept_labels if pseudo_labels is None else pseudo_labels[:M]
-    random_inputs = method.sample_random_inputs(M, torch.Generator().manual_seed(0))
-    loss, _ = check_loss_result(config.kind, method.loss(views, batch_labels, random_inputs), RESERVED_METRICS)  # type: ignore[attr-defined]
+
+    def compute_loss(seed: int, *, trains_backbone: bool) -> tuple[torch.Tensor, Method]:
+        torch.manual_seed(0)
+        method = methods.build(config, build_backbone(), _NUM_CLASSES, len(images)).train()  # type: ignore[arg-type]
+        pseudo_labels = method.update_pseudo_labels(lambda: torch.randn(len(images), method.num_features), 0)
+        pseudo_labels = check_pseudo_labels(kind, pseudo_labels, len(images))
+        batch_labels = kept_labels if pseudo_labels is None else pseudo_labels[:M]
+        random_inputs = method.sample_random_inputs(M, torch.Generator().manual_seed(0))
+        for module in method.modules():
+            if isinstance(module, backbones.Backbone):
+                module.train(trains_backbone)
+        torch.manual_seed(seed)
+        try:
+            result = method.loss(views, batch_labels, random_inputs)
+        except Exception as error:
+            if not label_fraction and pseudo_labels is None:
+                error.add_note("All labels are -1, because the method's Config does not set label_fraction.")
+            raise
+        return check_loss_result(kind, result, RESERVED_METRICS)[0], method
+
+    loss, method = compute_loss(0, trains_backbone=True)
     assert loss.isfinite(), f"the loss is {loss.item()}"
     loss.backward()
-    _check_gradients(backbone)
+    _check_gradients(method.backbone)
+    # In training mode, a backbone with dropout may use the global random state.
+    first, second = (compute_loss(seed, trains_backbone=False)[0] for seed in (0, 1))
+    assert first.equal(second) or not method.supports_data_parallel, (
+        "the loss differs if it is computed again, and so would the losses of several processes: take all random "
+        "numbers from sample_random_inputs, or set supports_data_parallel = False"
+    )
 
 
 def _check_features(features: torch.Tensor, shape: tuple[int, int], mode: str) -> None:

@@ -247,8 +247,8 @@ def write_simsiam(folder: Path) -> None:
 
 
 def write_example(folder: Path, guide: str, module: str) -> None:
-    """Write the Python file from a guide to a folder for extensions."""
-    (code,) = python_blocks(f"docs/guides/{guide}.md")
+    """Write the first Python file from a guide to a folder for extensions."""
+    code = python_blocks(f"docs/guides/{guide}.md")[0]
     (folder / f"{module}.py").write_text(code)
 
 

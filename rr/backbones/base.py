@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # importing pydantic would add a tenth of a second to a galle
 class Backbone(nn.Module):
     """A network that maps images (B, 3, S, S) to representations (B, num_features).
 
+    The constructor of a user-defined backbone is called with its `Config` and the image size S.
+
     Attributes:
         name: name of the architecture, as in `grid.backbone` in params.yaml.
         num_features: size of a representation.

@@ -10,13 +10,14 @@ if TYPE_CHECKING:  # so that rr.methods.requirements can be imported without loa
     from rr.params import MethodConfig
 
 
-def build(config: MethodConfig, backbone: Backbone, num_classes: int) -> Method:
+def build(config: MethodConfig, backbone: Backbone, num_classes: int, num_images: int = 0) -> Method:
     """Create the method described by `config`, which trains `backbone`.
 
     Args:
         config: an entry under `methods` in params.yaml.
         backbone: the network to train.
         num_classes: number of classes in the dataset, or 0 if it has none.
+        num_images: number of training images, which only user-defined methods need.
 
     Raises:
         UserError: if an imported backbone cannot be loaded.
@@ -71,4 +72,6 @@ def build(config: MethodConfig, backbone: Backbone, num_classes: int) -> Method:
         case kind:  # a user-defined method
             from rr.params.extensions import load_class
 
-            return load_class(kind)(config, backbone)
+            method: Method = load_class(kind)(config, backbone)
+            method.setup(num_images, num_classes)
+            return method

@@ -22,7 +22,8 @@ Metrics = dict[str, tuple[Tensor | int, Tensor | int]]
 class Method(nn.Module):
     """A backbone and everything needed to train it.
 
-    A subclass implements `loss` and may override the other methods, whose defaults suit most pretraining methods.
+    A subclass implements `loss` and may override the other methods, whose defaults suit most pretraining methods. The
+    constructor of a user-defined method is called with its `Config` and the backbone.
 
     Attributes:
         backbone: the network that is kept after training.
@@ -43,6 +44,16 @@ class Method(nn.Module):
         self.backbone = backbone
         self.epoch = 0
         self.progress = 0.0
+
+    def setup(self, num_images: int, num_classes: int) -> None:
+        """Create the layers and buffers whose sizes depend on the training data (none by default).
+
+        For a user-defined method, this is called once, right after the constructor.
+
+        Args:
+            num_images: number of training images, N.
+            num_classes: number of classes in the dataset, or 0 if it has none.
+        """
 
     @property
     def num_features(self) -> int:
@@ -65,13 +76,14 @@ class Method(nn.Module):
         Args:
             views: float (K·M, 3, S, S), view-major: the first M rows are view 1 of all images. If several processes
                 share the mini-batch, these are only the views of this process's images.
-            labels: int64 (M,). A label is -1 if the image has none or if the label is withheld (see
-                `rr.methods.requirements`).
+            labels: int64 (M,), the labels from `update_pseudo_labels` or, without them, those of the dataset. A label
+                is -1 if the image has none or if the method's `label_fraction` withholds it.
             random_inputs: what `sample_random_inputs` returned for this step, on the device of `views`.
 
         Returns:
             The loss, of shape (), and the metrics, which include `accuracy`. The loss of the first step must depend on
-            the backbone. The names in `rr.pretrain.loop.RESERVED_METRICS` are not allowed for metrics.
+            the backbone. The names of the other columns of the history (`epoch`, `loss`, `views`, …) are not allowed
+            for metrics.
         """
         raise NotImplementedError
 
@@ -80,11 +92,20 @@ class Method(nn.Module):
         return 0
 
     def sample_random_inputs(self, num_images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Sample, on the CPU, all random numbers that the loss needs for `num_images` images."""
+        """Sample all random numbers that the loss needs for `num_images` images.
+
+        If several processes share a mini-batch, all of them receive the same numbers, while torch's global generator
+        has a different state in each process.
+
+        Returns:
+            Tensors of any shape and of any type that NumPy has, on the CPU.
+        """
         return ()
 
     def update_pseudo_labels(self, extract_features: Callable[[], Tensor], seed: int) -> Tensor | None:
         """Compute the labels that replace the dataset's labels in the next epoch, if the method uses such labels.
+
+        A method that needs the index of each image, for example for a memory bank, can return `torch.arange(N)`.
 
         The training loop calls this before each epoch, in eval mode. If it continues an epoch from a checkpoint, it
         skips this call, because the checkpoint contains the labels.

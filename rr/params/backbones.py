@@ -40,6 +40,8 @@ class ExtensionBackboneConfig(StrictModel):
 
     kind: str
     required_class: ClassVar[str] = "rr.backbones.base.Backbone"
+    required_function: ClassVar[str] = "forward"
+    constructor_arguments: ClassVar[tuple[str, ...]] = ("config", "image_size")
 
     def __hash__(self) -> int:  # pydantic's own method requires hashable values
         return hash(self.model_dump_json())
@@ -82,6 +84,10 @@ def check_backbone_name(name: str, own_names: Collection[str] = (), prefix: str 
         )
     names: tuple[str, ...] = (*own_names, *BUILTIN_BACKBONES)
     alternatives = format_alternatives(name, (*names, *TORCHVISION_BACKBONES))
-    names += ("a torchvision classification model", f"{TIMM_PREFIX}NAME for a timm model")
+    names += (
+        "a torchvision classification model",
+        f"{TIMM_PREFIX}NAME for a timm model",
+        "a name in the `backbones` section of params.yaml",
+    )
     known = f"known: {', '.join(names)}"
     raise UnknownNameError(f"{prefix}unknown backbone '{name}'; {alternatives if 'did you' in alternatives else known}")

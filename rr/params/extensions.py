@@ -80,8 +80,7 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
 
     Raises:
         ValueError: if the class cannot be loaded, if it has no `Config` that is a subclass of `base`, if `Config`
-            contains a set, if the class has no static function named `base.required_function`, or if it is not a
-            subclass of `base.required_class`.
+            contains a set, or if the class lacks what the class variables of `base` require.
     """
     own_class = load_class(kind)
     config_class = getattr(own_class, "Config", None)
@@ -89,17 +88,34 @@ def load_config_class(kind: str, base: type[Config]) -> type[Config]:
         raise ValueError(f"{kind} has no class Config that is a subclass of rr.params.{base.__name__}: add it")
     if '"uniqueItems"' in json.dumps(config_class.model_json_schema()):
         raise ValueError(f"{kind}.Config contains a set, whose order differs between runs: use a list")
-    function: str | None = getattr(base, "required_function", None)
-    if function and not callable(getattr(own_class, function, None)):
-        raise ValueError(f"{kind} has no function {function}: add it")
-    if function and next(iter(inspect.signature(getattr(own_class, function)).parameters), "") == "self":
-        raise ValueError(f"{kind}.{function} must be static: add @staticmethod, and remove self")
+    if function := getattr(base, "required_function", None):
+        _check_own_class(kind, own_class, base, function)
+    return config_class
+
+
+def _check_own_class(kind: str, own_class: Any, base: Any, function: str) -> None:
+    """Raise ValueError unless a class has a function, and what the other class variables of `base` require.
+
+    The function must be static, unless `base` has a `required_class`, whose function it must override.
+    """
     required_class: str | None = getattr(base, "required_class", None)
+    inherited: Any = None
     if required_class:
         module, _, name = required_class.rpartition(".")
-        if not (isinstance(own_class, type) and issubclass(own_class, getattr(import_module(module), name))):
+        parent = getattr(import_module(module), name)
+        if not (isinstance(own_class, type) and issubclass(own_class, parent)):
             raise ValueError(f"{kind} is not a subclass of {required_class}: make it one")
-    return config_class
+        inherited = getattr(parent, function)
+        try:
+            inspect.signature(own_class).bind(*base.constructor_arguments)
+        except TypeError as error:
+            arguments = ", ".join(base.constructor_arguments)
+            raise ValueError(f"{kind}.__init__ must accept the arguments self, {arguments} ({error})") from error
+    own_function = getattr(own_class, function, None)
+    if not callable(own_function) or own_function is inherited:
+        raise ValueError(f"{kind} has no function {function}: add it")
+    if not required_class and next(iter(inspect.signature(own_function).parameters), "") == "self":
+        raise ValueError(f"{kind}.{function} must be static: add @staticmethod, and remove self")
 
 
 def accept_extensions(builtin: Any, base: type[StrictModel]) -> WrapValidator:

@@ -151,7 +151,9 @@ def _format_validation_error(raw: dict[str, Any], details: dict[str, Any]) -> st
         if "tag" not in context:
             return f"{where}.kind: this key is missing"
         valid_kinds = context["expected_tags"].replace("'", "").split(", ")
-        return f"{where}.kind: unknown '{context['tag']}'; {format_alternatives(context['tag'], valid_kinds)}"
+        alternatives = format_alternatives(context["tag"], valid_kinds)
+        own_class = "" if "did you" in alternatives else ", or module:Class for a class in workflow/extensions"
+        return f"{where}.kind: unknown '{context['tag']}'; {alternatives}{own_class}"
     message = _PATTERN_MESSAGES.get(context.get("pattern"), details["msg"].removeprefix("Value error, "))
     if not where:
         return message

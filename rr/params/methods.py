@@ -232,6 +232,8 @@ class ExtensionConfig(TrainableConfig):
 
     kind: str
     required_class: ClassVar[str] = "rr.methods.base.Method"
+    required_function: ClassVar[str] = "loss"
+    constructor_arguments: ClassVar[tuple[str, ...]] = ("config", "backbone")
     min_batch_size: ClassVar[int] = 2
     drop_last: ClassVar[bool] = False
     label_fraction: ClassVar[float] = 0.0

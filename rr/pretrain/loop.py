@@ -111,7 +111,7 @@ def pretrain(
     if isinstance(job.method, TrainableConfig) and job.method.initial_weights:
         load_initial_weights(job.method.initial_weights, backbone)
     parallel = DataParallelMethod(group, backbone) if group.world_size > 1 else None
-    method = methods.build(job.method, backbone, job.num_classes).to(device)
+    method = methods.build(job.method, backbone, job.num_classes, len(data)).to(device)
     if job.backbone_config:
         backbones.check_output(backbone, job.backbone_config.kind, job.preprocessing.image_size, device)
     check_saved_layers(job.method.kind, method, job.num_classes)

@@ -77,7 +77,7 @@ def estimate_io(
     is_user_defined = is_extension_kind(config.kind) or isinstance(backbone_config, ExtensionBackboneConfig)
     with torch.device("cpu" if is_user_defined else "meta"):
         backbone = backbones.build(run.backbone, dataset.image_size, backbone_config)
-        method = methods.build(config, backbone, num_classes)
+        method = methods.build(config, backbone, num_classes, num_images)
     checkpoint_size = _estimate_checkpoint_size(method, config)
     saves_within_epoch = int(train_seconds / config.epochs / SECONDS_BETWEEN_CHECKPOINTS)
     labels = _LABEL_BYTES * num_images if config.kind == "deepcluster" and saves_within_epoch else 0

@@ -69,7 +69,7 @@ def recompute_last_epoch(
     torch.manual_seed(job.seed)
     data = open_split(beton, job.preprocessing, threads=threads)
     backbone = backbones.build(job.backbone, job.preprocessing.image_size, job.backbone_config)
-    method = methods.build(job.method, backbone, job.num_classes).to(device)
+    method = methods.build(job.method, backbone, job.num_classes, len(data)).to(device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(job, method, data, Path(folder, "resume.pt"), device, ProcessGroup())
         load_epoch_start(run.last_epoch, method, trainer.optimizer)

@@ -195,7 +195,7 @@ class StepTimer:
             noise = np.random.default_rng(0).integers(0, 256, (shape.num_images, size, size, 3), np.uint8)
             beton.write(path, noise, rows % max(num_classes, 1), rows)
             data = beton.Beton(path, threads=self.threads)
-            method = methods.build(config, self.backbone, num_classes).to(self.device)
+            method = methods.build(config, self.backbone, num_classes, len(data)).to(self.device)
             trainer = Trainer(job, method, data, Path(folder, "resume.pt"), self.device, ProcessGroup())
             trainer.loader.set_labels(data.labels)  # as if DeepCluster had computed them
             times: list[float] = []

@@ -10,7 +10,16 @@ import numba
 import numpy as np
 import pytest
 import torch
-from helpers import SIMSIAM, RunRr, pretrain_command, use_own_classes, write_own_classes, write_params, write_simsiam
+from helpers import (
+    SIMSIAM,
+    RunRr,
+    pretrain_command,
+    python_blocks,
+    use_own_classes,
+    write_own_classes,
+    write_params,
+    write_simsiam,
+)
 
 from rr.errors import UserError
 from rr.evaluate.result import ProtocolResult, check_result
@@ -52,6 +61,25 @@ def test_method_of_the_guide_passes(extensions: Path) -> None:
 
 
 @pytest.mark.slow
+def test_other_python_blocks_of_the_guide_work(extensions: Path) -> None:
+    """They are a test file and a variant of SimCLR."""
+    _, test_file, variant = python_blocks("docs/guides/add-a-method.md")
+    write_simsiam(extensions)
+    (extensions / "decayed.py").write_text(variant)
+
+    def add_methods(params: dict) -> None:
+        methods = params["methods"]
+        methods["simsiam"] = SIMSIAM
+        methods["decayed"] = {**methods["simclr"], "kind": "decayed:DecayedSimCLR", "decay": 0.001}
+
+    write_params(Path(), add_methods)
+    check_method("decayed")
+    namespace: dict = {}
+    exec(test_file, namespace)
+    namespace["test_simsiam"]()
+
+
+@pytest.mark.slow
 def test_method_that_needs_large_batches_passes(extensions: Path) -> None:
     write_simsiam(extensions)
     file = extensions / "simsiam.py"
@@ -87,7 +115,12 @@ def test_methods_of_this_project_pass(project: Path, name: str) -> None:
         ("metrics = {}", "loss must return metrics that include accuracy"),
         ("loss = nn.Parameter(torch.ones(()))", "receives no gradient"),
         ("loss = loss * 0", "is zero"),
-        ("loss = loss * (1 + np.random.rand())", "two training runs with the same seed differ"),
+        ("loss = loss * (1 + np.random.rand())", "the loss differs if it is computed again"),
+        ("loss = loss * (1 + torch.rand(()))", "the loss differs if it is computed again"),
+        (
+            "self.supports_data_parallel = False; loss = loss * (1 + np.random.rand())",
+            "two training runs with the same seed differ",
+        ),
         (
             "loss = loss * (1 + self.steps)",
             "a training run that was interrupted within an epoch produces a different result",
@@ -144,6 +177,52 @@ def test_method_with_pseudo_labels_in_some_epochs_passes(extensions: Path) -> No
     entry = {key: value for key, value in SIMSIAM.items() if not key.endswith("_dim")} | {"kind": "mine:Mine"}
     write_params(Path(), lambda params: params["methods"].update(mine=entry))
     check_method("mine")
+
+
+MEMORY_BANK = """
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
+from rr.methods.base import Method
+from rr.params import ExtensionConfig
+
+class Mine(Method):
+    class Config(ExtensionConfig):
+        pass
+
+    def __init__(self, config, backbone):
+        super().__init__(backbone)
+
+    def setup(self, num_images, num_classes):
+        self.num_images = num_images
+        self.register_buffer("bank", normalize(torch.randn(num_images, self.num_features)))
+        self.classifier = nn.Linear(self.num_features, num_classes)
+
+    @property
+    def trained_classifier(self):
+        return self.classifier
+
+    def update_pseudo_labels(self, extract_features, seed):
+        return torch.arange(self.num_images)
+
+    def loss(self, views, labels, random_inputs):
+        features = normalize(self.backbone(views))
+        logits = features @ self.bank.clone().T / 0.1
+        targets = labels.repeat(2)
+        with torch.no_grad():
+            self.bank[labels] = features[: len(labels)]
+        return cross_entropy(logits, targets), {"accuracy": ((logits.argmax(1) == targets).sum(), len(targets))}
+"""
+
+
+@pytest.mark.slow
+def test_method_with_a_memory_bank_passes(extensions: Path, rr: RunRr) -> None:
+    """`setup` receives the sizes of the data, and the labels are the indices of the images."""
+    (extensions / "mine.py").write_text(MEMORY_BANK)
+    entry = {key: value for key, value in SIMSIAM.items() if not key.endswith("_dim")} | {"kind": "mine:Mine"}
+    write_params(Path(), lambda params: (params["methods"].update(mine=entry), params["grid"].update(method=["mine"])))
+    check_method("mine")
+    assert rr("plan").code == 0
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from rr.paths import PretrainFolder
 from rr.pretrain import Job, pretrain
 from rr.workflow.stage_runs import iter_stage_runs
 
-EMPTY_METHOD = """
+MINIMAL_METHOD = """
 from typing import ClassVar
 from rr.methods.base import Method
 from rr.params import ExtensionConfig
@@ -37,20 +37,19 @@ from rr.params import ExtensionConfig
 class Mine(Method):
     class Config(ExtensionConfig):
         label_fraction: ClassVar[float] = 0.5
-"""
-LARGE_BATCH_METHOD = (
-    EMPTY_METHOD
-    + """
-        min_batch_size: ClassVar[int] = 5
-        drop_last: ClassVar[bool] = {drop_last}
 
     def __init__(self, config, backbone):
         super().__init__(backbone)
 
     def loss(self, views, labels, random_inputs):
-        assert len(views) == 2 * len(labels) >= 2 * self.Config.min_batch_size
-        return self.backbone(views).square().mean(), {{"accuracy": (0, 1)}}
+        return self.backbone(views).square().mean(), {"accuracy": (0, 1)}
 """
+LARGE_BATCH_METHOD = MINIMAL_METHOD.replace(
+    "label_fraction: ClassVar[float] = 0.5",
+    "min_batch_size: ClassVar[int] = 5; drop_last: ClassVar[bool] = DROP_LAST",
+).replace(
+    "        return",
+    "        assert len(views) == 2 * len(labels) >= 2 * self.Config.min_batch_size\n        return",
 )
 
 
@@ -131,7 +130,7 @@ def test_class_in_a_package_has_all_files_of_the_package(extensions: Path) -> No
     for name in ("__init__", "mine", "helper", "deep/more"):
         path = extensions / f"package/{name}.py"
         path.parent.mkdir(exist_ok=True, parents=True)
-        path.write_text(EMPTY_METHOD if name == "mine" else "")
+        path.write_text(MINIMAL_METHOD if name == "mine" else "")
     entry = {key: value for key, value in SIMSIAM.items() if not key.endswith("_dim")}
     write_params(Path(), lambda params: params["methods"].update(mine=entry | {"kind": "package.mine:Mine"}))
     loaded = load_params(Path("params.yaml")).methods["mine"]
@@ -153,7 +152,7 @@ def test_class_in_a_package_has_all_files_of_the_package(extensions: Path) -> No
 def test_class_variables_determine_the_mini_batches(
     extensions: Path, drop_last: bool, batch_size: int, expected: list[int] | str
 ) -> None:
-    (extensions / "mine.py").write_text(LARGE_BATCH_METHOD.format(drop_last=drop_last))
+    (extensions / "mine.py").write_text(LARGE_BATCH_METHOD.replace("DROP_LAST", str(drop_last)))
     entry = {key: value for key, value in SIMSIAM.items() if not key.endswith("_dim")}
     entry |= {"kind": "mine:Mine", "batch_size": batch_size, "epochs": 1}
     write_params(Path(), lambda params: params["methods"].update(mine=entry))
@@ -201,10 +200,16 @@ def test_mistakes_in_an_entry_have_the_path_of_the_key(extensions: Path, changes
         ("broken", "from simsiam import SimSiam", "broken imports simsiam from workflow/extensions"),
         (
             "broken",
-            EMPTY_METHOD.replace("(Method)", ""),
+            MINIMAL_METHOD.replace("(Method)", ""),
             "broken:Mine is not a subclass of rr.methods.base.Method: make",
         ),
-        ("json", EMPTY_METHOD, "another module named json is installed: rename the one in workflow/extensions"),
+        ("broken", MINIMAL_METHOD.replace("def loss", "def los"), "broken:Mine has no function loss: add it"),
+        (
+            "broken",
+            MINIMAL_METHOD.replace("self, config, backbone", "self, backbone"),
+            "broken:Mine.__init__ must accept the arguments self, config, backbone (too many",
+        ),
+        ("json", MINIMAL_METHOD, "another module named json is installed: rename the one in workflow/extensions"),
     ],
 )
 def test_mistakes_in_a_module_are_user_errors(

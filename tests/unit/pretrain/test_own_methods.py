@@ -63,7 +63,7 @@ def pretrain_own(data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Calla
     """Return a function that trains the method that the given function builds."""
 
     def train(build: Callable[[Any], Method]) -> None:
-        monkeypatch.setattr(loop.methods, "build", lambda config, backbone, num_classes: build(backbone))
+        monkeypatch.setattr(loop.methods, "build", lambda config, backbone, *_: build(backbone))
         pretrain(JOB, data, PretrainFolder("shapes", "conv4", "own", 1, data.parent), device="cpu", threads=1)
 
     return train
