@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import (
+    ROOT,
     SIMSIAM,
     RunRr,
     pretrain_command,
@@ -23,6 +24,7 @@ from helpers import (
 
 from rr.errors import UserError
 from rr.evaluate.result import ProtocolResult, check_result
+from rr.params import load_params
 from rr.pretrain.loop import format_history
 from rr.testing import check_backbone, check_method, check_protocol, check_source
 
@@ -70,7 +72,8 @@ def test_other_python_blocks_of_the_guide_work(extensions: Path) -> None:
     def add_methods(params: dict) -> None:
         methods = params["methods"]
         methods["simsiam"] = SIMSIAM
-        methods["decayed"] = {**methods["simclr"], "kind": "decayed:DecayedSimCLR", "decay": 0.001}
+        simclr = load_params(ROOT / "params.yaml").methods["simclr"].model_dump(mode="json")
+        methods["decayed"] = {**simclr, "kind": "decayed:DecayedSimCLR", "decay": 0.001}
 
     write_params(Path(), add_methods)
     check_method("decayed")
