@@ -141,9 +141,13 @@ def _find_image_column(
             break
     else:
         example = f", such as {display_name(images[0])}" if images else ""
+        contents = [
+            f"'{printable(title)}' ({printable(value)}, …)" for title, value in zip(header, rows[0].fields, strict=True)
+        ]
         raise UserError(
             f"labels: no column of {display_name(path)} contains names of images in {display_name(root)}{example}. Its "
-            f"columns are {_list_titles(header)}"
+            f"columns are {format_names(contents)}. Write paths relative to this folder, and separate columns by "
+            "commas, semicolons or tabs"
         )
     column = candidates[0]
     if different := [other for other in candidates if values[other] != values[column]]:
