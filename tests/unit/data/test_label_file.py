@@ -187,7 +187,7 @@ def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
         (["file,label"], ["needs a line of column names"]),
         (format_rows(), ["must contain column names, such as file,label; it contains 2024/0.png"]),
         ([row.replace(".png", "") for row in format_rows()], ["must contain column names", "it contains 2024/0"]),
-        (["file,label", "x.png,robin"], ["no column of", "such as 2024/0.png. Its columns are 'file' (x.png, …), 'label' (robin, …). Write paths"]),
+        (["file,label", "x.png,robin"], ["no column of", "such as 2024/0.png. Its columns are 'file' (x.png, …), 'label' (robin, …)"]),
         (["file,label", *(f"others/{row}" for row in format_rows())], ["no column of", "such as 2024/0.png"]),
         (["file", *NAMES], ["exactly one column of labels besides 'file'"]),
         (["file,size,color", f"{NAMES[0]},1,red"], ["exactly one column of labels besides 'file'"]),
