@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -94,7 +94,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     """
     path = local_copy or Path(source.path)
     root = path.parent if path.is_file() else path
-    get_file = cache(partial(_open_schema, root, skipped))
+    get_file = cache(partial(_open_schema, root, _group_excluded_rows(skipped.excluded_names)))
     layout = _find_layout(path, source, skipped, get_file)
     train = [get_file(name) for name in layout.train]
     columns = choose_columns(train[0].path, train[0].schema, source)
@@ -216,15 +216,23 @@ def _open_file(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def _open_schema(root: Path, skipped: SkippedFiles, name: str) -> _File:
+def _group_excluded_rows(excluded_names: Iterable[str]) -> dict[str, set[int]]:
+    """Return the rows in the list of excluded images, by the name of the file in the composed form of Unicode."""
+    rows: dict[str, set[int]] = defaultdict(set)
+    for text in excluded_names:
+        name, _, row = text.rpartition(", row ")
+        if row.isdecimal():
+            rows[name].add(int(row))
+    return rows
+
+
+def _open_schema(root: Path, excluded_rows: Mapping[str, Collection[int]], name: str) -> _File:
     path = root / name
-    prefix = normalize_unicode(f"{display_name(name)}, row ")
-    rows = {text.removeprefix(prefix) for text in skipped.excluded_names if text.startswith(prefix)}
-    excluded_rows = frozenset(int(row) for row in rows if row.isdecimal())
+    excluded = frozenset(excluded_rows.get(normalize_unicode(display_name(name)), ()))
     try:
         with raw.translate_parquet_errors(path, _HINT), _open_file(path) as file:
             null_columns, modified = find_null_columns(file.metadata), os.stat(path).st_mtime_ns
-            return _File(name, path, file.schema_arrow, file.metadata.num_rows, null_columns, excluded_rows, modified)
+            return _File(name, path, file.schema_arrow, file.metadata.num_rows, null_columns, excluded, modified)
     except UserError as error:
         if path.is_file():
             with open(path, "rb") as file:
