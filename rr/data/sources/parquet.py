@@ -21,7 +21,7 @@ from rr.data.printable_names import display_name, normalize_unicode, path_to_tex
 from rr.data.skipped_files import SkippedFiles, format_skipped, inspect_image
 from rr.data.sources import parquet_layout
 from rr.data.sources.class_names import find_variants
-from rr.data.sources.held_out import adjust_held_out
+from rr.data.sources.held_out import adjust_held_out, hash_readable_images
 from rr.data.sources.parquet_columns import (
     Columns,
     check_columns,
@@ -41,8 +41,6 @@ from rr.data.sources.split_names import UNUSED, assigns_splits
 from rr.errors import UserError
 from rr.params import ParquetSource, SplitNames
 from rr.runtime.formatting import format_names
-from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
-from rr.runtime.progress import Progress
 
 _HINT = "download or export this file again"
 _NOT_PARQUET = "without the suffix .parquet"  # this and the next two are reasons why a file is not used
@@ -434,7 +432,7 @@ def _iter_split_images(
 
 def _hold_out(
     files: list[_File], labels: dict[str, np.ndarray], columns: Columns, fraction: float, skipped: SkippedFiles
-) -> dict[str, dict[int, str]]:
+) -> dict[tuple[str, int], str]:
     """Check all images, and choose about `fraction` of them as test images.
 
     The choice depends only on the bytes of each image, so copies of an image are in the same split, and new rows do not
@@ -442,47 +440,33 @@ def _hold_out(
     for training, and at least one image is chosen.
 
     Returns:
-        The split of each readable row, by file name.
+        The split of each readable image, by file name and row.
 
     Raises:
         UserError: if images cannot be read, or if no image can be chosen.
     """
-    digests: dict[str, dict[int, bytes]] = {file.name: {} for file in files}
-    with Progress("fetch", sum(map(len, labels.values())), "images", note="checking") as progress:
-        for file in files:
-            for row, digest, result in map_ordered(
-                _hash_and_inspect_image, _iter_images(file, columns, skipped), DECODING_THREADS
-            ):
-                if skipped.report(result, ".parquet"):
-                    digests[file.name][row] = digest
-                progress.advance(1)
-    skipped.raise_if_unreadable()
-    by_label: dict[int, set[bytes]] = defaultdict(set)
-    for file in files:
-        for row, digest in digests[file.name].items():
-            by_label[int(labels[file.name][row])].add(digest)
+
+    def inspect(
+        image: tuple[_File, int, str, bytes],
+    ) -> tuple[tuple[str, int], int, bytes, ImageFacts | DamagedFile]:
+        file, row, name, data = image
+        label = int(labels[file.name][row])
+        return (file.name, row), label, hashlib.sha256(data).digest(), inspect_image(name, data)
+
+    images = ((file, *image) for file in files for image in _iter_images(file, columns, skipped))
+    digests, by_label = hash_readable_images(inspect, images, sum(map(len, labels.values())), skipped, ".parquet")
     all_digests = set().union(*by_label.values())
     test = {digest for digest in all_digests if int.from_bytes(digest[:8], "big") < fraction * 2**64}
-    num_images = sum(map(len, digests.values()))
-    test = adjust_held_out(test, dict(sorted(by_label.items())), num_images, files[0].path)
-    return {
-        name: {row: "test" if digest in test else "train" for row, digest in rows.items()}
-        for name, rows in digests.items()
-    }
-
-
-def _hash_and_inspect_image(image: tuple[int, str, bytes]) -> tuple[int, bytes, ImageFacts | DamagedFile]:
-    """Return the row of an image, its SHA-256, and facts about it or the reason why it cannot be decoded."""
-    row, name, data = image
-    return row, hashlib.sha256(data).digest(), inspect_image(name, data)
+    test = adjust_held_out(test, dict(sorted(by_label.items())), len(digests), files[0].path)
+    return {key: "test" if digest in test else "train" for key, digest in digests.items()}
 
 
 def _iter_assigned_images(
-    files: list[_File], labels: dict[str, np.ndarray], columns: Columns, splits: dict[str, dict[int, str]]
+    files: list[_File], labels: dict[str, np.ndarray], columns: Columns, splits: dict[tuple[str, int], str]
 ) -> Iterator[raw.EncodedImage]:
     """Yield the images that have a split. All files are read once per split."""
     for split in raw.SPLITS:
         for file in files:
             for row, data, _ in _iter_rows(file, columns):
-                if splits[file.name].get(row) == split:
+                if splits.get((file.name, row)) == split:
                     yield raw.EncodedImage(split, _row_name(file, row), data, int(labels[file.name][row]))
