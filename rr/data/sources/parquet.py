@@ -17,7 +17,7 @@ from rr.data import raw
 from rr.data.folder_listing import DamagedFile, FileKind, SkippedFile, list_folder
 from rr.data.image_decoding import identify_unreadable_content
 from rr.data.image_summary import ImageFacts
-from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
+from rr.data.printable_names import display_name, display_names, normalize_unicode, path_to_text, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped, inspect_image
 from rr.data.sources import parquet_layout
 from rr.data.sources.class_names import find_variants
@@ -118,17 +118,17 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
 
     labels, class_names = _read_labels(train, test, columns, checks_names=source.splits == "auto")
     splits = {"train": train, "test": test}
-    origins = {"train": _list_names(file.name for file in train)}
+    origins = {"train": display_names(file.name for file in train)}
     if test:
         images = skipped.iter_readable(_iter_split_images(splits, labels, columns, skipped), ".parquet")
-        origins["test"] = _list_names(file.name for file in test) + (f" ({test_choice})" if test_choice else "")
+        origins["test"] = display_names(file.name for file in test) + (f" ({test_choice})" if test_choice else "")
     else:
         images = _iter_assigned_images(
             train, labels, columns, _hold_out(train, labels, columns, source.test_fraction, skipped)
         )
         origins["test"] = f"{source.test_fraction:g} of the images, held out"
     if unused:
-        origins["not used"] = _list_names(unused)
+        origins["not used"] = display_names(unused)
     facts = {
         "splits": origins,
         "files": {split: [path_to_text(file.name) for file in files] for split, files in splits.items() if files},
@@ -410,10 +410,6 @@ def _iter_images(file: _File, columns: Columns, skipped: SkippedFiles) -> Iterat
             yield row, name, data
         else:
             skipped.add_damaged(DamagedFile(name, "without an image", missing_image_problem(path)), ".parquet")
-
-
-def _list_names(names: Iterable[str]) -> str:
-    return format_names([display_name(name) for name in names])
 
 
 def _row_name(file: _File, row: int) -> str:

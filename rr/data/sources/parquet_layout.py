@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
+from rr.data.printable_names import display_name, display_names, normalize_unicode, path_to_text, printable
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_split
 from rr.errors import UserError
 from rr.params import SplitNames
@@ -112,7 +112,7 @@ def find_layout(
         )
     configs = sorted({file.config for file in known})
     if len(configs) > 1:
-        places = format_names([display_name(root / config) for config in configs])
+        places = display_names(root / config for config in configs)
         raise UserError(
             f"{display_name(root)} has several configurations of the dataset: {places}. Use one of them as the path "
             "of this dataset's source in params.yaml, or specify the files there: `splits: {train: 'PATTERN', test: "
@@ -280,4 +280,4 @@ def _ambiguity_error(problem: str, remedy: str = "") -> UserError:
 
 
 def _list_names(files: Sequence[_File]) -> str:
-    return format_names([display_name(file.name) for file in files])
+    return display_names(file.name for file in files)
