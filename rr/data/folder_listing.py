@@ -275,6 +275,7 @@ def _list_ignored(entry: os.DirEntry[str], name: str) -> Iterator[str]:
 @cache
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes of the formats that `rr.data.image_decoding` can decode, in lower case."""
+    Image.preinit()  # the most common formats, which Pillow then tries before the others
     formats = Image.registered_extensions()  # includes formats that Pillow can only write
     readable = Image.OPEN.keys() - UNDECODABLE_FORMATS
     # MPO, the format of some stereo cameras, is read as JPEG.
