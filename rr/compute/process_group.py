@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from rr.errors import ReportedByAnotherProcess, UserError
 from rr.runtime.formatting import format_count, format_duration
-from rr.runtime.progress import Progress
+from rr.runtime.progress import Progress, is_main_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,7 +152,7 @@ def require_single_process(stage: str) -> None:
     """
     size = os.environ.get("WORLD_SIZE") or "1"
     if size != "1":
-        if os.environ.get("RANK", "0") != "0":
+        if not is_main_process():
             raise ReportedByAnotherProcess(2)
         raise UserError(
             f"{stage} runs in a single process, but WORLD_SIZE is {size}: run the command without torchrun, and with "

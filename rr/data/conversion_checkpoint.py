@@ -116,7 +116,7 @@ class ConvertedParts:
         if digest != hashlib.sha256(content).digest():
             return []
         with np.load(io.BytesIO(content)) as file:
-            if (str(file["fingerprint"]), int(file.get("first_image", -1))) != (self._fingerprint, first_image):
+            if str(file["fingerprint"]) != self._fingerprint or int(file["first_image"]) != first_image:
                 return []
             arrays = {name: file[name] for name in ("shapes", "sizes", "data", "sha256", "histogram")}
         data, ends = memoryview(arrays["data"]), np.cumsum(arrays["sizes"]).tolist()

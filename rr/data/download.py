@@ -21,6 +21,7 @@ RETRY_DELAYS = (1.0, 4.0, 15.0)  # seconds before each retry; the sequence resta
 _CHUNK_SIZE = 1 << 18
 _RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes of temporary errors
 _OR_LOCAL_COPY = "or use a local copy with --from"
+_DOWNLOAD_AGAIN = "delete this file and download it again, or use another copy with --from"
 
 
 class _NetworkError(Exception):
@@ -65,14 +66,11 @@ def download_file(url: str, path: Path, md5: str | None = None) -> None:
     return None
 
 
-def check_md5(path: Path, md5: str | None) -> None:
+def check_md5(path: Path, md5: str | None, remedy: str = _DOWNLOAD_AGAIN) -> None:
     """Raise UserError if the MD5 of the file differs from `md5` (32 hexadecimal digits); None accepts any file."""
     if md5 is not None and (actual := file_md5(path)) != md5:
         raise_if_lfs_pointer(path)
-        raise UserError(
-            f"{path}: wrong checksum: expected md5 {md5}, got {actual}. Delete this file and download it again, "
-            "or use another copy with --from"
-        )
+        raise UserError(f"{path}: wrong checksum: expected md5 {md5}, got {actual}; {remedy}")
 
 
 def file_md5(path: Path) -> str:

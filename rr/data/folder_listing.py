@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from functools import cache
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,14 +141,13 @@ def list_folder(root: Path, kind: FileKind) -> FolderListing:
     real_root = os.path.realpath(root)
     listed: set[str] = set()
     todo = [("", str(root), real_root)]  # name, path and real path of each folder
-    links: list[tuple[str, str]] = []  # name and path of each link to a folder
+    links: list[tuple[str, str]] = []  # name and path of each link to a folder, as a heap
     while todo or links:
         if todo:
             name, path, real_path = todo.pop()
             is_listed = real_path in listed
         else:  # folders in the tree itself take priority over links to them
-            name, path = min(links)
-            links.remove((name, path))
+            name, path = heappop(links)
             real_path = os.path.realpath(path)
             is_listed = real_path in listed or os.path.commonpath([real_path, real_root]) == real_path
         if is_listed:
@@ -195,11 +195,11 @@ def _split_path(name: str) -> list[str]:
 def _follow_link(
     entry: os.DirEntry[str], name: str, kind: FileKind, links: list[tuple[str, str]], listing: FolderListing
 ) -> bool:
-    """Return whether a link leads to a file. Add a link to a folder to `links`, and a broken link to `listing`."""
+    """Return whether a link leads to a file. Add a link to a folder to the heap `links`, a broken link to `listing`."""
     try:
         if not stat.S_ISDIR(os.stat(entry.path).st_mode):
             return True
-        links.append((name, entry.path))
+        heappush(links, (name, entry.path))
     except OSError as error:
         if file_suffix(name) not in {"", *kind.suffixes}:
             listing.skipped.append(SkippedFile(name, BROKEN_LINK))
@@ -275,6 +275,7 @@ def _list_ignored(entry: os.DirEntry[str], name: str) -> Iterator[str]:
 @cache
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes of the formats that `rr.data.image_decoding` can decode, in lower case."""
+    Image.preinit()  # the most common formats, which Pillow then tries before the others
     formats = Image.registered_extensions()  # includes formats that Pillow can only write
     readable = Image.OPEN.keys() - UNDECODABLE_FORMATS
     # MPO, the format of some stereo cameras, is read as JPEG.

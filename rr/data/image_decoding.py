@@ -109,6 +109,8 @@ def has_several_frames(data: bytes) -> bool:
 
     The additional images that cameras store in a JPEG or HEIC image do not count.
     """
+    if data.startswith(b"\xff\xd8\xff"):  # JPEG or MPO; opening the image would take almost as long as decoding it
+        return False
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.format not in ("JPEG", "MPO", "HEIF") and getattr(image, "is_animated", False)

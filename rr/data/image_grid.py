@@ -33,13 +33,12 @@ def make_image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     return grid
 
 
-def shrink_tiles(images: np.ndarray, size: int = _TILE_SIZE) -> np.ndarray:
-    """Return uint8 (N, S, S, 3) `images`, resized to `size` pixels if they are larger."""
-    if images.shape[1] <= size:
+def shrink_tiles(images: np.ndarray) -> np.ndarray:
+    """Return uint8 (N, S, S, 3) `images`, resized to 64 pixels if they are larger."""
+    if images.shape[1] <= _TILE_SIZE:
         return images
-    return np.stack(
-        [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in images]
-    )
+    size = (_TILE_SIZE, _TILE_SIZE)
+    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images])
 
 
 def vstack_images(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from operator import index
 from typing import Any
 
@@ -70,13 +69,8 @@ def parse_preprocessing(metadata: Mapping[str, Any]) -> Preprocessing | None:
     """
     if not {"side", "mean", "std"} <= metadata.keys():
         return None
-    image_size, mean, std = metadata["side"], metadata["mean"], metadata["std"]
-    stored_size = metadata.get("stored_size")
-    sizes = [image_size] if stored_size is None else [image_size, stored_size]
-    if not (all(map(is_valid_image_size, sizes)) and _is_float_triple(mean) and _is_float_triple(std) and all(std)):
-        raise ValueError(f"its metadata has an invalid image size ({image_size}), mean ({mean}) or std ({std})")
-    return Preprocessing(image_size, tuple(mean), tuple(std), stored_size)
-
-
-def _is_float_triple(values: object) -> bool:
-    return isinstance(values, list) and len(values) == 3 and all(isinstance(v, float) and isfinite(v) for v in values)
+    image_size, stored_size = metadata["side"], metadata.get("stored_size")
+    for size in (image_size, stored_size):
+        if size is not None and not is_valid_image_size(size):
+            raise ValueError(f"its metadata has an invalid image size, {size!r}")
+    return Preprocessing(image_size, metadata["mean"], metadata["std"], stored_size)

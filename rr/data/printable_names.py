@@ -2,7 +2,10 @@
 
 import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
+
+from rr.runtime.formatting import format_names
 
 
 def path_to_text(path: str | Path) -> str:
@@ -18,6 +21,11 @@ def normalize_unicode(text: str) -> str:
 def display_name(path: str | Path) -> str:
     """Return the path as one line of printable text, with escapes for all other characters."""
     return printable(path_to_text(path))
+
+
+def display_names(paths: Iterable[str | Path]) -> str:
+    """Return the first ten paths as printable text, separated by commas, and how many more there are."""
+    return format_names([display_name(path) for path in paths])
 
 
 def printable(text: str) -> str:

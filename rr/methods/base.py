@@ -207,23 +207,23 @@ def check_saved_layers(kind: str, method: Method, num_classes: int) -> None:
         )
     if head is None:
         return
-    from rr.methods.relation.head import NEGATIVE_SLOPE, RelationHead
+    from rr.methods.relation.head import RelationHead
 
     if not isinstance(head, RelationHead):
         got = type(head).__name__
         raise UserError(f"{kind}: relation_head must be None or an rr.methods.relation.RelationHead, got {got}")
-    norm = [getattr(head.norm, name, None) for name in ("eps", "affine", "track_running_stats")]
-    if norm != [1e-5, True, True] or getattr(head.activation, "negative_slope", None) != NEGATIVE_SLOPE:
+    H = head.output.in_features if isinstance(head.output, nn.Linear) else 1
+    with torch.device("meta"):  # uses no random numbers
+        expected = RelationHead(D, head.aggregation, H)
+    if _facts_for_evaluation(head) != _facts_for_evaluation(expected):
+        layers, found = (", ".join(map(str, module.children())) for module in (expected, head))
         raise UserError(
-            f"{kind}: relation_head must keep its norm and its activation, which re-ranking and rr compare assume, got "
-            f"{head.norm} and {head.activation}"
+            f"{kind}: relation_head must keep the layers of RelationHead({D}, {head.aggregation!r}, {H}), which "
+            f"re-ranking and rr compare assume: {layers}, got {found}"
         )
-    H = head.output.in_features if isinstance(head.output, nn.Linear) else 0
-    shapes = {"linear.weight": (H, 2 * D if head.aggregation == "cat" else D), "linear.bias": (H,)}
-    shapes |= {f"norm.{name}": (H,) for name in ("weight", "bias", "running_mean", "running_var")}
-    shapes |= {"norm.num_batches_tracked": (), "output.weight": (1, H), "output.bias": (1,)}
-    if {name: tuple(value.shape) for name, value in head.state_dict().items()} != shapes:
-        raise UserError(
-            f"{kind}: relation_head must be None or have the layers of RelationHead({D}, {head.aggregation!r}), got "
-            f"{head.linear} and {head.output}"
-        )
+
+
+def _facts_for_evaluation(head: RelationHead) -> tuple[dict[str, torch.Size], float | None, float | None]:
+    """Return everything that determines how a relation head is evaluated, except for the values of its weights."""
+    shapes = {name: value.shape for name, value in head.state_dict().items()}
+    return shapes, getattr(head.norm, "eps", None), getattr(head.activation, "negative_slope", None)

@@ -17,7 +17,7 @@ def parse_channel_values(name: str, values: Any) -> tuple[float, float, float]:
     """
     try:
         triple = () if isinstance(values, str) else tuple(map(float, values))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # OverflowError: for a very large integer
         triple = ()
     if len(triple) != 3 or not all(0 <= value <= 1 for value in triple) or (name == "std" and 0 in triple):
         interval = "(0, 1]" if name == "std" else "[0, 1]"

@@ -16,13 +16,13 @@ from rr.data.folder_listing import (
     image_kind,
     list_folder,
 )
-from rr.data.printable_names import display_name
+from rr.data.printable_names import display_name, display_names
 from rr.errors import UserError
 from rr.evaluate.protocol_checks import DatasetLabels, find_protocol_problem
 from rr.params import Params, ParquetSource, parse_params
 from rr.params.base import NAME
 from rr.paths import PARAMS_FILE, check_image_folder, expand_user
-from rr.runtime.formatting import format_count, format_names
+from rr.runtime.formatting import format_count
 from rr.workflow.params_file import dump_yaml, make_yaml, set_axis
 from rr.workflow.suites import add_methods
 
@@ -224,10 +224,10 @@ def _find_source_kind(path: Path, name: str | None, params: Params, params_file:
         format_dataset_entry(name or "images", {"kind": "imagefolder", **options}),
         format_dataset_entry(name or "images", {"kind": "parquet", **parquet_options}),
     ]
-    images = format_names([display_name(file) for file in listing.files])
+    images = display_names(listing.files)
     raise UserError(
         f"{display_name(path)} contains images ({images}) and Parquet files with images "
-        f"({format_names([display_name(table) for table in tables])}), and either may be the dataset. Use a folder "
+        f"({display_names(tables)}), and either may be the dataset. Use a folder "
         f"that contains only one of them or, to choose, {explain_entry('one of these entries', params_file)}:\n"
         + "\n".join(entries)
     )

@@ -451,13 +451,14 @@ def test_single_process_stage_raises_in_several_processes(
     commands = {"extract": EXTRACT, "evaluate": (*EVALUATE, "knn"), "report": ("report",)}
     monkeypatch.setenv("WORLD_SIZE", "2")
     messages = []
-    for rank in ("0", "1"):
+    for rank in ("0", "", "1"):  # without a rank, no other process would print the error
         monkeypatch.setenv("RANK", rank)
         outcome = rr(*commands.get(stage, (stage, "--dataset", "shapes")))
         assert outcome.code == 2
         messages.append(outcome.err)
     assert f"{stage} runs in a single process, but WORLD_SIZE is 2" in messages[0]
-    assert messages[1] == ""
+    assert messages[1] == messages[0]
+    assert messages[2] == ""
 
 
 @pytest.mark.slow

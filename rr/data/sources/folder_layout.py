@@ -9,7 +9,7 @@ from posixpath import basename, dirname, splitext
 from typing import NamedTuple
 
 from rr.data.folder_listing import LISTED_FOLDER, REMEDIES, FolderListing, file_suffix
-from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
+from rr.data.printable_names import display_name, display_names, normalize_unicode, path_to_text, printable
 from rr.data.skipped_files import EXCLUDED
 from rr.data.sources.class_names import find_variants, means_unlabeled
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_split, split_words, suggest_split
@@ -328,7 +328,7 @@ def _reject_repeated_subfolders(tree: _Tree, folder: str) -> None:
         parents = {parent for parents in repeated.values() for parent in parents}
         raise _ambiguity_error(
             f"{tree.path(folder)} has folders that contain the same subfolders "
-            f"({format_names([display_name(name) for name in sorted(repeated)])}): {tree.describe(parents)}",
+            f"({display_names(sorted(repeated))}): {tree.describe(parents)}",
             "If the subfolders are the classes, move them into a folder of training images and a folder of test images",
         )
 
@@ -359,7 +359,7 @@ def _reject_annotation_files(tree: _Tree, folder: str) -> None:
     if len(annotations) > max(1, _MAX_ANNOTATION_FRACTION * len(names)):
         raise UserError(
             f"{tree.path(folder)} has {format_count(len(annotations), 'images')} named like annotations, such as "
-            f"masks, of other images: {format_names([display_name(name) for name in annotations])}. Move them out of "
+            f"masks, of other images: {display_names(annotations)}. Move them out of "
             f"{tree.path('')}, or list them in a file and set `exclude` to its path. To use them as images, set "
             "`splits: none` in this dataset's source in params.yaml"
         )
@@ -523,7 +523,7 @@ def _check_same_classes(tree: _Tree, folders: dict[str, str], files: dict[str, d
             f"{without} has no class folders, unlike {train if without == test else test}: add the class folders, or "
             f"set `labels: none` to treat all images as unlabeled. {hold_out}"
         )
-    names = format_names([display_name(name) for name in different])
+    names = display_names(different)
     links = [display_name(name) for name in tree.links_to_listed_folders if basename(name) in different]
     note = f" ({links[0]} is a link to a folder that is used already)" if links else ""
     raise UserError(

@@ -1,11 +1,53 @@
-"""Checks on the images that are held out for testing if a dataset has no test split."""
+"""Read all images of a dataset without a test split, and check the choice of those that are held out for testing."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from rr.data import raw
+from rr.data.folder_listing import DamagedFile
+from rr.data.image_summary import ImageFacts
 from rr.data.printable_names import display_name
+from rr.data.skipped_files import SkippedFiles
 from rr.errors import UserError
+from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
+from rr.runtime.progress import Progress
+
+_Image = TypeVar("_Image")
+_Key = TypeVar("_Key")
+
+
+def hash_readable_images(
+    inspect: Callable[[_Image], tuple[_Key, int, bytes, ImageFacts | DamagedFile]],
+    images: Iterable[_Image],
+    num_images: int,
+    skipped: SkippedFiles,
+    suffix: str | None = None,
+) -> tuple[dict[_Key, bytes], dict[int, set[bytes]]]:
+    """Check all images, and return the digests of those that can be read, by key and by label.
+
+    Args:
+        inspect: function that returns the key of an image, its label, its digest, and facts about it or the reason why
+            it cannot be read. Several threads call it.
+        images: the arguments of `inspect`.
+        num_images: number of images, for the progress.
+        skipped: where images that cannot be read are reported.
+        suffix: suffix under which they are counted, which defaults to that of their name.
+
+    Raises:
+        UserError: if images cannot be read, unless they are skipped.
+    """
+    by_key: dict[_Key, bytes] = {}
+    by_label: dict[int, set[bytes]] = defaultdict(set)
+    with Progress("fetch", num_images, "images", note="checking") as progress:
+        for key, label, digest, result in map_ordered(inspect, images, DECODING_THREADS):
+            if skipped.report(result, suffix):
+                by_key[key] = digest
+                by_label[label].add(digest)
+            progress.advance(1)
+    skipped.raise_if_unreadable()
+    return by_key, by_label
 
 
 def adjust_held_out(test: set[bytes], by_label: Mapping[int, set[bytes]], num_images: int, path: Path) -> set[bytes]:

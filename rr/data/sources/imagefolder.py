@@ -22,15 +22,13 @@ from rr.data.image_summary import ImageFacts
 from rr.data.printable_names import display_name, path_to_text, printable
 from rr.data.skipped_files import EXCLUDED, SkippedFiles, inspect_image
 from rr.data.sources.folder_layout import FolderLayout, find_layout
-from rr.data.sources.held_out import adjust_held_out
+from rr.data.sources.held_out import adjust_held_out, hash_readable_images
 from rr.data.sources.label_file import ImageLabels, read_label_file
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, UNUSED
 from rr.errors import UserError
 from rr.params import FolderSource
 from rr.paths import expand_user
 from rr.runtime.formatting import format_count, format_names
-from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
-from rr.runtime.progress import Progress
 
 _SPLIT_TEXTS = {"train": "training ", "test": "test ", "all": ""}
 
@@ -202,12 +200,12 @@ def _try_read(root: Path, name: str) -> bytes | DamagedFile:
         return DamagedFile(name, UNREADABLE_FILE, f"{UNREADABLE_FILE} ({error.strerror})")
 
 
-def _hash_and_inspect_file(root: Path, file: _LabeledFile) -> tuple[bytes, ImageFacts | DamagedFile]:
-    """Return the SHA-256 of an image file, and facts about it or the reason why it cannot be read or decoded."""
+def _inspect_file(root: Path, file: _LabeledFile) -> tuple[_LabeledFile, int, bytes, ImageFacts | DamagedFile]:
+    """Return a file, its label, its SHA-256, and facts about it or the reason why it cannot be read or decoded."""
     data = _try_read(root, file.name)
     if isinstance(data, DamagedFile):
-        return b"", data
-    return hashlib.sha256(data).digest(), inspect_image(file.name, data)
+        return file, file.label, b"", data
+    return file, file.label, hashlib.sha256(data).digest(), inspect_image(file.name, data)
 
 
 def _iter_readable_images(
@@ -232,23 +230,15 @@ def _hold_out(root: Path, files: list[_LabeledFile], fraction: float, skipped: S
     Raises:
         UserError: if images cannot be read, or if no image can be chosen.
     """
-    readable: list[_LabeledFile] = []
-    with Progress("fetch", len(files), "images", note="checking") as progress:
-        results = map_ordered(partial(_hash_and_inspect_file, root), files, DECODING_THREADS)
-        for file, (digest, result) in zip(files, results, strict=True):
-            if skipped.report(result):
-                readable.append(file._replace(digest=digest))
-            progress.advance(1)
-    skipped.raise_if_unreadable()
-    digests: dict[int, set[bytes]] = defaultdict(set)
-    for file in readable:
-        digests[file.label].add(file.digest)
+    digests, by_label = hash_readable_images(partial(_inspect_file, root), files, len(files), skipped)
     test: set[bytes] = set()
-    for distinct in digests.values():
+    for distinct in by_label.values():
         count = min(max(round(fraction * len(distinct)), 1), len(distinct) - 1)
         test.update(sorted(distinct)[:count])
-    test = adjust_held_out(test, digests, len(readable), root)
-    chosen = [file._replace(split="test" if file.digest in test else "train") for file in readable]
+    test = adjust_held_out(test, by_label, len(digests), root)
+    chosen = [
+        file._replace(split="test" if digest in test else "train", digest=digest) for file, digest in digests.items()
+    ]
     return sorted(chosen, key=lambda file: file.split == "test")
 
 

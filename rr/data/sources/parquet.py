@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -17,11 +17,11 @@ from rr.data import raw
 from rr.data.folder_listing import DamagedFile, FileKind, SkippedFile, list_folder
 from rr.data.image_decoding import identify_unreadable_content
 from rr.data.image_summary import ImageFacts
-from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
+from rr.data.printable_names import display_name, display_names, normalize_unicode, path_to_text, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped, inspect_image
 from rr.data.sources import parquet_layout
 from rr.data.sources.class_names import find_variants
-from rr.data.sources.held_out import adjust_held_out
+from rr.data.sources.held_out import adjust_held_out, hash_readable_images
 from rr.data.sources.parquet_columns import (
     Columns,
     check_columns,
@@ -41,8 +41,6 @@ from rr.data.sources.split_names import UNUSED, assigns_splits
 from rr.errors import UserError
 from rr.params import ParquetSource, SplitNames
 from rr.runtime.formatting import format_names
-from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
-from rr.runtime.progress import Progress
 
 _HINT = "download or export this file again"
 _NOT_PARQUET = "without the suffix .parquet"  # this and the next two are reasons why a file is not used
@@ -94,7 +92,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     """
     path = local_copy or Path(source.path)
     root = path.parent if path.is_file() else path
-    get_file = cache(partial(_open_schema, root, skipped))
+    get_file = cache(partial(_open_schema, root, _group_excluded_rows(skipped.excluded_names)))
     layout = _find_layout(path, source, skipped, get_file)
     train = [get_file(name) for name in layout.train]
     columns = choose_columns(train[0].path, train[0].schema, source)
@@ -120,17 +118,17 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
 
     labels, class_names = _read_labels(train, test, columns, checks_names=source.splits == "auto")
     splits = {"train": train, "test": test}
-    origins = {"train": _list_names(file.name for file in train)}
+    origins = {"train": display_names(file.name for file in train)}
     if test:
         images = skipped.iter_readable(_iter_split_images(splits, labels, columns, skipped), ".parquet")
-        origins["test"] = _list_names(file.name for file in test) + (f" ({test_choice})" if test_choice else "")
+        origins["test"] = display_names(file.name for file in test) + (f" ({test_choice})" if test_choice else "")
     else:
         images = _iter_assigned_images(
             train, labels, columns, _hold_out(train, labels, columns, source.test_fraction, skipped)
         )
         origins["test"] = f"{source.test_fraction:g} of the images, held out"
     if unused:
-        origins["not used"] = _list_names(unused)
+        origins["not used"] = display_names(unused)
     facts = {
         "splits": origins,
         "files": {split: [path_to_text(file.name) for file in files] for split, files in splits.items() if files},
@@ -216,15 +214,23 @@ def _open_file(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def _open_schema(root: Path, skipped: SkippedFiles, name: str) -> _File:
+def _group_excluded_rows(excluded_names: Iterable[str]) -> dict[str, set[int]]:
+    """Return the rows in the list of excluded images, by the name of the file in the composed form of Unicode."""
+    rows: dict[str, set[int]] = defaultdict(set)
+    for text in excluded_names:
+        name, _, row = text.rpartition(", row ")
+        if row.isdecimal():
+            rows[name].add(int(row))
+    return rows
+
+
+def _open_schema(root: Path, excluded_rows: Mapping[str, Collection[int]], name: str) -> _File:
     path = root / name
-    prefix = normalize_unicode(f"{display_name(name)}, row ")
-    rows = {text.removeprefix(prefix) for text in skipped.excluded_names if text.startswith(prefix)}
-    excluded_rows = frozenset(int(row) for row in rows if row.isdecimal())
+    excluded = frozenset(excluded_rows.get(normalize_unicode(display_name(name)), ()))
     try:
         with raw.translate_parquet_errors(path, _HINT), _open_file(path) as file:
             null_columns, modified = find_null_columns(file.metadata), os.stat(path).st_mtime_ns
-            return _File(name, path, file.schema_arrow, file.metadata.num_rows, null_columns, excluded_rows, modified)
+            return _File(name, path, file.schema_arrow, file.metadata.num_rows, null_columns, excluded, modified)
     except UserError as error:
         if path.is_file():
             with open(path, "rb") as file:
@@ -406,10 +412,6 @@ def _iter_images(file: _File, columns: Columns, skipped: SkippedFiles) -> Iterat
             skipped.add_damaged(DamagedFile(name, "without an image", missing_image_problem(path)), ".parquet")
 
 
-def _list_names(names: Iterable[str]) -> str:
-    return format_names([display_name(name) for name in names])
-
-
 def _row_name(file: _File, row: int) -> str:
     return f"{path_to_text(file.name)}, row {row}"
 
@@ -426,7 +428,7 @@ def _iter_split_images(
 
 def _hold_out(
     files: list[_File], labels: dict[str, np.ndarray], columns: Columns, fraction: float, skipped: SkippedFiles
-) -> dict[str, dict[int, str]]:
+) -> dict[tuple[str, int], str]:
     """Check all images, and choose about `fraction` of them as test images.
 
     The choice depends only on the bytes of each image, so copies of an image are in the same split, and new rows do not
@@ -434,47 +436,33 @@ def _hold_out(
     for training, and at least one image is chosen.
 
     Returns:
-        The split of each readable row, by file name.
+        The split of each readable image, by file name and row.
 
     Raises:
         UserError: if images cannot be read, or if no image can be chosen.
     """
-    digests: dict[str, dict[int, bytes]] = {file.name: {} for file in files}
-    with Progress("fetch", sum(map(len, labels.values())), "images", note="checking") as progress:
-        for file in files:
-            for row, digest, result in map_ordered(
-                _hash_and_inspect_image, _iter_images(file, columns, skipped), DECODING_THREADS
-            ):
-                if skipped.report(result, ".parquet"):
-                    digests[file.name][row] = digest
-                progress.advance(1)
-    skipped.raise_if_unreadable()
-    by_label: dict[int, set[bytes]] = defaultdict(set)
-    for file in files:
-        for row, digest in digests[file.name].items():
-            by_label[int(labels[file.name][row])].add(digest)
+
+    def inspect(
+        image: tuple[_File, int, str, bytes],
+    ) -> tuple[tuple[str, int], int, bytes, ImageFacts | DamagedFile]:
+        file, row, name, data = image
+        label = int(labels[file.name][row])
+        return (file.name, row), label, hashlib.sha256(data).digest(), inspect_image(name, data)
+
+    images = ((file, *image) for file in files for image in _iter_images(file, columns, skipped))
+    digests, by_label = hash_readable_images(inspect, images, sum(map(len, labels.values())), skipped, ".parquet")
     all_digests = set().union(*by_label.values())
     test = {digest for digest in all_digests if int.from_bytes(digest[:8], "big") < fraction * 2**64}
-    num_images = sum(map(len, digests.values()))
-    test = adjust_held_out(test, dict(sorted(by_label.items())), num_images, files[0].path)
-    return {
-        name: {row: "test" if digest in test else "train" for row, digest in rows.items()}
-        for name, rows in digests.items()
-    }
-
-
-def _hash_and_inspect_image(image: tuple[int, str, bytes]) -> tuple[int, bytes, ImageFacts | DamagedFile]:
-    """Return the row of an image, its SHA-256, and facts about it or the reason why it cannot be decoded."""
-    row, name, data = image
-    return row, hashlib.sha256(data).digest(), inspect_image(name, data)
+    test = adjust_held_out(test, dict(sorted(by_label.items())), len(digests), files[0].path)
+    return {key: "test" if digest in test else "train" for key, digest in digests.items()}
 
 
 def _iter_assigned_images(
-    files: list[_File], labels: dict[str, np.ndarray], columns: Columns, splits: dict[str, dict[int, str]]
+    files: list[_File], labels: dict[str, np.ndarray], columns: Columns, splits: dict[tuple[str, int], str]
 ) -> Iterator[raw.EncodedImage]:
     """Yield the images that have a split. All files are read once per split."""
     for split in raw.SPLITS:
         for file in files:
             for row, data, _ in _iter_rows(file, columns):
-                if splits[file.name].get(row) == split:
+                if splits.get((file.name, row)) == split:
                     yield raw.EncodedImage(split, _row_name(file, row), data, int(labels[file.name][row]))

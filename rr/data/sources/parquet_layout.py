@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from rr.data.printable_names import display_name, normalize_unicode, path_to_text, printable
+from rr.data.printable_names import display_name, display_names, normalize_unicode, path_to_text, printable
 from rr.data.sources.split_names import TEST_ROLES, TRAIN, find_split
 from rr.errors import UserError
 from rr.params import SplitNames
@@ -87,9 +87,16 @@ def find_layout(
         )
     if isinstance(splits, SplitNames):
         return _layout_from_patterns(root, files, splits)
-    known = [] if splits == "none" else [file for file in files if file.roles]
-    without_images = [file.name for file in files if file not in known and not has_images(file.name)]
-    others = [file for file in files if file not in known and file.name not in without_images]
+    known: list[_File] = []
+    others: list[_File] = []
+    without_images: list[str] = []
+    for file in files:
+        if file.roles and splits != "none":
+            known.append(file)
+        elif has_images(file.name):
+            others.append(file)
+        else:
+            without_images.append(file.name)
     if not known:
         groups = _group_by_name(others)
         if len(groups) > 1 and splits != "none":
@@ -105,7 +112,7 @@ def find_layout(
         )
     configs = sorted({file.config for file in known})
     if len(configs) > 1:
-        places = format_names([display_name(root / config) for config in configs])
+        places = display_names(root / config for config in configs)
         raise UserError(
             f"{display_name(root)} has several configurations of the dataset: {places}. Use one of them as the path "
             "of this dataset's source in params.yaml, or specify the files there: `splits: {train: 'PATTERN', test: "
@@ -245,7 +252,8 @@ def _layout_from_patterns(root: Path, files: Sequence[_File], splits: SplitNames
             for group, members in _group_by_name(matching).items():
                 _check_shard_numbers(root, members, groups[group])
         chosen[split] = [file.name for file in matching]
-    if both := [name for name in chosen["train"] if name in chosen.get("test", [])]:
+    test = set(chosen.get("test", []))
+    if both := [name for name in chosen["train"] if name in test]:
         raise UserError(
             f"splits: {display_name(both[0])} matches the patterns of both train and test; fix them in this "
             "dataset's source in params.yaml"
@@ -272,4 +280,4 @@ def _ambiguity_error(problem: str, remedy: str = "") -> UserError:
 
 
 def _list_names(files: Sequence[_File]) -> str:
-    return format_names([display_name(file.name) for file in files])
+    return display_names(file.name for file in files)

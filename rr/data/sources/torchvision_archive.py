@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rr.data.archive import ArchiveLimits, extract_tar
-from rr.data.download import check_md5, download_file, file_md5
-from rr.errors import UserError, raise_if_lfs_pointer
+from rr.data.download import check_md5, download_file
+from rr.errors import UserError
 
 _LIMITS = ArchiveLimits(max_bytes=4 << 30, max_members=100)  # STL-10 expands to 3 GB
 
@@ -73,11 +73,8 @@ def _find_local_copy(local_copy: Path, dataset: type[TorchvisionDataset]) -> Pat
 
 def _check_files(folder: Path, files: list[tuple[str, str]]) -> None:
     """Raise UserError if a file is missing or its MD5 differs."""
-    hint = "extract the official archive again, or use the archive itself with --from"
+    remedy = "extract the official archive again, or use the archive itself with --from"
     for name, md5 in files:
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing: {hint}")
-        if (actual := file_md5(path)) != md5:
-            raise_if_lfs_pointer(path)
-            raise UserError(f"{path}: wrong checksum: expected md5 {md5}, got {actual}; {hint}")
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing: {remedy}")
+        check_md5(folder / name, md5, remedy)

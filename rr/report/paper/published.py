@@ -106,23 +106,25 @@ _PublishedResults = TypeAdapter(list[PublishedResult])
 
 
 @cache
-def load_published(file: Path = PAPER_CSV) -> tuple[PublishedResult, ...]:
-    """Return all results in file order.
+def load_published() -> tuple[PublishedResult, ...]:
+    """Return all results in the order of `paper.csv`.
 
     Raises:
         ValueError: if a value is invalid or inconsistent with the status of its row, or if a row occurs twice.
     """
-    with open(file, encoding="utf-8", newline="") as text:
+    with open(PAPER_CSV, encoding="utf-8", newline="") as text:
         rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(text)]
     try:
         results = _PublishedResults.validate_python(rows)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         row, *column = first["loc"]
-        raise ValueError(f"{file.name}, line {int(row) + 2}, {'.'.join(map(str, column))}: {first['msg']}") from error
+        raise ValueError(
+            f"{PAPER_CSV.name}, line {int(row) + 2}, {'.'.join(map(str, column))}: {first['msg']}"
+        ) from error
     first_lines: dict[tuple[Any, ...], int] = {}
     for line, result in enumerate(results, 2):
-        place, has_value = f"{file.name}, line {line}", result.status not in ("not given", "not recovered")
+        place, has_value = f"{PAPER_CSV.name}, line {line}", result.status not in ("not given", "not recovered")
         if has_value and result.mean is None:
             raise ValueError(f"{place}: a result with the status {result.status!r} needs a mean")
         if not has_value and (result.mean, result.std) != (None, None):

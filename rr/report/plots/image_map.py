@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ class ImageMap:
     layers: list[MapLayer]
     prediction_note: str = ""
 
-    @property
+    @cached_property  # the report measures the size of the JSON before it inserts it
     def json(self) -> str:
         """The map as JSON that can be inserted in a script element."""
         layers = [
@@ -108,7 +109,7 @@ class Sprite:
     columns: int
     webp: bytes
 
-    @property
+    @cached_property
     def json(self) -> str:
         """The sprite as JSON that can be inserted in a script element."""
         return _script_json({"tile": self.tile, "columns": self.columns, "uri": data_uri("webp", self.webp)})

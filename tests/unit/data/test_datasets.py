@@ -20,9 +20,9 @@ from archives import write_cifar10
 from helpers import ROOT, Malicious, RunRr, add_dataset, open_fetched
 from PIL import Image
 
-from rr.data import raw
+from rr.data import download, raw
 from rr.data.image_decoding import decode_image
-from rr.data.sources import slimagenet, stl10, tiny_imagenet, torchvision_archive
+from rr.data.sources import slimagenet, stl10, tiny_imagenet
 from rr.params import Stl10Source, load_params
 from rr.workflow.dataset_labels import find_dataset_labels
 
@@ -168,7 +168,7 @@ class TestStl10:
         with open(stl / "unlabeled_X.bin", "wb") as file:
             file.truncate(100_000 * 3 * 96 * 96)
         md5s = {stl / name: value for name, value in STL10.train_list + STL10.test_list}
-        monkeypatch.setattr(torchvision_archive, "file_md5", lambda path: md5s[path])
+        monkeypatch.setattr(download, "file_md5", lambda path: md5s[path])
         tracemalloc.start()
         try:
             rows = iter(stl10.read_dataset(Stl10Source(kind="stl10_unlabeled"), tmp_path, stl).images)

@@ -198,7 +198,7 @@ class TestDownload:
         )
         assert "0" * 32 in message
         assert MD5 in message
-        assert "Delete this file and download it again" in message
+        assert "delete this file and download it again" in message
         assert (tmp_path / "set.part").read_bytes() == DATA
         assert not (tmp_path / "set").exists()
 

@@ -66,5 +66,5 @@ def test_thumbnail_of_a_very_long_image_is_not_empty() -> None:
 
 def test_only_large_tiles_are_shrunk() -> None:
     small = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
-    assert shrink_tiles(small, 64) is small
-    assert shrink_tiles(np.zeros((3, 224, 224, 3), np.uint8), 64).shape == (3, 64, 64, 3)
+    assert shrink_tiles(small) is small
+    assert shrink_tiles(np.zeros((3, 224, 224, 3), np.uint8)).shape == (3, 64, 64, 3)

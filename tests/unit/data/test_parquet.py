@@ -15,10 +15,10 @@ from helpers import RunRr, add_dataset, open_fetched
 from own_images import fetch_parquet, fetched_labels, make_image, make_table, raw_file, save_file, save_tables
 
 from rr.data import raw
-from rr.data.sources import parquet
+from rr.data.sources import parquet, parquet_layout
 from rr.errors import UserError
 from rr.fetch import fetch, format_fetch_facts
-from rr.params import ParquetSource
+from rr.params import ParquetSource, SplitNames
 
 LABELS = [0, 1] * 6
 
@@ -115,6 +115,22 @@ def test_list_of_excluded_rows_may_have_another_unicode_form(tmp_path: Path) -> 
     root = save(tmp_path, **{"caf\u00e9.parquet": make_table(LABELS)})
     (tmp_path / "list").write_text("cafe\u0301.parquet, row 2\n", encoding="utf-8")
     assert sum(fetch_parquet(root, exclude=str(tmp_path / "list"))["images"].values()) == len(LABELS) - 1
+
+
+@pytest.mark.parametrize("splits", ["auto", "none", SplitNames(train="a*", test="b*")])
+def test_files_are_not_compared_with_all_other_files(tmp_path: Path, splits: SplitNames | str) -> None:
+    class Name(str):
+        num_comparisons = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            Name.num_comparisons += 1
+            return str.__eq__(self, other)
+
+    stems = ("train", "test") if splits == "auto" else ("a", "b")
+    names = [Name(f"{stem}-{number}.parquet") for stem in stems for number in range(100)]
+    parquet_layout.find_layout(tmp_path, names, splits, lambda name: name.startswith("a"))
+    assert Name.num_comparisons < 10 * len(names)
 
 
 def test_numbers_of_excluded_rows_do_not_add_classes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from rr.backbones.weights import save_backbone
 from rr.compute.process_group import ProcessGroup
 from rr.data.photograph_beton import open_split
 from rr.errors import UserError
-from rr.methods.base import Method, Metrics, check_loss_result
+from rr.methods.base import Method, Metrics, check_loss_result, check_saved_layers
 from rr.methods.initial_weights import load_initial_weights
 from rr.methods.relation import RelationHead
 from rr.params import load_params
@@ -131,12 +131,14 @@ def test_classifier_that_cannot_be_evaluated_raises(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation": nn.LeakyReLU(0.2)}, r"must keep its norm and its activation, .* and LeakyReLU\(neg.*=0.2\)"),
-        ({"activation": nn.ReLU()}, r"must keep its norm and its activation, .* and ReLU\(\)"),
-        ({"norm": nn.BatchNorm1d(256, eps=1e-3)}, r"must keep its norm and its activation, .*eps=0.001"),
-        ({"norm": nn.Identity()}, r"must keep its norm and its activation, .* got Identity\(\) and"),
-        ({"linear": nn.Linear(64, 256)}, r"must .* layers of RelationHead\(64, 'cat'\), got Linear\(in_features=64,"),
-        ({"output": nn.Linear(256, 1, bias=False)}, r"must .* layers of RelationHead\(64, 'cat'\), got .*bias=False"),
+        ({"activation": nn.LeakyReLU(0.2)}, r"must keep the layers .*slope=0.01.*, got Linear.*slope=0.2"),
+        ({"activation": nn.ReLU()}, r"must keep the layers .*, got Linear.* ReLU\(\)"),
+        ({"norm": nn.BatchNorm1d(256, eps=1e-3)}, r"must keep the layers .*eps=1e-05.*, got Linear.*eps=0.001"),
+        ({"norm": nn.BatchNorm1d(256, affine=False)}, r"must keep the layers .*, got Linear.*affine=False"),
+        ({"norm": nn.Identity()}, r"must keep the layers .*, got Linear.* Identity\(\)"),
+        ({"linear": nn.Linear(64, 256)}, r"must .* of RelationHead\(64, 'cat', 256\), .*, got Linear\(in_features=64,"),
+        ({"output": nn.Linear(256, 1, bias=False)}, r"must .* of RelationHead\(64, 'cat', 256\), .*, got .*bias=False"),
+        ({"output": nn.Identity()}, r"must keep the layers .*, got Linear.* Identity\(\)"),
         (None, r"must be None or an rr.methods.relation.RelationHead, got Linear"),
     ],
 )
@@ -153,6 +155,14 @@ def test_relation_head_that_cannot_be_evaluated_raises(
     monkeypatch.setattr(Own, "loss", None)
     with pytest.raises(UserError, match=f"supervised: relation_head {message}"):
         pretrain_own(Own)
+
+
+def test_check_of_saved_layers_uses_no_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Own, "relation_head", RelationHead(64, "sum", 16))
+    method = Own(backbones.build("conv4", 32))
+    state = torch.get_rng_state()
+    check_saved_layers("own", method, num_classes=10)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_infinite_buffer_raises_before_training(

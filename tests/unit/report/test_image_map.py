@@ -43,6 +43,12 @@ def test_data_of_a_map() -> None:
     assert (data["classes"], data["names"], data["numNeighbors"]) == (["a", "</script>"], ["x", "y", "z"], 2)
 
 
+def test_map_and_sprite_are_serialized_once() -> None:
+    image_map = make_map()
+    assert image_map.json is image_map.json
+    assert image_map.sprite.json is image_map.sprite.json
+
+
 def test_neighbors_in_a_map_of_many_images() -> None:
     for count, dtype in ((65_536, "<u2"), (65_537, "<u4")):
         neighbors = np.arange(count)[::-1, None]
