@@ -209,7 +209,8 @@ def _delete_outputs_on_failure(run: stage_runs.StageRun, params_file: Path) -> I
         yield
     except BaseException:
         if is_first and not params_file.is_file():
-            with suppress(UserError), exclusive_lock(run.folder):  # not if another process is writing there
+            # Delete nothing if another process is writing there. Only the holder of a lock may delete its file.
+            with suppress(UserError), exclusive_lock(run.folder), exclusive_lock(params_file):
                 shutil.rmtree(run.folder, ignore_errors=True)
                 locks = [paths.lock_file(path) for path in (run.folder, params_file)]
                 files = [*locks, paths.status_file(run.stage, run.folder.parts[2:])]
