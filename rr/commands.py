@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -779,16 +779,16 @@ def _check_pretraining(
             raise UserError("\n".join(filter(None, problems)))
     elif runs_on_cluster() or num_processes > 1:
         memory_problem = find_memory_problem(params, run, device, num_processes)
-        _check_grid([*find_grid_problems(params), *([memory_problem] if memory_problem else [])], params_file)
+        _check_grid([*find_grid_problems(params), memory_problem], params_file)
     else:
         _check_grid([*find_grid_problems(params), *find_machine_problems(params, device)], params_file)
 
 
-def _check_grid(problems: list[str], params_file: Path) -> None:
+def _check_grid(problems: Iterable[str | None], params_file: Path) -> None:
     """Raise UserError if there are problems with the grid."""
-    if problems:
+    if lines := list(filter(None, problems)):
         raise UserError(
-            "\n".join([f"the grid in {params_file} cannot be completed, so this stage was not started:", *problems])
+            "\n".join([f"the grid in {params_file} cannot be completed, so this stage was not started:", *lines])
         )
 
 
