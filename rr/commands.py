@@ -660,51 +660,23 @@ def _recompute_random_run(params: Params, device: str) -> tuple[bool, str]:
             "--recompute: no method in the grid is trained, so there is no epoch to rerun: add a trained method to "
             "grid.method, or omit --recompute"
         )
-    complete = [
-        run for run in runs if all(path.is_file() for path in _list_files(stage_runs.make_pretrain_run(params, run)))
-    ]
+    stages = {run: stage_runs.make_pretrain_run(params, run) for run in runs}
+    complete = [run for run, stage in stages.items() if all(map(Path.is_file, [*stage.inputs, *stage.outputs]))]
     if not complete:
         raise UserError(
             "--recompute: for each training run in the grid, an output or the images are missing (the state at the "
             "start of the last epoch, last_epoch.safetensors, is needed too): run `dvc checkout`, or copy these files"
         )
     run = random.choice(complete)
-    from rr.compute.device import device_name
     from rr.compute.torch_threads import configure_torch
     from rr.data.dataset_index import read_class_names, read_preprocessing
-    from rr.workflow.recompute import find_difference, recompute_last_epoch
+    from rr.workflow.recompute import compare_with_record, recompute_last_epoch
 
     configure_torch(params.threads)
-    record = load_record(run.folder)
-    files = paths.DatasetPaths(run.dataset)
+    record, files = load_record(run.folder), paths.DatasetPaths(run.dataset)
     job = _make_job(params, run, read_preprocessing(files.index), len(read_class_names(files.index)))
     epoch = recompute_last_epoch(job, files.betons["train"], run, device=device, threads=params.threads)
-    machine = describe_machine()
-    sessions = [*record.get("earlier_sessions", []), record]
-    same_device = all((session["device"], session["processes"]) == (device_name(device), 1) for session in sessions)
-    # Records written by earlier versions of this project do not list all of these packages.
-    same_machine = all(
-        session["machine"]["processor"] == machine["processor"]
-        and session["machine"]["versions"].items() <= machine["versions"].items()
-        for session in sessions
-    )
-    title = f"epoch {epoch.recorded['epoch']} of {run.folder}"
-    # On a GPU, the order of some sums is not deterministic.
-    if problem := find_difference(epoch, exact=same_device and same_machine and device == "cpu"):
-        return False, (
-            f"{title} gives a different result when it is rerun: {problem}. To train this run again, delete "
-            f"{run.folder} and run dvc repro"
-        )
-    if epoch.is_identical:
-        return True, f"verify: {title} was rerun, and the loss, accuracy and weights are the same, bit for bit"
-    return True, (
-        f"verify: {title} was rerun, and the loss and accuracy are the same within the tolerance for GPUs, for "
-        "different machines and for different package versions"
-    )
-
-
-def _list_files(run: stage_runs.StageRun) -> list[Path]:
-    return [*run.inputs, *run.outputs]
+    return compare_with_record(epoch, record, run.folder, device)
 
 
 def run_sync(params_file: Path) -> str:
