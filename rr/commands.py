@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -209,7 +209,8 @@ def _delete_outputs_on_failure(run: stage_runs.StageRun, params_file: Path) -> I
         yield
     except BaseException:
         if is_first and not params_file.is_file():
-            with suppress(UserError), exclusive_lock(run.folder):  # not if another process is writing there
+            # Delete nothing if another process is writing there. Only the holder of a lock may delete its file.
+            with suppress(UserError), exclusive_lock(run.folder), exclusive_lock(params_file):
                 shutil.rmtree(run.folder, ignore_errors=True)
                 locks = [paths.lock_file(path) for path in (run.folder, params_file)]
                 files = [*locks, paths.status_file(run.stage, run.folder.parts[2:])]
@@ -659,51 +660,23 @@ def _recompute_random_run(params: Params, device: str) -> tuple[bool, str]:
             "--recompute: no method in the grid is trained, so there is no epoch to rerun: add a trained method to "
             "grid.method, or omit --recompute"
         )
-    complete = [
-        run for run in runs if all(path.is_file() for path in _list_files(stage_runs.make_pretrain_run(params, run)))
-    ]
+    stages = {run: stage_runs.make_pretrain_run(params, run) for run in runs}
+    complete = [run for run, stage in stages.items() if all(map(Path.is_file, [*stage.inputs, *stage.outputs]))]
     if not complete:
         raise UserError(
             "--recompute: for each training run in the grid, an output or the images are missing (the state at the "
             "start of the last epoch, last_epoch.safetensors, is needed too): run `dvc checkout`, or copy these files"
         )
     run = random.choice(complete)
-    from rr.compute.device import device_name
     from rr.compute.torch_threads import configure_torch
     from rr.data.dataset_index import read_class_names, read_preprocessing
-    from rr.workflow.recompute import find_difference, recompute_last_epoch
+    from rr.workflow.recompute import compare_with_record, recompute_last_epoch
 
     configure_torch(params.threads)
-    record = load_record(run.folder)
-    files = paths.DatasetPaths(run.dataset)
+    record, files = load_record(run.folder), paths.DatasetPaths(run.dataset)
     job = _make_job(params, run, read_preprocessing(files.index), len(read_class_names(files.index)))
     epoch = recompute_last_epoch(job, files.betons["train"], run, device=device, threads=params.threads)
-    machine = describe_machine()
-    sessions = [*record.get("earlier_sessions", []), record]
-    same_device = all((session["device"], session["processes"]) == (device_name(device), 1) for session in sessions)
-    # Records written by earlier versions of this project do not list all of these packages.
-    same_machine = all(
-        session["machine"]["processor"] == machine["processor"]
-        and session["machine"]["versions"].items() <= machine["versions"].items()
-        for session in sessions
-    )
-    title = f"epoch {epoch.recorded['epoch']} of {run.folder}"
-    # On a GPU, the order of some sums is not deterministic.
-    if problem := find_difference(epoch, exact=same_device and same_machine and device == "cpu"):
-        return False, (
-            f"{title} gives a different result when it is rerun: {problem}. To train this run again, delete "
-            f"{run.folder} and run dvc repro"
-        )
-    if epoch.is_identical:
-        return True, f"verify: {title} was rerun, and the loss, accuracy and weights are the same, bit for bit"
-    return True, (
-        f"verify: {title} was rerun, and the loss and accuracy are the same within the tolerance for GPUs, for "
-        "different machines and for different package versions"
-    )
-
-
-def _list_files(run: stage_runs.StageRun) -> list[Path]:
-    return [*run.inputs, *run.outputs]
+    return compare_with_record(epoch, record, run.folder, device)
 
 
 def run_sync(params_file: Path) -> str:
@@ -778,16 +751,16 @@ def _check_pretraining(
             raise UserError("\n".join(filter(None, problems)))
     elif runs_on_cluster() or num_processes > 1:
         memory_problem = find_memory_problem(params, run, device, num_processes)
-        _check_grid([*find_grid_problems(params), *([memory_problem] if memory_problem else [])], params_file)
+        _check_grid([*find_grid_problems(params), memory_problem], params_file)
     else:
         _check_grid([*find_grid_problems(params), *find_machine_problems(params, device)], params_file)
 
 
-def _check_grid(problems: list[str], params_file: Path) -> None:
+def _check_grid(problems: Iterable[str | None], params_file: Path) -> None:
     """Raise UserError if there are problems with the grid."""
-    if problems:
+    if lines := list(filter(None, problems)):
         raise UserError(
-            "\n".join([f"the grid in {params_file} cannot be completed, so this stage was not started:", *problems])
+            "\n".join([f"the grid in {params_file} cannot be completed, so this stage was not started:", *lines])
         )
 
 

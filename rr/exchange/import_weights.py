@@ -1,6 +1,5 @@
 """`rr import`: convert a checkpoint from the authors' code or another program to a backbone file."""
 
-import functools
 import json
 import re
 import shutil
@@ -8,6 +7,8 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +79,53 @@ class Candidate(NamedTuple):
         return ".".join(filter(None, [self.path, self.prefix.removesuffix(".")])) or "."
 
 
+@dataclass(frozen=True)
+class _Architecture:
+    """A backbone, and the size in pixels of the images for which it is built, or None for images of any size."""
+
+    name: str
+    image_size: int | None = None
+
+    @cached_property
+    def network(self) -> backbones.Backbone:
+        """The backbone with meaningless weights. For this project's backbones, they are on the meta device."""
+        with torch.device("meta"):
+            return backbones.build(self.name, self.image_size)
+
+    @cached_property
+    def expected_weights(self) -> dict[str, Tensor]:
+        """The backbone's state dict, of which only the shapes and dtypes are used."""
+        return self.network.state_dict()
+
+    @cached_property
+    def removed_layers(self) -> list[str]:
+        """The names of the layers in a torchvision or timm network that were replaced by the identity."""
+        if self.name in BUILTIN_BACKBONES:
+            return []
+        modules = self.network.named_modules()
+        return [name.removeprefix("network.") for name, module in modules if isinstance(module, nn.Identity)]
+
+    @cached_property
+    def weight_name_variants(self) -> list[dict[str, str]]:
+        """The names that the weights have in different programs, keyed by their names in the backbone.
+
+        They include the names in the backbone itself, the names for Conv-4 in the authors' code, and the names in a
+        `torch.nn.Sequential` of the layers, with and without the layers that have no weights.
+        """
+        names = list(self.expected_weights)
+        variants = [{name: name for name in names}]
+        if self.name not in BUILTIN_BACKBONES:
+            return variants
+        layers = list(self.network.named_children())
+        weighted_layers = [name for name, layer in layers if layer.state_dict()]
+        if self.name == "conv4":
+            variants.append({name: _name_in_authors_code(name) for name in names})
+        for order in ([name for name, _ in layers], weighted_layers):
+            renamed = {name: f"{order.index(_top_level_layer(name))}.{name.partition('.')[2]}" for name in names}
+            variants.append(renamed)
+        return variants
+
+
 def import_backbone(
     file: Path,
     backbone_name: str,
@@ -129,7 +177,8 @@ def import_backbone(
         raise UserError(f"{file} does not exist or is not a file: use the path of a checkpoint")
     is_default, output = output is None, output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
     check_output_path("--output", output, [".safetensors"], file, must_be_utf8=True)
-    if key is None and _contains_backbone(file, backbone_name, image_size):
+    architecture = _Architecture(backbone_name, image_size)
+    if key is None and _contains_backbone(file, architecture):
         if preprocessing:
             raise UserError(
                 f"--mean, --std: {file} is already a backbone file: omit these options, or import the original "
@@ -146,7 +195,7 @@ def import_backbone(
             f"{_MAX_DEPTH} levels deep): use a file with a dict that maps names to tensors (not NumPy arrays), at "
             "the top level or under a key such as 'state_dict', 'model' or 'backbone'"
         )
-    weights = _choose_candidate(file, backbone_name, image_size, state_dicts, key)
+    weights = _choose_candidate(file, architecture, state_dicts, key)
     backbone = backbones.build(backbone_name, image_size)
     backbone.load_state_dict(backbone.state_dict() | weights.state)
     not_finite = [name for name, value in backbone.state_dict().items() if not value.isfinite().all()]
@@ -196,11 +245,11 @@ def _parse_preprocessing(image_size: int | None, mean: str | None, std: str | No
     return Preprocessing(image_size, values["mean"], values["std"])
 
 
-def _contains_backbone(file: Path, backbone_name: str, image_size: int | None) -> bool:
+def _contains_backbone(file: Path, architecture: _Architecture) -> bool:
     """Return whether a file was written by this project and contains this backbone for images of this size."""
     try:
         metadata = read_metadata(file)
-        return (metadata["backbone"], metadata.get("image_size")) == (backbone_name, image_size)
+        return _Architecture(metadata["backbone"], metadata.get("image_size")) == architecture
     except (UserError, KeyError, TypeError):
         return False
 
@@ -318,31 +367,31 @@ def _is_dense(value: Any) -> bool:
 
 
 def _choose_candidate(
-    file: Path, backbone_name: str, image_size: int | None, state_dicts: dict[str, dict[str, Tensor]], key: str | None
+    file: Path, architecture: _Architecture, state_dicts: dict[str, dict[str, Tensor]], key: str | None
 ) -> Candidate:
     """Return the weights in the file that match a backbone.
 
     Raises:
         UserError: if no weights match, or if several sets of weights match but differ.
     """
-    candidates = _find_candidates(backbone_name, image_size, state_dicts)
+    candidates = _find_candidates(architecture, state_dicts)
     matches = [candidate for candidate in candidates if not candidate.num_differences]
     if not matches:
-        raise UserError(_describe_mismatch(file, backbone_name, image_size, state_dicts, candidates))
+        raise UserError(_describe_mismatch(file, architecture, state_dicts, candidates))
     if key is not None:
         selected = [match for match in matches if match.key == key]
         selected = selected or [match for match in matches if match.key.endswith(f".{key}")]
         if not selected:
             remedy = "pass one of these keys" if len(matches) > 1 else "omit --key"
             raise UserError(
-                f"--key {key}: {file} has no weights of {backbone_name} under this key, only under "
+                f"--key {key}: {file} has no weights of {architecture.name} under this key, only under "
                 f"{_list_keys(matches)}: {remedy}"
             )
         matches = selected
     if not all(_are_equal(match.state, matches[0].state) for match in matches[1:]):
         raise UserError(
-            f"{file} contains several {backbone_name} backbones, under {_list_keys(matches)}: choose one of them with "
-            "--key"
+            f"{file} contains several {architecture.name} backbones, under {_list_keys(matches)}: choose one of them "
+            "with --key"
         )
     return matches[0]
 
@@ -356,17 +405,15 @@ def _are_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items() if not _is_batch_count(name))
 
 
-def _find_candidates(
-    backbone_name: str, image_size: int | None, state_dicts: dict[str, dict[str, Tensor]]
-) -> list[Candidate]:
+def _find_candidates(architecture: _Architecture, state_dicts: dict[str, dict[str, Tensor]]) -> list[Candidate]:
     """Return all sets of tensors with weights for at least half of the backbone's layers, best match first."""
     candidates = []
-    for names in _weight_name_variants(backbone_name, image_size):
+    for names in architecture.weight_name_variants:
         known = set(names.values())
         num_layers = len({_top_level_layer(name) for name in known})
         for path, tensors in state_dicts.items():
             candidates += [
-                _make_candidate(backbone_name, image_size, names, path, prefix, tensors)
+                _make_candidate(architecture, names, path, prefix, tensors)
                 for prefix, layers in _layers_by_prefix(tensors, known).items()
                 if len(layers) >= num_layers / 2
             ]
@@ -388,20 +435,14 @@ def _layers_by_prefix(tensor_names: Iterable[str], weight_names: set[str]) -> di
 
 
 def _make_candidate(
-    backbone_name: str,
-    image_size: int | None,
-    names: dict[str, str],
-    path: str,
-    prefix: str,
-    tensors: dict[str, Tensor],
+    architecture: _Architecture, names: dict[str, str], path: str, prefix: str, tensors: dict[str, Tensor]
 ) -> Candidate:
     """Compare the tensors whose names start with `prefix` with the weights of a backbone (see `Candidate`).
 
-    `names` maps each weight's name in the backbone to its name in the file, without the prefix. `image_size` is the
-    height and width of the images in pixels, for a backbone built for one size.
+    `names` maps each weight's name in the backbone to its name in the file, without the prefix.
     """
     missing, mismatches, state = [], [], {}
-    for name, expected in _expected_weights(backbone_name, image_size).items():
+    for name, expected in architecture.expected_weights.items():
         actual_name = prefix + names[name]
         actual = tensors.get(actual_name)
         if actual is not None and _is_batch_count(name) and actual.shape == expected.shape:
@@ -416,7 +457,7 @@ def _make_candidate(
     used = {prefix + name for name in names.values()} & tensors.keys()
     # Any additional tensor in one of the backbone's layers belongs to a larger backbone, unless it belongs to the
     # classifier, which the backbone does not have. All other tensors are ignored.
-    removed = tuple(f"{prefix}{layer}." for layer in _removed_layers(backbone_name, image_size))
+    removed = tuple(f"{prefix}{layer}." for layer in architecture.removed_layers)
     layers = tuple({f"{prefix}{_top_level_layer(name)}." for name in names.values()})
     unexpected = [
         name for name in tensors if name not in used and name.startswith(layers) and not name.startswith(removed)
@@ -434,47 +475,6 @@ def _is_batch_count(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-@functools.cache
-def _build(backbone_name: str, image_size: int | None) -> backbones.Backbone:
-    """Return a backbone with meaningless weights. For this project's backbones, they are on the meta device."""
-    with torch.device("meta"):
-        return backbones.build(backbone_name, image_size)
-
-
-def _expected_weights(backbone_name: str, image_size: int | None) -> dict[str, Tensor]:
-    """Return a backbone's state dict, of which only the shapes and dtypes are used."""
-    return _build(backbone_name, image_size).state_dict()
-
-
-def _removed_layers(backbone_name: str, image_size: int | None) -> list[str]:
-    """Return the names of the layers in a torchvision or timm network that were replaced by the identity."""
-    if backbone_name in BUILTIN_BACKBONES:
-        return []
-    modules = _build(backbone_name, image_size).named_modules()
-    return [name.removeprefix("network.") for name, module in modules if isinstance(module, nn.Identity)]
-
-
-@functools.cache
-def _weight_name_variants(backbone_name: str, image_size: int | None) -> list[dict[str, str]]:
-    """Return the names that a backbone's weights have in different programs, keyed by their names in the backbone.
-
-    They include the names in the backbone itself, the names for Conv-4 in the authors' code, and the names in a
-    `torch.nn.Sequential` of the layers, with and without the layers that have no weights.
-    """
-    names = list(_expected_weights(backbone_name, image_size))
-    variants = [{name: name for name in names}]
-    if backbone_name not in BUILTIN_BACKBONES:
-        return variants
-    layers = list(_build(backbone_name, image_size).named_children())
-    weighted_layers = [name for name, layer in layers if layer.state_dict()]
-    if backbone_name == "conv4":
-        variants.append({name: _name_in_authors_code(name) for name in names})
-    for order in ([name for name, _ in layers], weighted_layers):
-        renamed = {name: f"{order.index(_top_level_layer(name))}.{name.partition('.')[2]}" for name in names}
-        variants.append(renamed)
-    return variants
-
-
 def _name_in_authors_code(name: str) -> str:
     """Return the name of a Conv-4 weight in the authors' code."""
     _, block, layer, rest = name.split(".")
@@ -486,30 +486,27 @@ def _describe_tensor(value: Tensor) -> str:
 
 
 def _describe_mismatch(
-    file: Path,
-    backbone_name: str,
-    image_size: int | None,
-    state_dicts: dict[str, dict[str, Tensor]],
-    candidates: list[Candidate],
+    file: Path, architecture: _Architecture, state_dicts: dict[str, dict[str, Tensor]], candidates: list[Candidate]
 ) -> str:
     """Return the message for a file without matching weights.
 
     It lists the backbones whose weights the file contains or, if there are none, the differences from the closest one.
     """
-    others = {name: _find_candidates(name, None, state_dicts) for name in BUILTIN_BACKBONES if name != backbone_name}
-    best = {name: found[0] for name, found in {backbone_name: candidates, **others}.items() if found}
+    other_names = [name for name in BUILTIN_BACKBONES if name != architecture.name]
+    others = {name: _find_candidates(_Architecture(name), state_dicts) for name in other_names}
+    best = {name: found[0] for name, found in {architecture.name: candidates, **others}.items() if found}
 
     def describe(name: str, max_names: int) -> str:
         """Return how the weights in the file differ from the backbone `name`."""
         candidate = best.get(name)
         place = f" under '{candidate.key}'" if candidate and candidate.key != "." else ""
-        other = "" if name == backbone_name else f" or any other backbone; the closest one is {name}"
-        first = next(iter(_expected_weights(backbone_name, image_size)))
+        other = "" if name == architecture.name else f" or any other backbone; the closest one is {name}"
+        first = next(iter(architecture.expected_weights))
         differences = candidate.describe_differences(max_names) if candidate else f"{first} is missing"
-        return f"the weights in {file}{place} do not match {backbone_name}{other}: {differences}"
+        return f"the weights in {file}{place} do not match {architecture.name}{other}: {differences}"
 
     if exact := [name for name, candidate in best.items() if not candidate.num_differences]:
-        return f"{describe(backbone_name, 1)}; use --backbone {' or '.join(exact)}"
+        return f"{describe(architecture.name, 1)}; use --backbone {' or '.join(exact)}"
     if close := [name for name, candidate in best.items() if len(candidate.state) > candidate.num_differences]:
         closest = min(close, key=lambda name: best[name].num_differences)
         return (
@@ -518,8 +515,8 @@ def _describe_mismatch(
         )
     present = _abbreviate_names([f"{path}.{name}".lstrip(".") for path, names in state_dicts.items() for name in names])
     return (
-        f"{describe(backbone_name, 3)}; pass the architecture of these weights with --backbone (conv4, a ResNet such "
-        f"as resnet18, or a torchvision or timm model). The file contains {present}"
+        f"{describe(architecture.name, 3)}; pass the architecture of these weights with --backbone (conv4, a ResNet "
+        f"such as resnet18, or a torchvision or timm model). The file contains {present}"
     )
 
 

@@ -303,10 +303,7 @@ def load_feature_extractor(
         if preprocessing is None:
             raise UserError(f"{weights}: its metadata lacks the image size, mean or std: {hint}")
     check_image_size(backbone, preprocessing.image_size, weights)
-    return FeatureExtractor(
-        backbone, weights, file_sha256(weights), preprocessing.image_size, preprocessing.mean, preprocessing.std,
-        preprocessing.stored_size,
-    )  # fmt: skip
+    return FeatureExtractor(backbone, weights, file_sha256(weights), **vars(preprocessing))
 
 
 def wrap_network(network: nn.Module, preprocessing: Preprocessing) -> FeatureExtractor:
@@ -329,10 +326,7 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing) -> FeatureExt
         raise ValueError(f"preprocessing must be an rr.Preprocessing, got {preprocessing!r}")
     if next(network.parameters(), None) is None:
         raise ValueError("network must have parameters, because they determine its device")
-    extractor = FeatureExtractor(
-        _WrappedNetwork(network), None, "", preprocessing.image_size, preprocessing.mean, preprocessing.std,
-        preprocessing.stored_size,
-    )  # fmt: skip
+    extractor = FeatureExtractor(_WrappedNetwork(network), None, "", **vars(preprocessing))
     size = preprocessing.image_size
     try:
         with extractor._evaluating():

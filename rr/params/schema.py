@@ -1,5 +1,6 @@
 """The root model of `params.yaml`: the grid, and the sections that define the names in it."""
 
+from collections import Counter
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -104,9 +105,9 @@ class Params(StrictModel):
                         f"grid.{axis}: the list is empty; add at least one value (only grid.target and grid.protocol "
                         "may be empty, for pretraining without evaluations)"
                     )
-                duplicate = next((value for value in values if values.count(value) > 1), None)
-                if duplicate is not None:
-                    raise ValueError(f"grid.{axis}: duplicate value {duplicate!r}; remove one")
+                counts = Counter(map(repr, values))  # claims contain lists, so they cannot be hashed
+                if duplicate := next((value for value, count in counts.items() if count > 1), None):
+                    raise ValueError(f"grid.{axis}: duplicate value {duplicate}; remove one")
                 for name in values if axis in sections else ():
                     lookup(sections[axis], name, f"grid.{axis}")
             for name in grid.backbone:

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -19,23 +19,33 @@ from rr.errors import UserError
 def try_lock(path: Path, remedy: str) -> TextIO | None:
     """Lock the file at `path`, and return the open file, or None if another process has locked it.
 
-    The file is created if it does not exist, and its contents are kept. Closing the file releases the lock. `remedy`
-    is the end of the error message: what the user can do if the file system does not support locks.
+    The file and its folder are created if they do not exist, and the file's contents are kept. Closing the file
+    releases the lock; the process that holds the lock may delete the file. `remedy` is the end of the error message:
+    what the user can do if the file system does not support locks.
 
     Raises:
         UserError: if the file system does not support locks.
     """
-    file = open(path, "a+")  # noqa: SIM115  # the caller closes it
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115  # the caller closes it
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            if isinstance(error, BlockingIOError):
+                return None
+            if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise UserError(
+                    f"{path.parent}: the file system does not support file locks (flock): {remedy}"
+                ) from error
+            raise
+        # The previous holder may have deleted the file after it was opened here. Another process would then create and
+        # lock a new file.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
         file.close()
-        if isinstance(error, BlockingIOError):
-            return None
-        if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-            raise UserError(f"{path.parent}: the file system does not support file locks (flock): {remedy}") from error
-        raise
-    return file
 
 
 def wait_until_unlocked(path: Path) -> None:
@@ -54,15 +64,15 @@ def exclusive_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
         UserError: if another process holds the lock, unless `wait` is true. The message contains that process's id.
     """
     path = paths.lock_file(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
     while (file := try_lock(path, "move the project to a file system that supports them")) is None:
-        if wait:
-            wait_until_unlocked(path)
-            continue
-        holder = path.read_text().strip() or "(unknown id)"
-        raise UserError(
-            f"process {holder} is writing to {folder}: wait until it has finished, then run the same command again"
-        )
+        with suppress(FileNotFoundError):  # the holder has deleted the file and released the lock
+            if wait:
+                wait_until_unlocked(path)
+                continue
+            holder = path.read_text().strip() or "(unknown id)"
+            raise UserError(
+                f"process {holder} is writing to {folder}: wait until it has finished, then run the same command again"
+            )
     with file:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")

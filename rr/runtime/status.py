@@ -149,11 +149,24 @@ def _run_state(run: dict[str, Any]) -> str:
         return "interrupted" if run.get("interrupted") else "failed"
     if run.get("host", socket.gethostname()) != socket.gethostname():
         return "elsewhere"
-    return "running" if "pid" in run and _start_ticks(run["pid"]) == run.get("start_ticks", "") else "stopped"
+    return "running" if "pid" in run and _is_alive(run["pid"], run.get("start_ticks")) else "stopped"
+
+
+def _is_alive(pid: int, start_ticks: str | None) -> bool:
+    """Return whether process `pid`, which started at `start_ticks`, still exists."""
+    if start_ticks is not None:
+        return _start_ticks(pid) == start_ticks
+    try:  # without /proc, a later process with the same id cannot be recognized
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to another user
+        return True
+    return True
 
 
 def _start_ticks(pid: int) -> str | None:
-    """Return the start time of process `pid` in clock ticks, or None if it has ended.
+    """Return the start time of process `pid` in clock ticks, or None if it has ended or the system has no /proc.
 
     The start time identifies the process: a later process with the same id has a different start time.
     """

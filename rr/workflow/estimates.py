@@ -110,7 +110,7 @@ def estimate_min_step_bytes(params: Params, backbone: str, dataset: str, num_vie
     that the backward pass needs. Actual memory use is usually two to three times as high.
     """
     image_size = params.datasets[dataset].image_size
-    network = _measure_network(backbone, image_size, params.backbones.get(backbone))
+    network = _measure_network(params, backbone, dataset)
     bytes_per_output = 2 if precision == "bfloat16" else 4
     bytes_per_view = 4 * 3 * image_size**2 + bytes_per_output * network.num_conv_outputs
     return 3 * 4 * network.num_weights + int(num_views * bytes_per_view)
@@ -118,8 +118,8 @@ def estimate_min_step_bytes(params: Params, backbone: str, dataset: str, num_vie
 
 def estimate_features_bytes(params: Params, extraction: paths.FeaturePaths, num_images: int) -> int:
     """Return the size in bytes of the float32 features of `num_images` images."""
-    backbone, image_size = extraction.pretraining.backbone, params.datasets[extraction.target].image_size
-    return 4 * _measure_network(backbone, image_size, params.backbones.get(backbone)).num_features * num_images
+    network = _measure_network(params, extraction.pretraining.backbone, extraction.target)
+    return 4 * network.num_features * num_images
 
 
 def estimate_pretrain_output_bytes(params: Params, run: paths.PretrainPaths) -> int:
@@ -127,8 +127,7 @@ def estimate_pretrain_output_bytes(params: Params, run: paths.PretrainPaths) -> 
 
     The state contains the weights and two optimizer moments per weight.
     """
-    image_size = params.datasets[run.dataset].image_size
-    return (1 + 3) * 4 * _measure_network(run.backbone, image_size, params.backbones.get(run.backbone)).num_weights
+    return (1 + 3) * 4 * _measure_network(params, run.backbone, run.dataset).num_weights
 
 
 class _NetworkSize(NamedTuple):
@@ -139,8 +138,13 @@ class _NetworkSize(NamedTuple):
     num_conv_outputs: float
 
 
+def _measure_network(params: Params, backbone: str, dataset: str) -> _NetworkSize:
+    """Return the size of a backbone that is built for the images of a dataset."""
+    return _build_and_measure(backbone, params.datasets[dataset].image_size, params.backbones.get(backbone))
+
+
 @cache
-def _measure_network(name: str, image_size: int, config: ExtensionBackboneConfig | None) -> _NetworkSize:
+def _build_and_measure(name: str, image_size: int, config: ExtensionBackboneConfig | None) -> _NetworkSize:
     """Build a backbone and pass an image through it, without changing torch's random state.
 
     If possible, a large image is replaced by a smaller one, and the number of outputs is extrapolated. The `meta`

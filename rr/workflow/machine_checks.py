@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from rr import paths
 from rr.errors import UserError
@@ -34,11 +35,9 @@ def find_memory_problem(params: Params, run: paths.PretrainPaths, device: str, n
     dataset = find_dataset_labels(params, run.dataset)
     num_images = min(config.batch_size, len(dataset.train_labels)) if dataset else config.batch_size
     num_views = max(1, num_images // num_processes) * config.views
-    step = f"a training step of {run.method} on {run.dataset} with {run.backbone}"
-    remedy = f"batch_size or views of methods.{run.method}"
-    return _describe_missing_memory(
-        params, run.backbone, run.dataset, num_views, params.precision, device, step, remedy
-    )
+    name, settings = f"a training step of {run.method}", f"batch_size or views of methods.{run.method}"
+    step = _TrainingStep(name, settings, run.backbone, run.dataset, num_views, params.precision)
+    return _describe_missing_memory(params, step, device)
 
 
 def _find_finetuning_memory_problem(params: Params, evaluation: paths.EvaluationPaths, device: str) -> str | None:
@@ -51,29 +50,38 @@ def _find_finetuning_memory_problem(params: Params, evaluation: paths.Evaluation
     if target:
         labeled = target.train_labels[target.train_labels >= 0]
         num_images = min(num_images, len(choose_labeled_rows(labeled, config, evaluation.pretraining.seed)))
-    backbone = evaluation.pretraining.backbone
-    step = f"a step of the {evaluation.protocol} protocol on {evaluation.target} with {backbone}"
-    remedy = f"batch_size of protocols.{evaluation.protocol}"
-    return _describe_missing_memory(params, backbone, evaluation.target, num_images, "float32", device, step, remedy)
+    name, settings = f"a step of the {evaluation.protocol} protocol", f"batch_size of protocols.{evaluation.protocol}"
+    step = _TrainingStep(name, settings, evaluation.pretraining.backbone, evaluation.target, num_images, "float32")
+    return _describe_missing_memory(params, step, device)
 
 
-def _describe_missing_memory(
-    params: Params, backbone: str, dataset: str, num_views: int, precision: str, device: str, step: str, remedy: str
-) -> str | None:
+class _TrainingStep(NamedTuple):
+    """A training step whose memory is checked: its name in messages, and the settings that determine its memory."""
+
+    name: str
+    settings: str
+    backbone: str
+    dataset: str
+    num_views: int
+    precision: str
+
+
+def _describe_missing_memory(params: Params, step: _TrainingStep, device: str) -> str | None:
     """Return a message if a training step certainly does not fit in memory, or if the backbone cannot be built."""
     from rr.workflow.estimates import estimate_min_step_bytes
 
     try:
-        needed = estimate_min_step_bytes(params, backbone, dataset, num_views, precision)
+        needed = estimate_min_step_bytes(params, step.backbone, step.dataset, step.num_views, step.precision)
     except UserError as error:
         return str(error)
     available = _memory_bytes(device)
     if needed <= available:
         return None
-    place, size = "this machine" if device == "cpu" else "the GPU", params.datasets[dataset].image_size
+    place, size = "this machine" if device == "cpu" else "the GPU", params.datasets[step.dataset].image_size
     return (
-        f"{step} ({num_views:,} views of {size} x {size} pixels) needs more than {needed / 1e9:,.1f} GB of memory, but "
-        f"{place} has {available / 1e9:,.1f} GB: lower {remedy}, or image_size of datasets.{dataset}, in params.yaml"
+        f"{step.name} on {step.dataset} with {step.backbone} ({step.num_views:,} views of {size} x {size} pixels) "
+        f"needs more than {needed / 1e9:,.1f} GB of memory, but {place} has {available / 1e9:,.1f} GB: lower "
+        f"{step.settings}, or image_size of datasets.{step.dataset}, in params.yaml"
     )
 
 

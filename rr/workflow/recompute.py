@@ -5,15 +5,18 @@ import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rr import backbones, methods, paths
+from rr.compute.device import device_name
 from rr.compute.process_group import ProcessGroup
 from rr.data.photograph_beton import open_split
 from rr.pretrain.checkpoint import load_epoch_start
 from rr.pretrain.job import Job
 from rr.pretrain.loop import Trainer, format_history, save_method
+from rr.runtime.machine import describe_machine
 
 # On a different kind of machine, values are added in a different order, and rounding differences grow with each step.
 _TOLERANCES = {"loss": {"rel_tol": 0.02}, "accuracy": {"rel_tol": 0.0, "abs_tol": 0.02}}
@@ -82,6 +85,35 @@ def recompute_last_epoch(
         save_method(method, job, weights)
         equal_weights = weights.read_bytes() == run.weights.read_bytes()
     return RecomputedEpoch(recorded[-1], _read_history(format_history(state.history))[-1], equal_weights)
+
+
+def compare_with_record(epoch: RecomputedEpoch, record: dict[str, Any], folder: Path, device: str) -> tuple[bool, str]:
+    """Return whether an epoch that was rerun on `device` gives the same results as the run in `folder`, and a message.
+
+    They must be identical, bit for bit, if both ran in one process on the same CPU and with the same packages.
+    """
+    machine = describe_machine()
+    sessions = [*record.get("earlier_sessions", []), record]
+    same_device = all((session["device"], session["processes"]) == (device_name(device), 1) for session in sessions)
+    # Records written by earlier versions of this project do not list all of these packages.
+    same_machine = all(
+        session["machine"]["processor"] == machine["processor"]
+        and session["machine"]["versions"].items() <= machine["versions"].items()
+        for session in sessions
+    )
+    title = f"epoch {epoch.recorded['epoch']} of {folder}"
+    # On a GPU, the order of some sums is not deterministic.
+    if problem := find_difference(epoch, exact=same_device and same_machine and device == "cpu"):
+        return False, (
+            f"{title} gives a different result when it is rerun: {problem}. To train this run again, delete "
+            f"{folder} and run dvc repro"
+        )
+    if epoch.is_identical:
+        return True, f"verify: {title} was rerun, and the loss, accuracy and weights are the same, bit for bit"
+    return True, (
+        f"verify: {title} was rerun, and the loss and accuracy are the same within the tolerance for GPUs, for "
+        "different machines and for different package versions"
+    )
 
 
 def _read_history(text: str) -> list[dict[str, str]]:

@@ -42,6 +42,8 @@ _METHODS = {
         "_unmark_incomplete",
     ),
 }
+# The methods before they are replaced. The replacements call them.
+_ORIGINALS: dict[str, Any] = {name: getattr(owner, name, None) for owner, names in _METHODS.items() for name in names}
 
 
 def patch_snakemake() -> None:
@@ -53,8 +55,8 @@ def patch_snakemake() -> None:
       counts only if there is no record, or if the record is damaged.
     - An unchanged file is hashed only once in this process.
 
-    The Snakefile calls this function, so it also takes effect in the processes that Snakemake starts on the nodes of a
-    cluster.
+    A second call changes nothing. The Snakefile calls this function, so it also takes effect in the processes that
+    Snakemake starts on the nodes of a cluster.
 
     Raises:
         WorkflowError: if this version of Snakemake lacks any of the methods. In this case, nothing is changed.
@@ -67,85 +69,90 @@ def patch_snakemake() -> None:
             f"Snakemake {snakemake.__version__} has no {', '.join(missing)}, which rr needs to run the stages: "
             "install the version in requirements.lock (`make setup`)"
         )
-    postprocess, incomplete = Job.postprocess, PersistenceBase.incomplete
-    has_metadata, params_changed = PersistenceBase.has_metadata, PersistenceBase.params_changed
-    code_changed, input_changed = PersistenceBase._code_changed, PersistenceBase._input_changed
-    input_checksums = PersistenceBase.input_checksums
-    checksum = _IOFile.checksum
-    checksum_by_version: dict[tuple[Any, ...], str | None] = {}
+    _IOFile.checksum = _checksum_once_per_version
+    Job.remove_existing_output = _remove_logs
+    Job.postprocess = _postprocess_unless_failed
+    PersistenceBase.incomplete = _find_incomplete_outputs
+    PersistenceBase.has_metadata = _has_metadata_or_record
+    PersistenceBase.params_changed = _params_changed_since_record
+    PersistenceBase._code_changed = _code_changed_without_record
+    PersistenceBase._input_changed = _input_changed_without_record
+    PersistenceBase.input_checksums = _input_checksums_in_record
 
-    async def remove_logs(job: Job) -> None:
-        """Before a job runs, delete only its logs, not its outputs."""
-        for log in job.log:
-            await log.remove(remove_non_empty_dir=False)
 
-    async def postprocess_unless_failed(job: Job, *arguments: Any, error: bool = False, **options: Any) -> None:
-        """After a failure, keep the outputs. Those that the job has not replaced no longer count as incomplete."""
-        if not error:
-            await postprocess(job, *arguments, error=error, **options)
-            return
-        persistence = job.dag.workflow.persistence
-        for file in job.output:
-            start = persistence._get_recorded_starttime(persistence._get_key(file))
-            if start is None or not os.path.exists(file) or os.path.getmtime(file) < start:
-                persistence._unmark_incomplete(persistence._get_key(file))
+async def _remove_logs(job: Job) -> None:
+    """Before a job runs, delete only its logs, not its outputs."""
+    for log in job.log:
+        await log.remove(remove_non_empty_dir=False)
 
-    async def find_incomplete_outputs(persistence: PersistenceBase, job: Job) -> list[Any]:
-        """Return the outputs that were written after the start of a job that Snakemake did not record as finished."""
-        files = []
-        for file in await incomplete(persistence, job):
-            start = persistence._get_recorded_starttime(persistence._get_key(file))
-            if start is None or (await file.mtime()).local_or_storage() >= start:
-                files.append(file)
-        return files
 
-    def has_metadata_or_record(persistence: PersistenceBase, job: Job) -> bool:
-        return has_metadata(persistence, job) or _matches_record(job) is not None
+async def _postprocess_unless_failed(job: Job, *arguments: Any, error: bool = False, **options: Any) -> None:
+    """After a failure, keep the outputs. Those that the job has not replaced no longer count as incomplete."""
+    if not error:
+        await _ORIGINALS["postprocess"](job, *arguments, error=error, **options)
+        return
+    persistence = job.dag.workflow.persistence
+    for file in job.output:
+        start = persistence._get_recorded_starttime(persistence._get_key(file))
+        if start is None or not os.path.exists(file) or os.path.getmtime(file) < start:
+            persistence._unmark_incomplete(persistence._get_key(file))
 
-    def params_changed_since_record(persistence: PersistenceBase, job: Job, file: Any = None) -> ParamsChange:
-        matches = _matches_record(job)
-        if matches is None:  # there is no usable record
-            return params_changed(persistence, job, file)
-        if matches:
-            return NO_PARAMS_CHANGE
-        return ParamsChange(only_new=set(persistence._params(job)), files=set(job.output))
 
-    # Without a matching record, the two functions below use Snakemake's own metadata.
-    def code_changed_without_record(persistence: PersistenceBase, job: Job, file: Any = None) -> bool:
-        return not _matches_record(job) and code_changed(persistence, job, file)
+async def _find_incomplete_outputs(persistence: PersistenceBase, job: Job) -> list[Any]:
+    """Return the outputs that were written after the start of a job that Snakemake did not record as finished."""
+    files = []
+    for file in await _ORIGINALS["incomplete"](persistence, job):
+        start = persistence._get_recorded_starttime(persistence._get_key(file))
+        if start is None or (await file.mtime()).local_or_storage() >= start:
+            files.append(file)
+    return files
 
-    def input_changed_without_record(persistence: PersistenceBase, job: Job, file: Any = None) -> bool:
-        return not _matches_record(job) and input_changed(persistence, job, file)
 
-    def input_checksums_in_record(persistence: PersistenceBase, job: Job, file: str) -> set[Any]:
-        if not _matches_record(job):
-            return input_checksums(persistence, job, file)
-        # The record matches, so code files differ from the recorded versions at most in comments, docstrings and
-        # formatting. Their current hashes are therefore accepted.
-        sha256 = file_sha256(Path(file)) if file in _code_inputs(job) else recorded_sha256(Path(file))
-        return {f"sha256:{sha256}"}
+def _has_metadata_or_record(persistence: PersistenceBase, job: Job) -> bool:
+    return _ORIGINALS["has_metadata"](persistence, job) or _matches_record(job) is not None
 
-    async def checksum_once_per_version(
-        file: _IOFile, threshold: int | None = None, force: bool = False, algorithm: str | Callable | None = None
-    ) -> str | None:
-        if not os.path.isfile(file):
-            return await checksum(file, threshold, force, algorithm)
-        status = os.stat(file)
-        version = (str(file), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        key = (*version, threshold, force, algorithm)
-        if key not in checksum_by_version:
-            checksum_by_version[key] = await checksum(file, threshold, force, algorithm)
-        return checksum_by_version[key]
 
-    _IOFile.checksum = checksum_once_per_version
-    Job.remove_existing_output = remove_logs
-    Job.postprocess = postprocess_unless_failed
-    PersistenceBase.incomplete = find_incomplete_outputs
-    PersistenceBase.has_metadata = has_metadata_or_record
-    PersistenceBase.params_changed = params_changed_since_record
-    PersistenceBase._code_changed = code_changed_without_record
-    PersistenceBase._input_changed = input_changed_without_record
-    PersistenceBase.input_checksums = input_checksums_in_record
+def _params_changed_since_record(persistence: PersistenceBase, job: Job, file: Any = None) -> ParamsChange:
+    matches = _matches_record(job)
+    if matches is None:  # there is no usable record
+        return _ORIGINALS["params_changed"](persistence, job, file)
+    if matches:
+        return NO_PARAMS_CHANGE
+    return ParamsChange(only_new=set(persistence._params(job)), files=set(job.output))
+
+
+# Without a matching record, the two functions that end in `_without_record` use Snakemake's own metadata.
+def _code_changed_without_record(persistence: PersistenceBase, job: Job, file: Any = None) -> bool:
+    return not _matches_record(job) and _ORIGINALS["_code_changed"](persistence, job, file)
+
+
+def _input_changed_without_record(persistence: PersistenceBase, job: Job, file: Any = None) -> bool:
+    return not _matches_record(job) and _ORIGINALS["_input_changed"](persistence, job, file)
+
+
+def _input_checksums_in_record(persistence: PersistenceBase, job: Job, file: str) -> set[Any]:
+    if not _matches_record(job):
+        return _ORIGINALS["input_checksums"](persistence, job, file)
+    # The record matches, so code files differ from the recorded versions at most in comments, docstrings and
+    # formatting. Their current hashes are therefore accepted.
+    sha256 = file_sha256(Path(file)) if file in _code_inputs(job) else recorded_sha256(Path(file))
+    return {f"sha256:{sha256}"}
+
+
+_checksum_by_version: dict[tuple[Any, ...], str | None] = {}
+
+
+async def _checksum_once_per_version(
+    file: _IOFile, threshold: int | None = None, force: bool = False, algorithm: str | Callable | None = None
+) -> str | None:
+    if not os.path.isfile(file):
+        return await _ORIGINALS["checksum"](file, threshold, force, algorithm)
+    status = os.stat(file)
+    version = (str(file), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    key = (*version, threshold, force, algorithm)
+    if key not in _checksum_by_version:
+        _checksum_by_version[key] = await _ORIGINALS["checksum"](file, threshold, force, algorithm)
+    return _checksum_by_version[key]
 
 
 # Whether a job matches each version of its record. If an input changes later, Snakemake reruns the job without this

@@ -10,7 +10,6 @@ import pytest
 from helpers import PRETRAIN, RunRr, write_params
 
 from rr import commands
-from rr.compute import device
 from rr.params import load_params
 from rr.workflow import recompute
 from rr.workflow.records import load_record
@@ -78,6 +77,6 @@ def test_result_must_be_exact_on_the_same_device_and_machine(
         assert is_same
         assert "are the same within the tolerance" in message
     # On a GPU, the order of some sums is not deterministic, even if the machine is the same.
-    monkeypatch.setattr(device, "device_name", lambda name: record["device"])
+    monkeypatch.setattr(recompute, "device_name", lambda name: record["device"])
     monkeypatch.setattr(commands, "load_record", lambda folder: record)
     assert "are the same within the tolerance" in commands._recompute_random_run(params, "cuda:0")[1]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import ROOT, RunRr, write_params
 
@@ -86,6 +87,20 @@ def test_problems_of_the_grid_are_listed(project: Path) -> None:
     assert lines[1].startswith("      protocols.knn.neighbors: 1,000 exceeds")
     write_params(project, lambda params: params["grid"].update(seed=[]))
     assert run_check("grid").startswith("FAIL: params.yaml: grid.seed: the list is empty")
+
+
+@pytest.mark.slow
+def test_wrong_pixels_from_the_decoder_of_ffcv_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+
+    def decode_nothing(*_: object) -> Callable[..., np.ndarray]:
+        return lambda indices, output, metadata, storage: output[: len(indices)]
+
+    assert run_check("ffcv") == "ok: writes and reads a beton"
+    monkeypatch.setattr(SimpleRGBImageDecoder, "generate_code", decode_nothing)
+    assert run_check("ffcv") == (
+        "FAIL: images read from a beton differ from the images written to it: reinstall ffcv 1.0.2"
+    )
 
 
 def test_project_is_checked_only_in_a_project(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

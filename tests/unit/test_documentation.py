@@ -1,5 +1,6 @@
 """Tests of the documentation site in docs/."""
 
+import json
 import re
 import runpy
 import subprocess
@@ -45,6 +46,23 @@ def test_method_pages_are_up_to_date(path: Path) -> None:
 def test_tables_of_results_are_up_to_date(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text == results_tables["update_tables"](text), "run make docs"
+
+
+def test_plot_of_the_scaling_benchmark_shows_each_series(tmp_path: Path) -> None:
+    cases = [
+        {
+            "facts": {"series": series, "size": size, "size_unit": "images", "peak_memory_mib": peak},
+            "candidates": [{"wall": {"median": size / 1e4}}],
+        }
+        for series in ("writing a dataset", "reading a dataset")
+        for size, peak in ((10, None), (100, 5.0))
+    ]
+    (tmp_path / "results.json").write_text(json.dumps({"parts": {"scaling": {"cases": cases}}}))
+    command = [sys.executable, ROOT / "docs/scaling_plot.py", "results.json", "plot.svg"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    plot = (tmp_path / "plot.svg").read_text()
+    assert "writing a dataset (images)" in plot
+    assert "reading a dataset (images)" in plot
 
 
 def test_each_page_shows_other_views() -> None:

@@ -1,6 +1,7 @@
 """Test the public interface: `import rr` and the names in `rr.__all__`."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,11 +34,11 @@ def test_public_names_do_not_load_packages_of_the_workflow() -> None:
 
 
 def test_every_public_name_is_exported_for_type_checkers_too() -> None:
-    assert sorted(rr.__all__) == sorted(rr._SOURCES)
     source = (ROOT / "rr/__init__.py").read_text()
-    for name, (module, attribute) in rr._SOURCES.items():
-        assert getattr(rr, name) is getattr(importlib.import_module(module), attribute)
-        assert f"from {module} import " in source
+    imports = re.findall(r"^    from (\S+) import (\w+) as \2$", source, re.MULTILINE)
+    assert {name: module for module, name in imports} == rr._MODULES
+    for name, module in rr._MODULES.items():
+        assert getattr(rr, name) is getattr(importlib.import_module(module), name)
     assert set(rr.__all__) <= set(dir(rr))
 
 
@@ -61,9 +62,12 @@ def test_types_are_visible_to_mypy(tmp_path: Path) -> None:
         "reveal_type(rr.compare('a.png', 'b.png', backbone))\n"
         "rr.Gallery('folder')\n"
         "rr.relation_los\n"
+        "from rr import *\n"
+        "reveal_type(compare('a.png', 'b.png', backbone))\n"
     )
     command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", tmp_path / "user.py"]
     output = subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout
-    assert 'user.py:4: note: Revealed type is "float"' in output.replace("builtins.", "")
+    for line in (4, 8):
+        assert f'user.py:{line}: note: Revealed type is "float"' in output.replace("builtins.", "")
     assert 'user.py:5: error: Missing positional argument "backbone"' in output
     assert 'user.py:6: error: Module has no attribute "relation_los"' in output

@@ -1,12 +1,7 @@
-"""The `scaling` part: time and peak memory for increasing numbers of images, views, classes, runs and vectors.
-
-`python -m rr.bench.parts.scaling RESULTS.json PLOT.svg` plots the results of `rr bench scaling --json`.
-"""
+"""The `scaling` part: time and peak memory for increasing numbers of images, views, classes, runs and vectors."""
 
 import contextlib
 import io
-import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,30 +156,3 @@ def _make_search(dimension: int) -> _MakeWork:
         return lambda: find_nearest(queries, gallery, 10)
 
     return make
-
-
-def save_plot(cases: list[dict[str, Any]], path: Path) -> None:
-    """Plot the time and peak memory of each series against the size."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "scaling"})
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    time_axes, memory_axes = figure.subplots(1, 2)
-    for series in dict.fromkeys(case["facts"]["series"] for case in cases):
-        chosen = [case for case in cases if case["facts"]["series"] == series]
-        sizes = [case["facts"]["size"] for case in chosen]
-        seconds = [case["candidates"][0]["wall"]["median"] for case in chosen]
-        label = f"{series} ({chosen[0]['facts']['size_unit']})"
-        time_axes.plot(sizes, seconds, marker="o", ms=3, label=label)
-        peaks = [case["facts"]["peak_memory_mib"] or np.nan for case in chosen]
-        memory_axes.plot(sizes, peaks, marker="o", ms=3, label=label)
-    for axes, name in ((time_axes, "seconds"), (memory_axes, "peak memory, MiB")):
-        axes.set(xscale="log", yscale="log", xlabel="size", ylabel=name)
-        axes.grid(alpha=0.3)
-    figure.legend(*time_axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
-    figure.savefig(path, metadata={"Date": None})
-
-
-if __name__ == "__main__":
-    save_plot(json.loads(Path(sys.argv[1]).read_text())["parts"]["scaling"]["cases"], Path(sys.argv[2]))

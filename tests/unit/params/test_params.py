@@ -1,6 +1,7 @@
 """Tests for params.yaml: types are strict, and error messages point to the mistake."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,27 @@ def test_mistake_is_reported_with_its_path(tmp_path: Path, path: str, value: obj
     with pytest.raises(UserError) as caught:
         load_params(tmp_path / "params.yaml")
     assert f"{tmp_path / 'params.yaml'}: {expected.format(path=path)}" in str(caught.value)
+
+
+def test_duplicate_claims_are_rejected() -> None:
+    claim = {
+        "method": "relational", "above": "random", "dataset": "shapes", "backbone": "conv4", "target": "shapes",
+        "protocol": "knn", "margin": 1.0, "assumed": {"difference": 2.0, "std": [1.0, 1.0], "source": "a pilot run"},
+    }  # fmt: skip
+    claims = [claim, claim | {"margin": 1.5}, claim | {"assumed": None}]
+    validate_grid(claims=claims)
+    with pytest.raises(ValueError, match=r"grid\.claims: duplicate value ClaimConfig\(method='relational', .*; remove"):
+        validate_grid(claims=[*claims, claim])
+
+
+def test_many_seeds_are_checked_quickly() -> None:
+    start = time.process_time()
+    validate_grid(seed=list(range(60_000)))
+    assert time.process_time() - start < 5  # comparing every two seeds would take several times as long
+
+
+def validate_grid(**changes: object) -> None:
+    Params.model_validate_json(json.dumps(SMALL_PARAMS | {"grid": SMALL_PARAMS["grid"] | changes}))
 
 
 @pytest.mark.parametrize("kind", ["imagefolder", "parquet"])

@@ -127,6 +127,18 @@ def test_state_depends_on_the_process(change: dict, state: str) -> None:
         assert single_run()["state"] == state
 
 
+@pytest.mark.parametrize(
+    ("change", "state"), [({}, "running"), ({"pid": 1}, "running"), ({"pid": 2**22 + 1}, "stopped")]
+)
+def test_state_without_proc_depends_on_the_process_id(
+    monkeypatch: pytest.MonkeyPatch, change: dict, state: str
+) -> None:
+    monkeypatch.setattr(status, "_start_ticks", lambda pid: None)
+    with status.track_run("pretrain", FOLDER):
+        STATUS_FILE.write_text(json.dumps(json.loads(STATUS_FILE.read_text()) | change))
+        assert single_run()["state"] == state
+
+
 @pytest.mark.parametrize("content", ["", '{"stage": "pre', "[]", "null", "{}"])
 def test_damaged_file_is_listed_as_a_stopped_run(content: str) -> None:
     STATUS_FILE.parent.mkdir(parents=True)

@@ -526,6 +526,18 @@ def test_first_init_that_fails_keeps_what_another_process_writes(
         assert lock_file(Path("data/raw/images")).is_file()
 
 
+def test_first_init_that_fails_keeps_the_lock_of_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
+) -> None:
+    images = save_tree(tmp_path / "images", {"fold1/cat": 3, "fold1/dog": 3, "fold2/cat": 3, "fold2/dog": 3})
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    with exclusive_lock(Path("params.yaml")):
+        outcome = rr("init", str(images))
+        assert (outcome.code, "no project was created" in outcome.err) == (2, True)
+        assert lock_file(Path("params.yaml")).is_file()
+
+
 def test_name_without_images_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
     monkeypatch.chdir(tmp_path)
     assert rr("init", "--name", "birds").err == (
