@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the same names as in `_MODULES`, for type checkers and editors
     from rr.data.preprocessing import Preprocessing as Preprocessing
     from rr.errors import UserError as UserError
+    from rr.exchange.save_network import save_backbone as save_backbone
     from rr.gallery.feature_extractor import wrap_network as wrap_network
     from rr.gallery.python_api import Gallery as Gallery
     from rr.gallery.python_api import compare as compare
@@ -39,6 +40,7 @@ _MODULES = {
     "make_views": "rr.views",
     "partners": "rr.methods.relation.pairs",
     "relation_loss": "rr.methods.relation.loss",
+    "save_backbone": "rr.exchange.save_network",
     "wrap_network": "rr.gallery.feature_extractor",
 }
 

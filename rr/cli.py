@@ -494,6 +494,7 @@ def import_(
     output: Annotated[
         Path | None, typer.Option("--output", help="File to write. Defaults to a new file in the same folder as FILE.")
     ] = None,
+    params: AnyParamsOption = paths.PARAMS_FILE,
     key: Annotated[
         str | None,
         typer.Option("--key", help="Key of the weights, such as encoder_q, if FILE contains several backbones."),
@@ -524,7 +525,7 @@ def import_(
     with Progress("import"):
         from rr.exchange.import_weights import import_backbone
 
-        message = import_backbone(file, backbone, output, key, image_size, mean, std)
+        message = import_backbone(file, backbone, output, key, image_size, mean, std, params)
     print(message)
 
 

@@ -22,7 +22,8 @@ from rr.backbones.weights import load_backbone, read_metadata, save_backbone
 from rr.data.image_decoding import identify_unreadable_content
 from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError, raise_if_lfs_pointer
-from rr.params.backbones import BUILTIN_BACKBONES, check_backbone_name
+from rr.params import ExtensionBackboneConfig, load_params
+from rr.params.backbones import BUILTIN_BACKBONES, check_backbone_name, is_known_backbone
 from rr.paths import PARAMS_FILE
 from rr.runtime.atomic import atomic_write
 from rr.runtime.channel_values import parse_channel_values
@@ -80,17 +81,22 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Architecture:
-    """A backbone, and the size in pixels of the images for which it is built, or None for images of any size."""
+class Architecture:
+    """The arguments of `rr.backbones.build`, and what can be computed from them."""
 
     name: str
     image_size: int | None = None
+    config: ExtensionBackboneConfig | None = None
+
+    def build(self) -> backbones.Backbone:
+        """Create the backbone with random weights."""
+        return backbones.build(self.name, self.image_size, self.config)
 
     @cached_property
     def network(self) -> backbones.Backbone:
         """The backbone with meaningless weights. For this project's backbones, they are on the meta device."""
-        with torch.device("meta"):
-            return backbones.build(self.name, self.image_size)
+        with torch.device("cpu" if self.config else "meta"):  # a user's class may need the values of its weights
+            return self.build()
 
     @cached_property
     def expected_weights(self) -> dict[str, Tensor]:
@@ -126,6 +132,25 @@ class _Architecture:
         return variants
 
 
+def find_architecture(name: str, image_size: int | None, params_file: Path, prefix: str = "") -> Architecture:
+    """Return the architecture with this name, which may be in the `backbones` section of a parameter file.
+
+    Args:
+        name: name of a backbone.
+        image_size: height and width of the images in pixels; ignored for backbones that accept images of any size.
+        params_file: the parameter file, which need not exist.
+        prefix: start of the error message for an unknown name.
+
+    Raises:
+        UserError: if the name is unknown, or if the parameter file contains mistakes.
+    """
+    own_backbones = {}
+    if not is_known_backbone(name) and params_file.is_file():
+        own_backbones = load_params(params_file).backbones
+    check_backbone_name(name, own_backbones, prefix)
+    return Architecture(name, None if name in BUILTIN_BACKBONES else image_size, own_backbones.get(name))
+
+
 def import_backbone(
     file: Path,
     backbone_name: str,
@@ -134,6 +159,7 @@ def import_backbone(
     image_size: int | None = None,
     mean: str | None = None,
     std: str | None = None,
+    params_file: Path = PARAMS_FILE,
 ) -> str:
     """Convert the weights in `file` to a backbone file with float32 weights.
 
@@ -143,7 +169,7 @@ def import_backbone(
     Args:
         file: checkpoint written by `torch.save`, or safetensors file. The weights are named as in this project, the
             authors' code, torchvision or timm, or as in a `torch.nn.Sequential` of the layers.
-        backbone_name: architecture of the backbone.
+        backbone_name: architecture of the backbone. It may be a user-defined backbone in `params_file`.
         output: file to write; defaults to `<file>-<backbone_name>.safetensors` in the folder that contains `file`. If
             the default file exists with other contents, it is not replaced.
         key: `Candidate.key` of the weights, or its last parts, if `file` contains several backbones.
@@ -152,6 +178,7 @@ def import_backbone(
         mean: mean of each channel with which the backbone's input is normalized, such as "0.5,0.5,0.5". With it and
             `std`, the new file can be used without a dataset.
         std: standard deviation of each channel.
+        params_file: the parameter file, which need not exist.
 
     Returns:
         A message for the user, with the lines to add to params.yaml.
@@ -162,12 +189,10 @@ def import_backbone(
             code, if `output` cannot be written or its default exists with other contents, if the weights do not match
             the architecture or contain NaN or infinite values, or if `key` is missing or wrong.
     """
-    check_backbone_name(backbone_name, prefix=f"--backbone {backbone_name}: ")
+    architecture = find_architecture(backbone_name, image_size, params_file, f"--backbone {backbone_name}: ")
     preprocessing = _parse_preprocessing(image_size, mean, std)
-    if backbone_name in BUILTIN_BACKBONES and image_size is not None:
-        if preprocessing is None:
-            raise UserError(f"--image-size {image_size}: {backbone_name} accepts images of any size; omit this option")
-        image_size = None
+    if backbone_name in BUILTIN_BACKBONES and image_size is not None and preprocessing is None:
+        raise UserError(f"--image-size {image_size}: {backbone_name} accepts images of any size; omit this option")
     if backbone_name not in BUILTIN_BACKBONES and image_size is None:
         raise UserError(
             f"--backbone {backbone_name}: this network is built for images of one size: pass your dataset's image_size "
@@ -177,7 +202,6 @@ def import_backbone(
         raise UserError(f"{file} does not exist or is not a file: use the path of a checkpoint")
     is_default, output = output is None, output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
     check_output_path("--output", output, [".safetensors"], file, must_be_utf8=True)
-    architecture = _Architecture(backbone_name, image_size)
     if key is None and _contains_backbone(file, architecture):
         if preprocessing:
             raise UserError(
@@ -196,7 +220,7 @@ def import_backbone(
             "the top level or under a key such as 'state_dict', 'model' or 'backbone'"
         )
     weights = _choose_candidate(file, architecture, state_dicts, key)
-    backbone = backbones.build(backbone_name, image_size)
+    backbone = architecture.build()
     backbone.load_state_dict(backbone.state_dict() | weights.state)
     not_finite = [name for name, value in backbone.state_dict().items() if not value.isfinite().all()]
     if not_finite:
@@ -245,11 +269,13 @@ def _parse_preprocessing(image_size: int | None, mean: str | None, std: str | No
     return Preprocessing(image_size, values["mean"], values["std"])
 
 
-def _contains_backbone(file: Path, architecture: _Architecture) -> bool:
+def _contains_backbone(file: Path, architecture: Architecture) -> bool:
     """Return whether a file was written by this project and contains this backbone for images of this size."""
     try:
         metadata = read_metadata(file)
-        return _Architecture(metadata["backbone"], metadata.get("image_size")) == architecture
+        config = architecture.config.model_dump(mode="json") if architecture.config else None
+        expected = (architecture.name, architecture.image_size, config)
+        return (metadata["backbone"], metadata.get("image_size"), metadata.get("config")) == expected
     except (UserError, KeyError, TypeError):
         return False
 
@@ -367,14 +393,14 @@ def _is_dense(value: Any) -> bool:
 
 
 def _choose_candidate(
-    file: Path, architecture: _Architecture, state_dicts: dict[str, dict[str, Tensor]], key: str | None
+    file: Path, architecture: Architecture, state_dicts: dict[str, dict[str, Tensor]], key: str | None
 ) -> Candidate:
     """Return the weights in the file that match a backbone.
 
     Raises:
         UserError: if no weights match, or if several sets of weights match but differ.
     """
-    candidates = _find_candidates(architecture, state_dicts)
+    candidates = find_candidates(architecture, state_dicts)
     matches = [candidate for candidate in candidates if not candidate.num_differences]
     if not matches:
         raise UserError(_describe_mismatch(file, architecture, state_dicts, candidates))
@@ -405,7 +431,7 @@ def _are_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items() if not _is_batch_count(name))
 
 
-def _find_candidates(architecture: _Architecture, state_dicts: dict[str, dict[str, Tensor]]) -> list[Candidate]:
+def find_candidates(architecture: Architecture, state_dicts: dict[str, dict[str, Tensor]]) -> list[Candidate]:
     """Return all sets of tensors with weights for at least half of the backbone's layers, best match first."""
     candidates = []
     for names in architecture.weight_name_variants:
@@ -435,7 +461,7 @@ def _layers_by_prefix(tensor_names: Iterable[str], weight_names: set[str]) -> di
 
 
 def _make_candidate(
-    architecture: _Architecture, names: dict[str, str], path: str, prefix: str, tensors: dict[str, Tensor]
+    architecture: Architecture, names: dict[str, str], path: str, prefix: str, tensors: dict[str, Tensor]
 ) -> Candidate:
     """Compare the tensors whose names start with `prefix` with the weights of a backbone (see `Candidate`).
 
@@ -486,14 +512,14 @@ def _describe_tensor(value: Tensor) -> str:
 
 
 def _describe_mismatch(
-    file: Path, architecture: _Architecture, state_dicts: dict[str, dict[str, Tensor]], candidates: list[Candidate]
+    file: Path, architecture: Architecture, state_dicts: dict[str, dict[str, Tensor]], candidates: list[Candidate]
 ) -> str:
     """Return the message for a file without matching weights.
 
     It lists the backbones whose weights the file contains or, if there are none, the differences from the closest one.
     """
     other_names = [name for name in BUILTIN_BACKBONES if name != architecture.name]
-    others = {name: _find_candidates(_Architecture(name), state_dicts) for name in other_names}
+    others = {name: find_candidates(Architecture(name), state_dicts) for name in other_names}
     best = {name: found[0] for name, found in {architecture.name: candidates, **others}.items() if found}
 
     def describe(name: str, max_names: int) -> str:

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePath
 
+from rr.paths import EXTENSIONS_DIR
 from rr.report.formatting import letter_label
 from rr.report.grouping import unique
 from rr.report.inputs.collect import GridResults, StageResult
@@ -11,29 +13,44 @@ from rr.runtime.formatting import format_count, format_names
 
 def code_version_labels(runs: Sequence[StageResult]) -> list[str]:
     """Return the label (A, B, …) of the code version of each run. Runs with equal file hashes have equal labels."""
-    versions = unique(run.record.code for run in runs)
-    return [letter_label(versions.index(run.record.code)) for run in runs]
+    versions = _code_versions(runs)
+    distinct = unique(versions)
+    return [letter_label(distinct.index(version)) for version in versions]
 
 
 def code_version_warnings(results: GridResults) -> list[str]:
     """Return a warning for each stage whose runs used several versions of the code."""
     warnings = []
     for stage, runs in results.runs_by_stage.items():
-        versions = unique(run.record.code for run in runs)
-        if len(versions) < 2:
+        versions = _code_versions(runs)
+        distinct = unique(versions)
+        if len(distinct) < 2:
             continue
-        files = sorted({file for code in versions for file in code})
-        changed_files = [file for file in files if len({code.get(file) for code in versions}) > 1]
         descriptions = []
-        for index, version in enumerate(versions):
+        for index, version in enumerate(distinct):
             # The folders without runs/<stage>/, i.e. the names that the command line uses.
-            names = ["/".join(run.paths.folder.parts[2:]) for run in runs if run.record.code == version]
+            folders = [run.paths.folder for run, used in zip(runs, versions, strict=True) if used == version]
+            names = ["/".join(folder.parts[2:]) for folder in folders]
             descriptions.append(f"Version {letter_label(index)} produced {format_names(names)}.")
         warnings.append(
-            f"{stage}: the runs used {len(versions)} versions of the code. This alone may explain differences between "
-            f"results. The versions differ in {', '.join(changed_files)}. {' '.join(descriptions)}"
+            f"{stage}: the runs used {len(distinct)} versions of the code. This alone may explain differences between "
+            f"results. The versions differ in {', '.join(distinct[0])}. {' '.join(descriptions)}"
         )
     return warnings
+
+
+def _code_versions(runs: Sequence[StageResult]) -> list[dict[str, str | None]]:
+    """Return, for each run, the hashes of the files that differ between the runs.
+
+    The record of a run does not contain files with user-defined classes that it does not use. This is not a difference.
+    """
+    codes = [run.record.code for run in runs]
+    different = []
+    for file in sorted({file for code in codes for file in code}):
+        is_extension = PurePath(file).is_relative_to(EXTENSIONS_DIR)
+        if len({code.get(file) for code in codes if file in code or not is_extension}) > 1:
+            different.append(file)
+    return [{file: code.get(file) for file in different} for code in codes]
 
 
 def describe_commits(results: GridResults) -> str:

@@ -431,6 +431,17 @@ def test_results_of_several_code_versions_have_a_warning(params: Params) -> None
     assert [row[3] for row in rows] == ["B"]
 
 
+def test_classes_that_some_runs_do_not_use_are_not_other_versions(params: Params) -> None:
+    code, own = {"rr/pretrain/loop.py": "aa"}, {"workflow/extensions/mine.py": "bb"}
+    for run in pretrainings(params):
+        change_record(run.folder, code=code | (own if run.method == "relational" else {}))
+    write_report(params)
+    assert "versions of the code" not in read_page().text
+    change_record(RELATIONAL.folder, code=code | {"workflow/extensions/mine.py": "cc"})
+    write_report(params)
+    assert "versions differ in workflow/extensions/mine.py." in read_page().text
+
+
 @pytest.mark.parametrize("axis", ["protocols", "targets"])
 def test_grid_without_evaluations_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axis: str) -> None:
     monkeypatch.chdir(tmp_path)
