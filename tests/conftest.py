@@ -11,7 +11,7 @@ from pathlib import Path
 
 import own_images
 import pytest
-from helpers import LONG, ROOT, Outcome, RunRr, write_params
+from helpers import LONG, ROOT, Outcome, RunRr, enter_copy, write_params
 from hypothesis import settings
 from report_files import write_full_grid
 
@@ -97,10 +97,18 @@ def converted_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project_copy(converted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy the converted project, make the copy the current folder, and return it."""
-    folder = tmp_path / "project"
-    shutil.copytree(converted_project, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return enter_copy(converted_project, tmp_path / "project", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def single_torch_thread() -> Iterator[None]:
+    """Use one torch thread, which is faster for small tensors."""
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="session")

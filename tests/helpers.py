@@ -229,6 +229,13 @@ def copy_project(folder: Path, change: Callable[[dict], None] | None = None) -> 
     return folder
 
 
+def enter_copy(project: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy a project, make the copy the current folder until the end of the test, and return it."""
+    shutil.copytree(project, copy)
+    monkeypatch.chdir(copy)
+    return copy
+
+
 def python_blocks(page: str) -> list[str]:
     """Return the Python blocks in one of this project's Markdown files."""
     text = (ROOT / page).read_text(encoding="utf-8")

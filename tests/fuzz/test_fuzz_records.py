@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from corruption import DEFAULT_ROUNDS, flip_bit, rounds
-from helpers import RunRr, write_params
+from helpers import RunRr, enter_copy, write_params
 
 from rr.params import load_params
 from rr.workflow.verify import find_grid_mismatches
@@ -56,10 +56,7 @@ commands.run_report(path)
 @pytest.fixture
 def project_copy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy the finished project and make the copy the current folder."""
-    folder = tmp_path / "project"
-    shutil.copytree(finished, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return enter_copy(finished, tmp_path / "project", monkeypatch)
 
 
 def list_artifacts(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, mount_tmpfs, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, enter_copy, mount_tmpfs, write_params
 
 from rr import commands
 
@@ -43,10 +43,7 @@ def shrink_grid(params: dict) -> None:
 @pytest.fixture
 def project_copy(finished_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy the finished project and make the copy the current folder."""
-    folder = tmp_path / "project"
-    shutil.copytree(finished_project, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return enter_copy(finished_project, tmp_path / "project", monkeypatch)
 
 
 def read_files(folder: Path) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from evaluation_inputs import make_inputs
-from helpers import EVALUATE, EXTRACT, PRETRAIN, Outcome, RunRr, write_params
+from helpers import EVALUATE, EXTRACT, PRETRAIN, Outcome, RunRr, enter_copy, write_params
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
@@ -197,10 +197,7 @@ def pretrained_project(converted_project: Path, tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def pretrained(pretrained_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy the project with a backbone, make the copy the current folder, and return it."""
-    folder = tmp_path / "project"
-    shutil.copytree(pretrained_project, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return enter_copy(pretrained_project, tmp_path / "project", monkeypatch)
 
 
 CLASS_METRICS = [

@@ -52,6 +52,8 @@ DATASET = DatasetConfig(
     source=ShapesSource(kind="shapes", train=10, test=10, seed=0), image_size=IMAGE_SIZE, mean=MEAN, std=STD
 )
 
+pytestmark = pytest.mark.usefixtures("single_torch_thread")
+
 
 def make_image(seed: int, size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE)) -> Image.Image:
     """Return an image of 16 random colors, blended into each other."""
@@ -1012,14 +1014,6 @@ def test_output_whose_name_is_not_utf8_can_be_read(folder: Path, rr: RunRr) -> N
     assert (folder / name).stat().st_size
     assert not index_file.is_foreign_file(folder / name)
     assert index_file.read_index(folder / name, load_feature_extractor(Path("w"), None, "cpu"), Path("g")).rows
-
-
-@pytest.fixture(scope="module", autouse=True)
-def single_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_embed_writes_a_map(folder: Path, rr: RunRr) -> None:

@@ -43,14 +43,7 @@ POLICIES = {
 }  # fmt: skip
 NUM_IMAGES, NUM_VIEWS = 8, 3
 
-
-@pytest.fixture(autouse=True)
-def single_torch_thread():
-    """Use one torch thread, which is faster for small tensors."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+pytestmark = pytest.mark.usefixtures("single_torch_thread")
 
 
 def make_images(size: int) -> np.ndarray:
