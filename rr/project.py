@@ -24,6 +24,7 @@ _FOLDERS = ("workflow/profiles", "workflow/report", "workflow/rules", "workflow/
 _PIPELINE = ("dvc.yaml", "Snakefile")
 _LINKS = {"rr": PACKAGE, "profiles": Path("workflow/profiles")}  # Snakemake looks for profiles next to the Snakefile
 _OWN_IMAGES = re.compile(r"^ *source: \{kind: (imagefolder|parquet),", re.MULTILINE)
+_OWN_CLASS = re.compile(r"\bkind: *['\"]?[A-Za-z_][\w.]*:[A-Za-z_]")
 _LINKED_CODE = "\n# The installed package, linked by `rr init`.\n/rr\n"
 
 
@@ -40,10 +41,12 @@ def create_project(folder: Path) -> None:
 
     Raises:
         UserError: if the folder contains unrelated files with the names of project files, if it is inside another
-            project, or if git is missing. Nothing is written in these cases.
+            project, if git is missing, or if the params.yaml to copy contains user-defined classes. Nothing is written
+            in these cases.
     """
     check_can_create_project(folder)
     is_new = not _is_project(folder)
+    texts = {file: read_template(file) for file in _files_to_copy()}
     # If this function is interrupted, the `rr` link tells the next call that the other files belong to a project.
     # `rr init IMAGES` calls this function again only if params.yaml is missing, so params.yaml is written last.
     for name, destination in _LINKS.items():
@@ -51,9 +54,9 @@ def create_project(folder: Path) -> None:
         (folder / name).symlink_to(destination)
     if subprocess.run(["git", "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode:
         subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
-    for file in _files_to_copy():
+    for file, text in texts.items():
         target = folder / file
-        text = read_template(file) + (_LINKED_CODE if file == Path(".gitignore") else "")
+        text += _LINKED_CODE if file == Path(".gitignore") else ""
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             write_text(target, text)
@@ -88,11 +91,23 @@ def describe_outdated_files(folder: Path) -> str:
 
 
 def read_template(file: Path) -> str:
-    """Return the text of a new project's file, without datasets that `rr init` has added to a clone's params.yaml."""
-    text = (PROJECT_FILES / file).read_text(encoding="utf-8")
-    if file == Path("params.yaml") and runs_from_git_clone() and _OWN_IMAGES.search(text):
+    """Return the text of a new project's file, without the user's datasets and classes in a clone's params.yaml.
+
+    Raises:
+        UserError: if the classes have been committed.
+    """
+    path = PROJECT_FILES / file
+    text = path.read_text(encoding="utf-8")
+    if file != Path("params.yaml") or not runs_from_git_clone():
+        return text
+    if _OWN_IMAGES.search(text) or _OWN_CLASS.search(text):
         committed = subprocess.run(["git", "show", f"HEAD:./{file}"], cwd=PROJECT_FILES, capture_output=True, text=True)
-        return text if committed.returncode else committed.stdout
+        text = text if committed.returncode else committed.stdout
+    if found := _OWN_CLASS.search(text):
+        raise UserError(
+            f"{path}, from which the new project's params.yaml would be copied, contains a user-defined class "
+            f"({found[0]}…), which a new project does not have: work in {PROJECT_FILES}, or remove it from this file"
+        )
     return text
 
 

@@ -41,8 +41,15 @@ def test_link_survives_a_call_from_inside_the_project(tmp_path: Path) -> None:
         assert Path(os.readlink(tmp_path / "rr")) == ROOT / "rr"
 
 
+@pytest.mark.parametrize(
+    "addition",
+    [
+        "  birds:\n    source: {kind: imagefolder, path: birds}\n    image_size: 32\n",
+        "  blood:\n    source:\n      kind: mine:Mine\n    image_size: 32\n",
+    ],
+)
 def test_images_and_classes_that_were_added_to_a_clone_are_not_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, addition: str
 ) -> None:
     clone, project = tmp_path / "clone", tmp_path / "project"
     copy_project(clone)
@@ -50,8 +57,7 @@ def test_images_and_classes_that_were_added_to_a_clone_are_not_copied(
     (clone / "workflow/extensions/__pycache__/mine.pyc").write_bytes(b"\xff")
     (clone / "workflow/extensions/mine.py").write_text("")
     text = (clone / "params.yaml").read_text()
-    birds = "  birds:\n    source: {kind: imagefolder, path: birds}\n    image_size: 32\n"
-    (clone / "params.yaml").write_text(text.replace("\ndatasets:\n", f"\ndatasets:\n{birds}"))
+    (clone / "params.yaml").write_text(text.replace("\ndatasets:\n", f"\ndatasets:\n{addition}"))
     monkeypatch.setattr("rr.project.PROJECT_FILES", clone)
     project.mkdir()
     create_project(project)
@@ -62,6 +68,21 @@ def test_images_and_classes_that_were_added_to_a_clone_are_not_copied(
 def test_git_ignores_the_link_to_the_code(tmp_path: Path) -> None:
     create_project(tmp_path)
     subprocess.run(["git", "check-ignore", "--quiet", "rr"], cwd=tmp_path, check=True)
+
+
+def test_committed_classes_of_a_clone_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone, project = tmp_path / "clone", tmp_path / "project"
+    copy_project(clone)
+    with (clone / "params.yaml").open("a") as file:
+        file.write("  # kind: package.mine:Mine\n")
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "x"], cwd=clone, check=True)
+    monkeypatch.setattr("rr.project.PROJECT_FILES", clone)
+    project.mkdir()
+    with pytest.raises(
+        UserError, match=r"clone/params.yaml, .* contains a user-defined class \(kind: package.mine:M…\)"
+    ):
+        create_project(project)
+    assert not list(project.iterdir())
 
 
 def test_clone_of_a_project_gets_the_link_to_the_package(tmp_path: Path) -> None:
