@@ -1,5 +1,6 @@
-"""The `curves` section: loss and training accuracy by epoch."""
+"""The `curves` section: loss, training accuracy and the other metrics of user-defined methods by epoch."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,11 @@ _PLOTS = (
     ("loss", "Loss", "Loss by epoch", format_epoch_axis, 1),
     ("accuracy", "Training accuracy, %", "Accuracy in percent by epoch", format_percent_axes, 100),
 )
+# Columns of the history that other sections show. All other columns are metrics of user-defined methods.
+OTHER_COLUMNS = {
+    "epoch", "information", "views", "pairs", "knn_accuracy", "effective_rank", "rankme", "gradient_norm_backbone",
+    "gradient_norm_head",
+}  # fmt: skip
 _PAIR_LABELS = {
     "accuracy": "all pairs",
     "accuracy_positive": "two views of one image",
@@ -44,7 +50,7 @@ class HistoryPlots:
 
 def build_curves(results: GridResults) -> list[HistoryPlots]:
     """Return the curves of every method that was trained."""
-    return plot_histories(results, _plot_losses_and_accuracies)
+    return plot_histories(results, _plot_metrics_of_training)
 
 
 def plot_histories(
@@ -67,26 +73,31 @@ def plot_histories(
     return sections
 
 
-def _plot_losses_and_accuracies(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
-    """Return a plot of the losses and one of the accuracies; empty if nothing was trained."""
+def _plot_metrics_of_training(runs: Sequence[PretrainResult], name: str) -> list[Panel]:
+    """Return plots of the losses, of the accuracies, and of each other metric; empty if nothing was trained."""
     runs = [run for run in runs if run.history]
     if not runs:
         return []
     columns = [column for column in runs[0].history if all(column in run.history for run in runs)]
+    plots = [(*plot, [c for c in columns if c == plot[0] or c.startswith(f"{plot[0]}_")]) for plot in _PLOTS]
+    shown = OTHER_COLUMNS.union(*(members for *_, members in plots))
+    for column in [column for column in columns if column not in shown]:
+        title = column.replace("_", " ").capitalize()
+        plots.append((column, title, f"{title} by epoch", format_epoch_axis, 1, [column]))
     panels = []
-    for prefix, title, alt_text, format_axes, scale in _PLOTS:
+    for prefix, title, alt_text, format_axes, scale, members in plots:
         curves: list[Curve] = []
-        for column in columns:
-            if column == prefix or column.startswith(f"{prefix}_"):
-                points: list[dict[float, Point]] = [
-                    {
-                        epoch: (epoch, scale * value)
-                        for epoch, value in zip(run.history["epoch"], run.history[column], strict=True)
-                    }
-                    for run in runs
-                ]
-                label, seeds = _curve_label(column, runs[0].settings), [run.paths.seed for run in runs]
-                curves.append(Curve(label, runs[0].color, points, style=len(curves), seeds=seeds))
+        for column in members:
+            points: list[dict[float, Point]] = [
+                {
+                    epoch: (epoch, scale * value)
+                    for epoch, value in zip(run.history["epoch"], run.history[column], strict=True)
+                    if math.isfinite(value)
+                }
+                for run in runs
+            ]
+            label, seeds = _curve_label(column, runs[0].settings), [run.paths.seed for run in runs]
+            curves.append(Curve(label, runs[0].color, points, style=len(curves), seeds=seeds))
         if curves:
             panels.append(plot_curves(f"{name}-{prefix}", title, alt_text, curves, format_axes))
     return panels

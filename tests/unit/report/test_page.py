@@ -34,8 +34,10 @@ from report_files import (
 from rr import paths
 from rr.params import Params
 from rr.paths import REPORT_FILES
+from rr.pretrain.loop import RESERVED_METRICS
 from rr.report.formatting import format_exact_duration
 from rr.report.page import escape_markdown
+from rr.report.sections.curves import OTHER_COLUMNS
 from rr.report.stage import write_report
 from rr.report.statistics import mean_std
 from rr.workflow.grid import evaluations, pretrainings
@@ -410,6 +412,17 @@ def test_commits_are_listed_and_counted(params: Params) -> None:
         assert "0123456789ab with uncommitted changes (1 run)" in text
         assert "not recorded (23 runs)" in text
         assert "versions of the code" not in text
+
+
+def test_other_metrics_of_the_loss_are_plotted(params: Params) -> None:
+    assert RESERVED_METRICS - {"loss", "finite"} < OTHER_COLUMNS
+    for seed in (1, 2):
+        columns = {"accuracy": [0.1, 0.2], "code_entropy": [None, 1.5], "views": [1, 2], "pairs": [0, 0]}
+        write_dynamics("relational", seed, columns | {"knn_accuracy": [0.3, 0.4]}, [1.0, 1.0])
+    write_report(params)
+    labels = re.findall(r'aria-label="([^"]*)"', REPORT_FILES[0].read_text(encoding="utf-8"))
+    assert "Code entropy by epoch, mean over seeds: code entropy from 1.5 to 1.5." in labels
+    assert not [label for label in labels if label.startswith(("Views", "Pairs", "Knn"))]
 
 
 def test_results_of_several_code_versions_have_a_warning(params: Params) -> None:
