@@ -422,7 +422,7 @@ def test_other_metrics_of_the_loss_are_plotted(params: Params) -> None:
     write_report(params)
     labels = re.findall(r'aria-label="([^"]*)"', REPORT_FILES[0].read_text(encoding="utf-8"))
     assert "Code entropy by epoch, mean over seeds: code entropy from 1.5 to 1.5." in labels
-    assert not [label for label in labels if label.startswith(("Views", "Pairs", "Knn"))]
+    assert not [label for label in labels if label.startswith(("Views by epoch", "Pairs", "Knn"))]
 
 
 def test_results_of_several_code_versions_have_a_warning(params: Params) -> None:
