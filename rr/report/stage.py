@@ -14,7 +14,15 @@ from rr.report.page import build_sections, render_html, render_markdown
 from rr.runtime.atomic import atomic_write, write_text
 
 _NAMES = ("dataset", "backbone", "method", "seed", "target", "protocol", "metric")
-_SCHEMA = pa.schema({**dict.fromkeys(_NAMES, pa.string()), "seed": pa.int64(), "value": pa.float64()})
+_COSTS = ("views", "pairs")  # columns of the history
+_SCHEMA = pa.schema(
+    {
+        **dict.fromkeys(_NAMES, pa.string()),
+        "seed": pa.int64(),
+        "value": pa.float64(),
+        **dict.fromkeys(_COSTS, pa.float64()),
+    }
+)
 
 
 def write_report(params: Params) -> None:
@@ -37,11 +45,18 @@ def write_report(params: Params) -> None:
 
 
 def _write_parquet(evaluations: Sequence[EvaluationResult], path: Path) -> None:
-    """Write all metrics of all evaluations in long format: one row per evaluation and metric."""
+    """Write all metrics of all evaluations in long format: one row per evaluation and metric.
+
+    Each row also contains the cost of the pretraining run, which is null if the history has no such column.
+    """
     rows = []
     for evaluation in evaluations:
         run = evaluation.paths.pretraining
         names = (run.dataset, run.backbone, run.method, run.seed, evaluation.paths.target, evaluation.paths.protocol)
-        rows += [dict(zip(_SCHEMA.names, (*names, *metric), strict=True)) for metric in evaluation.metrics.items()]
+        history = evaluation.pretraining.history
+        costs = [history[cost][-1] if cost in history else None for cost in _COSTS]
+        rows += [
+            dict(zip(_SCHEMA.names, (*names, *metric, *costs), strict=True)) for metric in evaluation.metrics.items()
+        ]
     with atomic_write(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)

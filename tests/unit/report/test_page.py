@@ -302,9 +302,14 @@ def test_missing_values_of_a_history_leave_a_gap(params: Params) -> None:
 
 
 def test_parquet_has_one_row_per_metric(params: Params) -> None:
+    columns = {"accuracy": [0.1, 0.2], "views": [40, 80], "pairs": [1500, 2500]}
+    write_dynamics("relational", 2, columns, [1.0, 1.0])
     write_report(params)
     table = pq.read_table(REPORT_FILES[2])
-    assert table.column_names == ["dataset", "backbone", "method", "seed", "target", "protocol", "metric", "value"]
+    names = ["dataset", "backbone", "method", "seed", "target", "protocol", "metric", "value", "views", "pairs"]
+    assert table.column_names == names
+    costs = {(row["method"], row["seed"], row["views"], row["pairs"]) for row in table.to_pylist()}
+    assert {("relational", 2, 80, 2500), ("relational", 1, None, None), ("random", 1, None, None)} <= costs
     assert len(table) == 12 * 6 + 2
     rows = [row for row in table.to_pylist() if row["metric"] == "accuracy"]
     assert {(row["method"], row["protocol"], row["seed"]): row["value"] for row in rows} == {
