@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -313,7 +314,14 @@ def _read_labels(
         for split, part in (("train", train), ("test", test))
     }
     if any(isinstance(value, str) for value in used["train"] | used["test"]):
-        class_names = sorted(used["train"] | used["test"])
+        texts = sorted(used["train"] | used["test"], key=str.strip)
+        class_names = [text.strip() for text in texts]
+        if twice := [pair for pair in pairwise(texts) if pair[0].strip() == pair[1].strip()]:
+            first, second, column = (f"'{printable(name)}'" for name in (*sorted(twice[0]), columns.label))
+            raise UserError(
+                f"{display_name(files[0].path)}: the labels {first} and {second} in column {column} differ only in the "
+                "spaces around them: remove these spaces and write the file again"
+            )
         if checks_names and (similar := find_variants(class_names)):
             first, second, column = (f"'{printable(name)}'" for name in (*similar, columns.label))
             raise UserError(
@@ -321,9 +329,9 @@ def _read_labels(
                 "seem to be the same class: spell them the same way or, if they are different classes, specify "
                 "`splits` in this dataset's source in params.yaml"
             )
-        ids = {name: label for label, name in enumerate(class_names)} | {None: raw.UNLABELED}
+        ids = {text: label for label, text in enumerate(texts)} | {None: raw.UNLABELED}
         labels = {name: np.array([ids[value] for value in texts], np.int64) for name, texts in values.items()}
-        unknown = sorted(used["test"] - used["train"])
+        unknown = sorted(text.strip() for text in used["test"] - used["train"])
     else:
         class_names = _read_class_names(files, values, columns.label) if used["train"] or used["test"] else []
         labels = {

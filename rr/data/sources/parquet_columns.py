@@ -108,7 +108,7 @@ def read_labels(
 ) -> list[int] | list[str | None]:
     """Return the labels of all rows: integers (-1 if unlabeled) or strings (None if unlabeled).
 
-    Excluded rows are treated as unlabeled.
+    Excluded rows are treated as unlabeled. Strings may have surrounding spaces.
 
     Raises:
         UserError: if an integer is out of range, if a string is empty or, if `checks_names` is true, if a string means
@@ -124,10 +124,10 @@ def read_labels(
         for label in (min(labels, default=0), max(labels, default=0)):
             raw.check_label(label, display_name(path))
         return labels
-    values = [value and normalize_unicode(value).strip() for value in values]
-    if "" in values:
+    values = [value and normalize_unicode(value) for value in values]
+    if empty := [row for row, value in enumerate(values) if value is not None and not value.strip()]:
         raise UserError(
-            f"{display_name(path)}, row {values.index('')}: the label in column '{printable(column)}' is an empty "
+            f"{display_name(path)}, row {empty[0]}: the label in column '{printable(column)}' is an empty "
             "string; use null for unlabeled images"
         )
     if checks_names and (unlabeled := sorted(value for value in {*values} if value and means_unlabeled(value))):

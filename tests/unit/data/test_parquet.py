@@ -458,6 +458,14 @@ def test_letters_may_differ_in_case(tmp_path: Path) -> None:
     assert fetch_parquet(root)["classes"] == 4
 
 
+def test_surrounding_spaces_are_not_part_of_a_class_name(tmp_path: Path) -> None:
+    root = save_tables(tmp_path / "set", {"all.parquet": make_table(["b ", "\ta", "a!"] * 4)})
+    fetch_parquet(root)
+    data = raw.RawFile(raw_file(root))
+    assert data.class_names == ["a", "a!", "b"]
+    assert np.bincount(data.labels).tolist() == [4, 4, 4]
+
+
 def test_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     root = save_tables(
@@ -488,6 +496,9 @@ def test_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
         ((["unlabelled", "unlabeled"], None), None, "row 1: the label in column 'label' is the text 'unlabeled'; use"),
         ((["Cat", "dog"], None), (["cat"], None), "the labels 'Cat' and 'cat' in column 'label' seem to be the same"),
         ((["cat", "cat (1)"], None), None, "the labels 'cat' and 'cat (1)' in column 'label' seem to be the same"),
+        ((["a b", "a  b"], None), None, "the labels 'a  b' and 'a b' in column 'label' seem to be the same class"),
+        ((["cat", "cat "], None), None, "the labels 'cat' and 'cat ' in column 'label' differ only in the spaces around"),
+        ((["cat"], None), ([" cat"], None), "the labels ' cat' and 'cat' in column 'label' differ only in the spaces"),
         ((LABELS, ["a", "", "b"]), None, "the name of label 1 in column 'label' is empty: give the class a name"),
         (([-1, -1], None), ([0], None), "have no training images: 0"),
         ((LABELS, None), ([-1, None], None), "test.parquet has no labels, unlike "),
