@@ -117,7 +117,9 @@ def _parse_csv(path: Path, text: str) -> tuple[list[str], list[_Row]]:
     header = rows.pop(0)
     for row in rows:
         if len(row.fields) != len(header.fields):
-            raise _error(path, row, f"{format_count(len(row.fields), 'fields')}, but the first line has {len(header.fields)}")
+            raise _error(
+                path, row, f"{format_count(len(row.fields), 'fields')}, but the first line has {len(header.fields)}"
+            )
     return header.fields, rows
 
 
