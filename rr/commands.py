@@ -52,7 +52,7 @@ from rr.workflow.dataset_labels import find_dataset_labels
 from rr.workflow.grid_checks import find_grid_problems, find_pretraining_problem
 from rr.workflow.machine_checks import find_machine_problems, find_memory_problem, runs_on_cluster
 from rr.workflow.params_file import require_single_grid, write_params
-from rr.workflow.records import RunRecorder, find_current_record, find_record, load_record, record_run
+from rr.workflow.records import RunRecorder, find_current_record, find_local_copy, find_record, load_record, record_run
 from rr.workflow.sync import (
     register_run,
     require_engines,
@@ -257,7 +257,7 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
         paths.check_image_folder(local_copy or config.source.path)
     if reason := _find_reason_to_skip(run):
         return reason
-    if not local_copy and (former := _former_local_copy(run)):
+    if not local_copy and (former := find_local_copy(run)):
         record_file = paths.record_file(run.folder)
         if former.exists():
             local_copy = former
@@ -762,21 +762,6 @@ def _check_grid(problems: Iterable[str | None], params_file: Path) -> None:
         raise UserError(
             "\n".join([f"the grid in {params_file} cannot be completed, so this stage was not started:", *lines])
         )
-
-
-def _former_local_copy(run: stage_runs.StageRun) -> Path | None:
-    """Return the path of the local copy from which the current images were fetched, or None.
-
-    When an engine reruns the stage, it does not pass `--from`. A local copy replaces the kind and the path of a source,
-    so it is used again unless one of these has changed.
-    """
-    record = find_record(run.folder) or {}
-    path = record.get("local_copy")
-    return Path(path) if path and _kind_and_path(record["params"]) == _kind_and_path(run.params) else None
-
-
-def _kind_and_path(fetch_params: dict[str, Any]) -> list[tuple[str, str | None]]:
-    return [(source["kind"], source.get("path")) for source in fetch_params.values()]
 
 
 def _finish_run(run: stage_runs.StageRun, params_file: Path) -> None:
