@@ -471,7 +471,11 @@ def test_index_in_a_read_only_folder_is_used(folder: Path, rr: RunRr, monkeypatc
     ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
     expected = rr(*ask).out
     before = read_files(folder)
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+
+    def touch(path: Path, **_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    monkeypatch.setattr(Path, "touch", touch)
     outcome = rr(*ask)
     assert (parse_tables(outcome.out), outcome.err) == (parse_tables(expected), "")
     make_image(40).save("g/new.png")
