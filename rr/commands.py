@@ -81,9 +81,12 @@ def run_init() -> str:
     require_single_process("init")
     check_can_create_project(Path.cwd())
     with exclusive_lock(paths.PARAMS_FILE, wait=True):
-        create_project(Path.cwd())
+        is_new, added = create_project(Path.cwd())
     outdated = describe_outdated_files(Path.cwd())
     note = f"\n{outdated}" if outdated else ""
+    if not is_new:
+        restored = f"; added the missing files {format_names(added)}" if added else ""
+        return f"{Path.cwd()} is already a project{restored}{note}"
     return f"{Path.cwd()} is now a project: run the example with dvc repro or snakemake --cores 8{note}"
 
 
@@ -133,7 +136,7 @@ def run_init_images(
         )
     files = paths.DatasetPaths(name)
     run = stage_runs.make_fetch_run(params, name)
-    with _delete_outputs_on_failure(run, params_file):
+    with _delete_outputs_on_failure(run, params_file, is_new=is_new):
         try:
             with record_run(run) as recorder:
                 from rr.fetch import fetch, format_fetch_facts
@@ -202,23 +205,27 @@ def _load_or_make_params(params_file: Path) -> tuple[Params, str]:
 
 
 @contextmanager
-def _delete_outputs_on_failure(run: stage_runs.StageRun, params_file: Path) -> Iterator[None]:
-    """Delete what a run has written if the body fails before a project has been created."""
+def _delete_outputs_on_failure(run: stage_runs.StageRun, params_file: Path, *, is_new: bool) -> Iterator[None]:
+    """Delete what a run has written if the body fails, unless the dataset is defined already (`is_new` is false).
+
+    If no project has been created, the run's lock and status files are deleted too.
+    """
     is_first = not run.folder.exists()
     try:
         yield
     except BaseException:
-        if is_first and not params_file.is_file():
+        if is_first and (is_new or not params_file.is_file()):
             # Delete nothing if another process is writing there. Only the holder of a lock may delete its file.
             with suppress(UserError), exclusive_lock(run.folder), exclusive_lock(params_file):
                 shutil.rmtree(run.folder, ignore_errors=True)
-                locks = [paths.lock_file(path) for path in (run.folder, params_file)]
-                files = [*locks, paths.status_file(run.stage, run.folder.parts[2:])]
-                for file in files:
-                    file.unlink(missing_ok=True)
-                for parent in [parent for path in [run.folder, *files] for parent in path.parents]:
-                    with suppress(OSError):
-                        parent.rmdir()
+                if not params_file.is_file():
+                    locks = [paths.lock_file(path) for path in (run.folder, params_file)]
+                    files = [*locks, paths.status_file(run.stage, run.folder.parts[2:])]
+                    for file in files:
+                        file.unlink(missing_ok=True)
+                    for parent in [parent for path in [run.folder, *files] for parent in path.parents]:
+                        with suppress(OSError):
+                            parent.rmdir()
         raise
 
 
@@ -683,9 +690,10 @@ def run_sync(params_file: Path) -> str:
     """Register with DVC all runs that match their records."""
     if params_file.resolve() != paths.PARAMS_FILE.resolve():
         raise UserError(f"DVC reads only {paths.PARAMS_FILE}, not {params_file}: omit --params, or unset RR_PARAMS")
-    registered, total = sync_dvc(load_params(params_file))
-    left_out = "" if registered == total else "; `rr verify` shows why the others were not"
-    return f"sync: registered {registered} of {format_count(total, 'runs')}{left_out}"
+    registered, not_run, total = sync_dvc(load_params(params_file))
+    missing = f"; {not_run:,} {'has' if not_run == 1 else 'have'} not run yet" if not_run else ""
+    left_out = "" if registered + not_run == total else "; `rr verify` shows why the others were not"
+    return f"sync: registered {registered} of {format_count(total, 'runs')}{missing}{left_out}"
 
 
 def lookup_preprocessing(dataset: str, params_file: Path) -> "Preprocessing":

@@ -328,6 +328,8 @@ def describe_non_folder(path: Path) -> str:
         return ""
     with open(path, "rb") as file:
         content = identify_unreadable_content(file.read(1024))
+    if file_suffix(path.name) in (".npy", ".npz"):
+        return " (it contains NumPy arrays; to read them, see 'Read another file format' in docs/guides/datasets.md)"
     if content:
         return f" ({content[0]})"
     is_image = file_suffix(path.name) in image_suffixes()
