@@ -781,6 +781,7 @@ def run() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
+        _check_environment()
         sys.argv[1:] = _prepare_arguments(sys.argv[1:])
         app()
     except ReportedByAnotherProcess as error:
@@ -805,6 +806,23 @@ def _ensure_utf8_file_names() -> None:
     """
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _check_environment() -> None:
+    """Check what would make torch or numba fail when it is imported.
+
+    Raises:
+        UserError: if the current folder was deleted, or if NUMBA_NUM_THREADS is not a positive integer.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            'the current folder no longer exists: change to another folder (if it was created again, run cd "$PWD")'
+        ) from error
+    threads = os.environ.get("NUMBA_NUM_THREADS", "1")
+    if not (threads.isdecimal() and int(threads) > 0):
+        raise UserError(f"NUMBA_NUM_THREADS={threads}: must be a positive integer: change or unset this variable")
 
 
 def _prepare_arguments(arguments: list[str]) -> list[str]:

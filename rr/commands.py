@@ -52,7 +52,7 @@ from rr.workflow.dataset_labels import find_dataset_labels
 from rr.workflow.grid_checks import find_grid_problems, find_pretraining_problem
 from rr.workflow.machine_checks import find_machine_problems, find_memory_problem, runs_on_cluster
 from rr.workflow.params_file import require_single_grid, write_params
-from rr.workflow.records import RunRecorder, find_current_record, find_record, load_record, record_run
+from rr.workflow.records import RunRecorder, find_current_record, find_local_copy, find_record, load_record, record_run
 from rr.workflow.sync import (
     register_run,
     require_engines,
@@ -81,9 +81,12 @@ def run_init() -> str:
     require_single_process("init")
     check_can_create_project(Path.cwd())
     with exclusive_lock(paths.PARAMS_FILE, wait=True):
-        create_project(Path.cwd())
+        is_new, added = create_project(Path.cwd())
     outdated = describe_outdated_files(Path.cwd())
     note = f"\n{outdated}" if outdated else ""
+    if not is_new:
+        restored = f"; added the missing files {format_names(added)}" if added else ""
+        return f"{Path.cwd()} is already a project{restored}{note}"
     return f"{Path.cwd()} is now a project: run the example with dvc repro or snakemake --cores 8{note}"
 
 
@@ -133,7 +136,7 @@ def run_init_images(
         )
     files = paths.DatasetPaths(name)
     run = stage_runs.make_fetch_run(params, name)
-    with _delete_outputs_on_failure(run, params_file):
+    with _delete_outputs_on_failure(run, params_file, is_new=is_new):
         try:
             with record_run(run) as recorder:
                 from rr.fetch import fetch, format_fetch_facts
@@ -202,23 +205,27 @@ def _load_or_make_params(params_file: Path) -> tuple[Params, str]:
 
 
 @contextmanager
-def _delete_outputs_on_failure(run: stage_runs.StageRun, params_file: Path) -> Iterator[None]:
-    """Delete what a run has written if the body fails before a project has been created."""
+def _delete_outputs_on_failure(run: stage_runs.StageRun, params_file: Path, *, is_new: bool) -> Iterator[None]:
+    """Delete what a run has written if the body fails, unless the dataset is defined already (`is_new` is false).
+
+    If no project has been created, the run's lock and status files are deleted too.
+    """
     is_first = not run.folder.exists()
     try:
         yield
     except BaseException:
-        if is_first and not params_file.is_file():
+        if is_first and (is_new or not params_file.is_file()):
             # Delete nothing if another process is writing there. Only the holder of a lock may delete its file.
             with suppress(UserError), exclusive_lock(run.folder), exclusive_lock(params_file):
                 shutil.rmtree(run.folder, ignore_errors=True)
-                locks = [paths.lock_file(path) for path in (run.folder, params_file)]
-                files = [*locks, paths.status_file(run.stage, run.folder.parts[2:])]
-                for file in files:
-                    file.unlink(missing_ok=True)
-                for parent in [parent for path in [run.folder, *files] for parent in path.parents]:
-                    with suppress(OSError):
-                        parent.rmdir()
+                if not params_file.is_file():
+                    locks = [paths.lock_file(path) for path in (run.folder, params_file)]
+                    files = [*locks, paths.status_file(run.stage, run.folder.parts[2:])]
+                    for file in files:
+                        file.unlink(missing_ok=True)
+                    for parent in [parent for path in [run.folder, *files] for parent in path.parents]:
+                        with suppress(OSError):
+                            parent.rmdir()
         raise
 
 
@@ -257,7 +264,7 @@ def run_fetch(dataset: str, local_copy: Path | None, params_file: Path) -> str:
         paths.check_image_folder(local_copy or config.source.path)
     if reason := _find_reason_to_skip(run):
         return reason
-    if not local_copy and (former := _former_local_copy(run)):
+    if not local_copy and (former := find_local_copy(run)):
         record_file = paths.record_file(run.folder)
         if former.exists():
             local_copy = former
@@ -683,9 +690,10 @@ def run_sync(params_file: Path) -> str:
     """Register with DVC all runs that match their records."""
     if params_file.resolve() != paths.PARAMS_FILE.resolve():
         raise UserError(f"DVC reads only {paths.PARAMS_FILE}, not {params_file}: omit --params, or unset RR_PARAMS")
-    registered, total = sync_dvc(load_params(params_file))
-    left_out = "" if registered == total else "; `rr verify` shows why the others were not"
-    return f"sync: registered {registered} of {format_count(total, 'runs')}{left_out}"
+    registered, not_run, total = sync_dvc(load_params(params_file))
+    missing = f"; {not_run:,} {'has' if not_run == 1 else 'have'} not run yet" if not_run else ""
+    left_out = "" if registered + not_run == total else "; `rr verify` shows why the others were not"
+    return f"sync: registered {registered} of {format_count(total, 'runs')}{missing}{left_out}"
 
 
 def lookup_preprocessing(dataset: str, params_file: Path) -> "Preprocessing":
@@ -762,21 +770,6 @@ def _check_grid(problems: Iterable[str | None], params_file: Path) -> None:
         raise UserError(
             "\n".join([f"the grid in {params_file} cannot be completed, so this stage was not started:", *lines])
         )
-
-
-def _former_local_copy(run: stage_runs.StageRun) -> Path | None:
-    """Return the path of the local copy from which the current images were fetched, or None.
-
-    When an engine reruns the stage, it does not pass `--from`. A local copy replaces the kind and the path of a source,
-    so it is used again unless one of these has changed.
-    """
-    record = find_record(run.folder) or {}
-    path = record.get("local_copy")
-    return Path(path) if path and _kind_and_path(record["params"]) == _kind_and_path(run.params) else None
-
-
-def _kind_and_path(fetch_params: dict[str, Any]) -> list[tuple[str, str | None]]:
-    return [(source["kind"], source.get("path")) for source in fetch_params.values()]
 
 
 def _finish_run(run: stage_runs.StageRun, params_file: Path) -> None:

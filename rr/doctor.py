@@ -199,4 +199,4 @@ def _check_grid() -> str:
     num_pretrainings, num_evaluations = len(list(grid.pretrainings(params))), len(list(grid.evaluations(params)))
     counts = f"{format_count(num_pretrainings, 'pretraining runs')}, {format_count(num_evaluations, 'evaluations')}"
     unknown = [name for name in grid.dataset_names(params) if find_dataset_labels(params, name) is None]
-    return f"{counts}; not checked, because rr fetch has not been run: {', '.join(unknown)}" if unknown else counts
+    return f"{counts}; not checked before rr fetch has run: {', '.join(unknown)}" if unknown else counts

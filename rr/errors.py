@@ -79,9 +79,12 @@ def explain_os_error(error: OSError) -> UserError | None:
         ),
         **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR), invalid),
         errno.EEXIST: f"a file or folder already exists{where}: rename or delete it",
+        **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many open files: raise the limit (`ulimit -n`)"),
         errno.EIO: f"input/output error{where}: the disk or its connection may be failing; check it",
     }
-    return UserError(messages[error.errno]) if error.errno in messages else None
+    if error.errno in messages:
+        return UserError(messages[error.errno])
+    return UserError(f"{error.strerror}{where}: check the path and its file system") if error.filename else None
 
 
 def explain_missing_package(error: ModuleNotFoundError) -> UserError | None:

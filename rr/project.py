@@ -33,11 +33,14 @@ def runs_from_git_clone() -> bool:
     return PROJECT_FILES != PACKAGE / "project"
 
 
-def create_project(folder: Path) -> None:
+def create_project(folder: Path) -> tuple[bool, list[str]]:
     """Write the files of a new project to `folder`, and initialize git if necessary.
 
     If the folder is already a project, missing files are added and the link to the package is renewed. Otherwise, an
     existing `.gitignore` is extended.
+
+    Returns:
+        Whether the folder was not a project before, and the files that have been added.
 
     Raises:
         UserError: if the folder contains unrelated files with the names of project files, if it is inside another
@@ -54,14 +57,17 @@ def create_project(folder: Path) -> None:
         (folder / name).symlink_to(destination)
     if subprocess.run(["git", "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode:
         subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    added = []
     for file, text in texts.items():
         target = folder / file
         text += _LINKED_CODE if file == Path(".gitignore") else ""
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             write_text(target, text)
+            added.append(str(file))
         elif is_new and file == Path(".gitignore"):
             _add_lines(target, text)
+    return is_new, added
 
 
 def check_can_create_project(folder: Path) -> None:

@@ -295,6 +295,9 @@ def _check_loss(
 
 
 def _check_features(features: torch.Tensor, shape: tuple[int, int], mode: str) -> None:
+    assert isinstance(features, torch.Tensor), (
+        f"in {mode} mode, the output must be a tensor (B, num_features), got {type(features).__name__}"
+    )
     assert tuple(features.shape) == shape, (
         f"in {mode} mode, the output must have shape (B, num_features) = {shape}, got {tuple(features.shape)}"
     )

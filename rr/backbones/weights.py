@@ -108,8 +108,8 @@ def _load_config(path: Path, entry: dict[str, Any]) -> ExtensionBackboneConfig:
         return load_config_class(entry["kind"], ExtensionBackboneConfig).model_validate_json(json.dumps(entry))
     except ValueError as error:
         raise UserError(
-            f"{path} contains a backbone of kind {entry['kind']}, which cannot be loaded ({error}): run this "
-            "command in the project that trained it"
+            f"{path} contains a backbone of kind {entry['kind']}, which cannot be loaded ({error}): work "
+            "in the folder of the project that trained it"
         ) from error
 
 

@@ -8,11 +8,12 @@ from typing import Any
 from rr.errors import UserError
 
 
-def resolve_device(name: str) -> str:
+def resolve_device(name: str, option: str = "--device") -> str:
     """Return the device that `name` stands for, and check that torch can use it.
 
     Args:
         name: "auto", "cpu", "cuda" or "cuda:<number>". "auto" means "cuda" if torch finds a GPU, and "cpu" otherwise.
+        option: what the user has set to `name`, for error messages.
 
     Raises:
         UserError: if the name is unknown, or if this machine has no such GPU.
@@ -22,19 +23,19 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]*))?", name):  # cpu:0 would be a second spelling of cpu
-        raise UserError(f"--device {name}: unknown device; use auto, cpu, cuda or cuda:<number>")
+        raise UserError(f"{option} {name}: unknown device; use auto, cpu, cuda or cuda:<number>")
     if name == "cpu":
         return name
     if not torch.cuda.is_available():
         raise UserError(
-            f"--device {name}: torch found no GPU on this machine; use --device cpu, or run rr doctor to check the "
+            f"{option} {name}: torch found no GPU on this machine; use {option} cpu, or run rr doctor to check the "
             "installation"
         )
     number = name.partition(":")[2]
     if number and int(number) >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
         raise UserError(
-            f"--device {name}: this machine has no GPU {number}; its GPUs are numbered 0 to {last}. Choose one of them "
+            f"{option} {name}: this machine has no GPU {number}; its GPUs are numbered 0 to {last}. Choose one of them "
             f"or, with torchrun, start at most {last + 1} processes on this machine"
         )
     return name

@@ -23,6 +23,7 @@ from rr.errors import UserError
 HIDDEN = "hidden"
 FROM_PROGRAM = "created by another program"
 OTHER_SUFFIX = "not an image"
+ARROW = "an Arrow file; to use images that Hugging Face datasets saved, write them to Parquet files with to_parquet"
 ARCHIVE = "an archive; if it contains images, extract it"
 MISNAMED_IMAGE = "an image with an unusual suffix; rename it"
 NOT_REGULAR = "not a regular file"
@@ -69,7 +70,7 @@ _AMBIGUOUS_SUFFIXES = {".bw", ".fit", ".gbr", ".im", ".msp", ".pcd", ".ras", ".r
 _NON_IMAGE_SUFFIXES = {
     ".txt", ".md", ".rst", ".log", ".json", ".jsonl", ".ndjson", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".toml",
     ".ini", ".cfg", ".html", ".htm", ".py", ".ipynb", ".m", ".mat", ".npy", ".npz", ".pkl", ".pt", ".db", ".sqlite",
-    ".parquet", ".arrow", ".xmp", ".aae", ".thm", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".doc",
+    ".parquet", ".xmp", ".aae", ".thm", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".mp3", ".wav", ".doc",
     ".docx", ".xls", ".xlsx", ".md5", ".sha256", ".lnk", ".url", ".dvc",
 }  # fmt: skip
 _ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
@@ -291,6 +292,8 @@ def _reason_not_an_image(path: str, suffix: str) -> str | None:
         return UNSUPPORTED_FORMAT
     if suffix in _ARCHIVE_SUFFIXES:
         return ARCHIVE
+    if suffix == ".arrow":
+        return ARROW
     if suffix in _NON_IMAGE_SUFFIXES:
         return OTHER_SUFFIX
     return MISNAMED_IMAGE if _is_identified(path, _SIGNED_FORMATS) else OTHER_SUFFIX
@@ -325,6 +328,8 @@ def describe_non_folder(path: Path) -> str:
         return ""
     with open(path, "rb") as file:
         content = identify_unreadable_content(file.read(1024))
+    if file_suffix(path.name) in (".npy", ".npz"):
+        return " (it contains NumPy arrays; to read them, see 'Read another file format' in docs/guides/datasets.md)"
     if content:
         return f" ({content[0]})"
     is_image = file_suffix(path.name) in image_suffixes()

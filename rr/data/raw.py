@@ -195,7 +195,14 @@ def translate_parquet_errors(path: Path, hint: str) -> Iterator[None]:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Encode an RGB image, uint8 (H, W, 3), as lossless PNG."""
+    """Encode an RGB image, uint8 (H, W, 3), as lossless PNG.
+
+    Raises:
+        ValueError: if the pixels have another type.
+    """
+    if getattr(pixels, "dtype", None) != np.uint8:
+        what = getattr(pixels, "dtype", type(pixels).__name__)
+        raise ValueError(f"pixels must be an array of uint8, got {what}: convert the values to integers from 0 to 255")
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import warnings
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rr import backbones
-from rr.backbones.weights import load_backbone, read_metadata, save_backbone
+from rr.backbones.weights import find_non_finite, load_backbone, read_metadata, save_backbone
 from rr.data.image_decoding import identify_unreadable_content
 from rr.data.preprocessing import Preprocessing
 from rr.errors import UserError, raise_if_lfs_pointer
@@ -187,7 +188,7 @@ def import_backbone(
         UserError: if `backbone_name` is unknown, if `image_size` is missing or not needed, if `mean` or `std` is
             missing, invalid or not needed, if `file` is missing or damaged, or contains Python objects that could run
             code, if `output` cannot be written or its default exists with other contents, if the weights do not match
-            the architecture or contain NaN or infinite values, or if `key` is missing or wrong.
+            the architecture, contain NaN or infinite values or give useless features, or if `key` is missing or wrong.
     """
     architecture = find_architecture(backbone_name, image_size, params_file, f"--backbone {backbone_name}: ")
     preprocessing = _parse_preprocessing(image_size, mean, std)
@@ -208,7 +209,8 @@ def import_backbone(
                 f"--mean, --std: {file} is already a backbone file: omit these options, or import the original "
                 "checkpoint with them"
             )
-        backbone = load_backbone(file)  # checks the weights
+        backbone = load_backbone(file)
+        _check_weights(file, backbone)
         with _write_output(output, is_default) as temporary:
             shutil.copyfile(file, temporary)  # keeps the layers and preprocessing saved with the backbone
         return _describe_imported(output, backbone, "")
@@ -216,19 +218,36 @@ def import_backbone(
     if not state_dicts:
         raise UserError(
             f"{file} does not contain a state dict (searched: lists, tuples, and dicts whose keys are text, up to "
-            f"{_MAX_DEPTH} levels deep): use a file with a dict that maps names to tensors (not NumPy arrays), at "
-            "the top level or under a key such as 'state_dict', 'model' or 'backbone'"
+            f"{_MAX_DEPTH} levels deep): use a file with a dict that maps names to tensors (not NumPy arrays, or "
+            "tensors on the meta device, which have no values), at the top level or under a key such as 'state_dict', "
+            "'model' or 'backbone'"
         )
     weights = _choose_candidate(file, architecture, state_dicts, key)
     backbone = architecture.build()
     backbone.load_state_dict(backbone.state_dict() | weights.state)
-    not_finite = [name for name, value in backbone.state_dict().items() if not value.isfinite().all()]
-    if not_finite:
-        raise UserError(f"{file}: {not_finite[0]} contains NaN or infinite values; use an earlier checkpoint")
+    _check_weights(file, backbone)
     with _write_output(output, is_default) as temporary:
         save_backbone(backbone, temporary, preprocessing)
     place = "" if weights.key == "." else f", from the weights under '{weights.key}'"
     return _describe_imported(output, backbone, f"{place}{_describe_ignored(weights, state_dicts)}")
+
+
+def _check_weights(file: Path, backbone: backbones.Backbone) -> None:
+    """Raise UserError if a weight is NaN or infinite, or if the features of different images do not differ."""
+    if name := find_non_finite(backbone):
+        raise UserError(f"{file}: {name} contains NaN or infinite values; use an earlier checkpoint")
+    for name, value in backbone.state_dict().items():
+        if name.endswith("running_var") and (value < 0).any():
+            raise UserError(f"{file}: {name} is a variance, but contains negative values; use another checkpoint")
+    size = backbone.image_size or 32
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, second = backbone.eval()(images)
+    if torch.equal(first, second):
+        raise UserError(
+            f"{file}: with these weights, different images have the same features, as if the weights were zero; use "
+            "another checkpoint"
+        )
 
 
 @contextmanager
@@ -354,13 +373,28 @@ def _load_tensors(file: Path) -> Any:
             ) from error
         with open(file, "rb") as opened:
             start = opened.read(1024)
+        if re.match(rb"\x08[\x01-\x20][\x12\x3a]", start):  # version and producer, or version and graph
+            raise UserError(
+                f"{file} is an ONNX model, from which rr cannot read weights: import the PyTorch checkpoint from which "
+                "the model was exported, or use the original backbone.safetensors if rr export wrote the model"
+            ) from error
+        if start.startswith(b"\x93NUMPY") or _is_numpy_archive(file):
+            raise UserError(
+                f"{file} contains NumPy arrays: save a state dict instead, with torch.save({{NAME: "
+                "torch.from_numpy(ARRAY), …}, NEW_FILE), and import the new file"
+            ) from error
         # torch.save writes zip archives, so a file that starts like one may be a damaged checkpoint.
-        if start and not start.startswith(b"PK") and (content := identify_unreadable_content(start)):
+        if not start.startswith(b"PK") and (content := identify_unreadable_content(start)):
             raise UserError(f"{file} is not a checkpoint ({content[0]}): use another file") from error
         reason = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
         raise UserError(
             f"{file} is damaged or not a checkpoint ({reason}): copy or download it again, or use another file"
         ) from error
+
+
+def _is_numpy_archive(file: Path) -> bool:
+    """Return whether a file was written by `numpy.savez`."""
+    return zipfile.is_zipfile(file) and any(name.endswith(".npy") for name in zipfile.ZipFile(file).namelist())
 
 
 def _find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:

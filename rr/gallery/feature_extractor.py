@@ -173,7 +173,7 @@ class FeatureExtractor:
         """
         if isinstance(images, torch.Tensor) and images.is_floating_point():
             return self._extract_in_batches(images[None] if images.ndim == 3 else images, self._normalize_floats)
-        if isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) == 3:
+        if isinstance(images, (str, bytes, bytearray, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) == 3:
             images = [images]  # type: ignore[list-item]
         features = [np.empty((0, self.num_features), np.float32)]
         decoded = map_ordered(call, map(self._prepare_load, images), DECODING_THREADS)
@@ -235,6 +235,11 @@ class FeatureExtractor:
         """Return the pixels of an image, resized, uint8 (image_size, image_size, 3)."""
         if isinstance(image, (str, os.PathLike)):
             return read_images([expand_user(image)], self.decode_and_resize)[0]
+        if isinstance(image, (bytes, bytearray)):
+            raise ValueError(
+                "an image must be a path, a PIL image or RGB pixels, got bytes: for an encoded image, pass "
+                "PIL.Image.open(io.BytesIO(DATA))"
+            )
         if not isinstance(image, Image.Image):
             pixels = image.cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
             if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:

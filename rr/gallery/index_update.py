@@ -36,7 +36,8 @@ def embed_batches(
 ) -> Iterator[ImageVectors]:
     """Yield images and their vectors in batches, so that memory use does not grow with the number of images.
 
-    Vectors in `cached` are not computed again. Images that cannot be read are reported to `skipped`.
+    Vectors in `cached` are not computed again. Images that cannot be read are reported to `skipped`. If all vectors are
+    equal, a warning is printed.
 
     Raises:
         UserError: if a feature is NaN or infinite.
@@ -44,6 +45,7 @@ def embed_batches(
     rows = cached.find_rows(images)
     new = [image.path for image in images if image.path not in rows]
     decoded = decode_images(new, extractor.decode_and_resize, skipped)
+    num_images, first_D, are_equal = 0, None, True
     with Progress("embed", len(new), "images") if new else nullcontext() as progress:
         for start in range(0, len(images), extractor.batch_size):
             batch = images[start : start + extractor.batch_size]
@@ -60,7 +62,16 @@ def embed_batches(
                 features = extractor.extract(np.stack(list(pixels.values())))
                 vectors.update(zip(pixels, features, strict=True))
             if readable := [image for image in batch if image.path in vectors]:
-                yield ImageVectors(readable, np.stack([vectors[image.path] for image in readable]))
+                vectors_BD = np.stack([vectors[image.path] for image in readable])
+                first_D = vectors_BD[0] if first_D is None else first_D
+                num_images, are_equal = num_images + len(readable), are_equal and bool((vectors_BD == first_D).all())
+                yield ImageVectors(readable, vectors_BD)
+    if are_equal and first_D is not None and (num_images > 1 or not first_D.any()):
+        print(
+            f"warning: all {num_images:,} images have the same features: if the images differ, the weights are "
+            f"unusable{f' ({extractor.weights})' if extractor.weights else ''}; use other weights",
+            file=sys.stderr,
+        )
 
 
 def update_index(

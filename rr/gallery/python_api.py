@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from rr.compute.device import resolve_device
 from rr.data.preprocessing import Preprocessing
 from rr.data.printable_names import path_to_text
 from rr.data.skipped_files import UnreadablePolicy
@@ -44,7 +45,10 @@ def load_backbone(
         ValueError: if `preprocessing` is neither None nor an `rr.Preprocessing`.
     """
     return load_feature_extractor(
-        weights, preprocessing, str(device), "pass preprocessing=rr.Preprocessing(image_size, mean, std)"
+        weights,
+        preprocessing,
+        resolve_device(str(device), "device"),
+        "pass preprocessing=rr.Preprocessing(image_size, mean, std)",
     )
 
 
@@ -101,10 +105,10 @@ class Gallery:
 
         Raises:
             UserError: if the image cannot be read, or if the backbone has changed since the gallery was created.
-            ValueError: if `query` contains several images, or if `top` is less than 1.
+            ValueError: if `query` contains several images, or if `top` is not an integer or is less than 1.
         """
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
+        if not isinstance(top, (int, np.integer)) or top < 1:
+            raise ValueError(f"top must be an integer and at least 1, got {top!r}")
         if self.backbone.version != self._version:
             raise UserError(
                 "the backbone has changed since the features of this gallery were computed: create it again"

@@ -1,6 +1,7 @@
 """Read and check `params.yaml`. Each mistake is reported in one line with the path of the key and a suggestion."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard, get_args
@@ -86,6 +87,12 @@ def parse_yaml(content: str, path: Path) -> Any:
             "remove the alias, or nest the values less deeply"
         ) from error
     except (YAMLError, ValueError, TypeError) as error:
+        if conflict := re.search(r"^<{7} .*", content, re.MULTILINE):
+            line = content.count("\n", 0, conflict.start()) + 1
+            raise UserError(
+                f"{path}, line {line}: git could not merge two versions of this file: choose one of them, and delete "
+                "the lines that start with <<<<<<<, ======= and >>>>>>>"
+            ) from error
         raise UserError(f"{path} is not valid YAML: {_describe_yaml_error(error)}") from error
     if unsupported:
         raise UserError(f"{path}: {unsupported}")

@@ -48,8 +48,7 @@ def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
             threads can write `target` at the same time.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    writer = f".{os.getpid()}.{threading.get_ident()}" if concurrent else ""
-    temporary = target.with_name(f".{target.stem}{writer}.tmp{target.suffix}")
+    temporary = temporary_path(target, concurrent=concurrent)
     temporary.unlink(missing_ok=True)
     try:
         yield temporary
@@ -62,6 +61,12 @@ def atomic_write(target: Path, *, concurrent: bool = False) -> Iterator[Path]:
     finally:
         if _postponed.get(target) != temporary:
             temporary.unlink(missing_ok=True)
+
+
+def temporary_path(target: Path, *, concurrent: bool) -> Path:
+    """Return the path of the temporary file that `atomic_write` writes."""
+    writer = f".{os.getpid()}.{threading.get_ident()}" if concurrent else ""
+    return target.with_name(f".{target.stem}{writer}.tmp{target.suffix}")
 
 
 def write_text(target: Path, text: str, *, concurrent: bool = False) -> None:

@@ -1,11 +1,12 @@
 """Check the path of an output file before any work is done."""
 
-import os
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
 from rr.data.printable_names import display_name, printable
 from rr.errors import UserError
+from rr.runtime.atomic import temporary_path
 
 
 def check_output_path(
@@ -37,8 +38,17 @@ def check_output_path(
         problem = f"does not end in {' or '.join(suffixes)}: use a name that does"
     elif not folder.is_dir():
         problem = f"is in {folder}, which is not a folder: use a different path"
-    elif must_be_writable and not is_writable(output):
-        problem = f"cannot be written, because the folder {folder} is read-only: use a different path"
+    elif error := _find_write_error(output):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if not must_be_writable:
+                return
+            problem = f"cannot be written, because the folder {folder} is read-only: use a different path"
+        elif error.errno == errno.ENAMETOOLONG:
+            problem = "has a name that is too long: use a shorter name"
+        else:
+            problem = (
+                f"cannot be written, because {folder} accepts no new file ({error.strerror}): use a different path"
+            )
     else:
         return
     raise UserError(f"{option} {display_name(output)} {problem}")
@@ -46,7 +56,18 @@ def check_output_path(
 
 def is_writable(output: Path) -> bool:
     """Return whether files can be created in the folder of `output` or, if it is missing, in its nearest parent."""
-    return os.access(_existing_folder(output), os.W_OK)
+    return _find_write_error(output) is None
+
+
+def _find_write_error(output: Path) -> OSError | None:
+    """Return the error that writing `output` causes, or None. Permissions do not reveal every error."""
+    probe = _existing_folder(output) / temporary_path(output, concurrent=True).name
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        return error
+    return None
 
 
 def _existing_folder(output: Path) -> Path:

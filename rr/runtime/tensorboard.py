@@ -4,6 +4,9 @@ import math
 from functools import partial
 from pathlib import Path
 
+from rr.errors import UserError
+from rr.runtime.output_path import is_writable
+
 
 class EventWriter:
     """Writes one scalar per column and epoch to a run's folder.
@@ -12,10 +15,13 @@ class EventWriter:
     curves are therefore complete and contain no epoch twice, even if a run was interrupted.
 
     Raises:
+        UserError: if the folder is not writable.
         ModuleNotFoundError: if the `tensorboard` package is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
+        if not is_writable(folder / "events"):
+            raise UserError(f"--tensorboard: no file can be written to {folder}: use another folder (RR_TENSORBOARD)")
         from torch.utils.tensorboard import SummaryWriter
 
         self._make_writer = partial(SummaryWriter, str(folder), purge_step=1)

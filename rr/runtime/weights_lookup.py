@@ -21,14 +21,16 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
             released weights with the same name.
 
     Raises:
-        UserError: if `weights` is a folder, if it looks like a name but no released weights have this name, or if the
-            file cannot be downloaded.
+        UserError: if `weights` is a folder or an ONNX model, if it looks like a name but no released weights have this
+            name, or if the file cannot be downloaded.
     """
     if os.fspath(weights).startswith(HUB_PREFIX):
         return _download(os.fspath(weights))
     path = expand_user(weights)
     if path.is_dir():
         raise UserError(f"{path} is a folder: use the backbone.safetensors from a run, or another file")
+    if path.suffix.lower() == ".onnx":
+        raise UserError(f"{path} is an ONNX model: use the backbone.safetensors from which it was exported")
     if path.exists() or len(path.parts) > 1 or path.suffix:
         return path
     released = FOLDER / f"{path}.safetensors"

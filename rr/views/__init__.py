@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rr.compute.buffers import BufferPool
-from rr.views.argument_checks import check_images, normalization_coefficients
+from rr.views.argument_checks import check_device, check_images, normalization_coefficients
 from rr.views.augmentation import Augmentation
 from rr.views.view_parameters import ViewParameters, sample_precropped_view_parameters, sample_view_parameters
 
@@ -37,7 +37,7 @@ def make_views(
     images: NDArray[np.uint8] | torch.Tensor,
     image_indices: NDArray[np.int64] | torch.Tensor,
     *,
-    augmentation: Augmentation | tuple[Augmentation, ...],
+    augmentation: Augmentation | Sequence[Augmentation],
     seed: int,
     epoch: int,
     num_views: int,
@@ -54,13 +54,13 @@ def make_views(
     Args:
         images: uint8 (M, S, S, 3); a tensor may already be on the device.
         image_indices: int64 (M,), the index of each image in its dataset, in host memory.
-        augmentation: the augmentation policy, or a tuple of policies that the views use in turn.
+        augmentation: the augmentation policy, or a sequence of policies that the views use in turn.
         seed: seed for the random parameters, in [0, 2**64).
         epoch: number of the epoch, in [0, 2**32).
         num_views: number of views per image, K, at least 1.
         mean: mean of each of the three channels, for pixel values in [0, 1].
         std: standard deviation of each channel, for pixel values in [0, 1].
-        device: device on which the views are computed and returned.
+        device: device on which the views are computed and returned; "auto" is a GPU if there is one.
 
     Returns:
         float32 (K * M, 3, S, S) in channels_last memory format. The first M rows are view 1 of all images.
@@ -74,6 +74,7 @@ def make_views(
     indices = np.asarray(image_indices)
     if len(indices) != num_images:
         raise ValueError(f"image_indices must have one entry per image, got {len(indices)} for {num_images} images")
+    device = check_device(str(device))
     parameters = sample_view_parameters(augmentation, seed, epoch, indices, num_views, image_size)
     return apply_view_parameters(images, parameters, mean, std, device)
 

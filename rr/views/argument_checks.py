@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rr.compute.device import resolve_device
+from rr.errors import UserError
 from rr.runtime.channel_values import parse_channel_values
 from rr.views.view_parameters import ViewParameters
+
+
+@cache
+def check_device(device: str) -> str:
+    """Return `device`, or the device that "auto" stands for.
+
+    Raises:
+        ValueError: if torch cannot use the device.
+    """
+    import torch
+
+    try:
+        if device == "auto" or device.startswith("cuda"):
+            return resolve_device(device, "device")
+        torch.device(device)
+    except (UserError, RuntimeError) as error:
+        raise ValueError(str(error)) from error
+    return device
 
 
 def check_images(images: Any, dtype: Any) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -123,15 +124,15 @@ class Augmentation:
             raise ValueError(f"{name} must be a tuple (low, high) with 0 < low <= high <= {high:g}, got {value!r}")
 
 
-def as_policies(augmentation: Augmentation | tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+def as_policies(augmentation: Augmentation | Sequence[Augmentation]) -> tuple[Augmentation, ...]:
     """Return the policies that the views of an image use in turn.
 
     Raises:
         ValueError: if there is no policy, or if one of them is not an `Augmentation`.
     """
-    policies = augmentation if isinstance(augmentation, tuple) else (augmentation,)
+    policies = tuple(augmentation) if isinstance(augmentation, Sequence) else (augmentation,)
     if not policies or not all(isinstance(policy, Augmentation) for policy in policies):
-        raise ValueError(f"augmentation must be an Augmentation or a tuple of them, got {augmentation!r}")
+        raise ValueError(f"augmentation must be an Augmentation or a sequence of them, got {augmentation!r}")
     return policies
 
 

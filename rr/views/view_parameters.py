@@ -8,6 +8,7 @@ number of workers or the number of views.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -85,7 +86,7 @@ class ViewParameters:
 
 
 def sample_view_parameters(
-    augmentation: Augmentation | tuple[Augmentation, ...],
+    augmentation: Augmentation | Sequence[Augmentation],
     seed: int,
     epoch: int,
     image_indices: NDArray[np.int64],
@@ -99,7 +100,7 @@ def sample_view_parameters(
     RandomSolarize, RandomAffine and RandomErasing.
 
     Args:
-        augmentation: the augmentation policy, or a tuple of policies that the views use in turn.
+        augmentation: the augmentation policy, or a sequence of policies that the views use in turn.
         seed: in [0, 2**64).
         epoch: in [0, 2**32).
         image_indices: int64 (M,), the index of each image in its dataset, not negative.
@@ -162,7 +163,7 @@ def _floats(*values: float) -> tuple[float, ...]:
 
 
 def sample_precropped_view_parameters(
-    augmentation: Augmentation | tuple[Augmentation, ...],
+    augmentation: Augmentation | Sequence[Augmentation],
     seed: int,
     epoch: int,
     image_indices: NDArray[np.int64],

@@ -17,7 +17,7 @@ from rr.errors import UserError
 from rr.evaluate.protocol_checks import DatasetLabels
 from rr.params import Params, PublishedSource
 from rr.workflow import stage_runs
-from rr.workflow.records import load_record
+from rr.workflow.records import find_current_record
 
 # Numbers of training images, test images and classes for the sources whose size never varies. All classes of a source
 # have the same number of images (in `digits`, almost the same). A dataset without labels has 0 classes.
@@ -47,13 +47,20 @@ def find_dataset_labels(params: Params, name: str) -> DatasetLabels | None:
     """
     files = paths.DatasetPaths(name)
     try:
-        has_record = paths.record_file(files.raw_dir).is_file()
-        # Files without an `rr fetch` record come from another machine.
-        if not has_record or load_record(files.raw_dir)["params"] == stage_runs.make_fetch_run(params, name).params:
+        if not must_fetch(params, name):
             return _read_labels(files.images if files.images.is_file() else files.index)
     except (OSError, pa.ArrowException, KeyError, ValueError, UserError):
         pass
     return _make_labels(params.datasets[name].source)
+
+
+def must_fetch(params: Params, name: str) -> bool:
+    """Return whether `rr fetch` has not run for a dataset, or has run with different parameters."""
+    files = paths.DatasetPaths(name)
+    if not files.images.exists() and not files.index.exists():
+        return True
+    has_record = paths.record_file(files.raw_dir).is_file()  # files without a record come from another machine
+    return has_record and find_current_record(stage_runs.make_fetch_run(params, name)) is None
 
 
 def _read_labels(path: Path) -> DatasetLabels:

@@ -4,16 +4,19 @@
 no training starts for a grid that cannot be completed.
 """
 
+from contextlib import suppress
+
 from rr import paths
 from rr.data.printable_names import printable
+from rr.errors import UserError
 from rr.evaluate.protocol_checks import DatasetLabels, find_protocol_problem
 from rr.methods.requirements import find_backbone_problem, find_training_problem, find_weights_problem
 from rr.params import ImportedConfig, OwnImagesSource, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig
 from rr.workflow import grid, stage_runs
-from rr.workflow.dataset_labels import find_dataset_labels
-from rr.workflow.records import find_current_record
+from rr.workflow.dataset_labels import find_dataset_labels, must_fetch
+from rr.workflow.records import find_current_record, find_local_copy
 from rr.workflow.verify import find_changed_source_file
 
 
@@ -38,15 +41,18 @@ def find_grid_problems(params: Params) -> list[str]:
 
 
 def _find_source_problem(params: Params, name: str) -> str | None:
-    """Return a problem if a user's own images have not been fetched and their path does not exist."""
-    source, files = params.datasets[name].source, paths.DatasetPaths(name)
-    if not isinstance(source, OwnImagesSource) or files.images.exists() or files.index.exists():
+    """Return a problem if a user's own images must be fetched, but their path does not exist."""
+    source = params.datasets[name].source
+    if not isinstance(source, OwnImagesSource) or not must_fetch(params, name):
         return None
-    if paths.expand_user(source.path).exists():
-        return None
+    local_copy = find_local_copy(stage_runs.make_fetch_run(params, name))
+    with suppress(UserError):  # there is no such user
+        if (local_copy and local_copy.exists()) or paths.expand_user(source.path).exists():
+            return None
+    hint = ": write a path, without variables and URLs" if "$" in source.path or "://" in source.path else ""
     return (
         f"{name} cannot be fetched, because {printable(source.path)} does not exist: fix "
-        f"datasets.{name}.source.path in params.yaml"
+        f"datasets.{name}.source.path in params.yaml{hint}"
     )
 
 

@@ -215,3 +215,18 @@ def find_current_record(run: StageRun) -> dict[str, Any] | None:
     """Return the record of a run if it has the run's parameters, otherwise None. Code and files are not compared."""
     record = find_record(run.folder)
     return record if record and record["params"] == run.params else None
+
+
+def find_local_copy(run: StageRun) -> Path | None:
+    """Return the path of the local copy from which the current images were fetched, or None.
+
+    When an engine reruns the stage, it does not pass `--from`. A local copy replaces the kind and the path of a source,
+    so it is used again unless one of these has changed.
+    """
+    record = find_record(run.folder) or {}
+    path = record.get("local_copy")
+    return Path(path) if path and _kind_and_path(record["params"]) == _kind_and_path(run.params) else None
+
+
+def _kind_and_path(fetch_params: dict[str, Any]) -> list[tuple[str, str | None]]:
+    return [(source["kind"], source.get("path")) for source in fetch_params.values()]

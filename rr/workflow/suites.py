@@ -27,7 +27,7 @@ _SECTIONS = {"grid", "methods"}
 
 
 def describe_suites() -> dict[str, str]:
-    """Return the first sentence of the comment in each suite file, by suite name.
+    """Return the first sentence of the comment in each suite file, or why it cannot be read, by suite name.
 
     Raises:
         UserError: if the current folder is not a project.
@@ -36,8 +36,11 @@ def describe_suites() -> dict[str, str]:
         raise UserError(f"there is no folder {SUITES}: run rr in the root folder of a project")
     sentences = {}
     for name in _suite_names():
-        comment = [line[1:].strip() for line in _read_text(name).splitlines() if line.startswith("#")]
-        sentences[name] = " ".join(comment).split(". ")[0].rstrip(".")
+        try:
+            comment = [line[1:].strip() for line in _read_text(name).splitlines() if line.startswith("#")]
+            sentences[name] = " ".join(comment).split(". ")[0].rstrip(".")
+        except (UserError, OSError) as error:
+            sentences[name] = f"cannot be read ({error})"
     return sentences
 
 
@@ -184,7 +187,9 @@ def load_suite(name: str) -> dict[str, Any]:
 
 
 def _describe(value: Any) -> str:
-    """Return the keys of a mapping, or any other value as it is, for a message."""
+    """Return the keys of a mapping, "nothing" for None, or any other value as it is, for a message."""
+    if value is None:
+        return "nothing"
     return ", ".join(map(str, value)) if isinstance(value, dict) and value else f"{value!r:.100}"
 
 

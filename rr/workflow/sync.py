@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from rr import paths
 from rr.errors import UserError
 from rr.params import Params, load_params
 from rr.workflow.records import code_hashes
@@ -18,13 +19,13 @@ from rr.workflow.stage_runs import STAGE_PARAMETERS, StageRun, iter_stage_runs
 from rr.workflow.verify import find_grid_mismatches, find_mismatches
 
 
-def sync_dvc(params: Params) -> tuple[int, int]:
+def sync_dvc(params: Params) -> tuple[int, int, int]:
     """Register with DVC all runs in the grid that match their records.
 
     `dvc commit` does not check files, so a run that does not match its record is not registered, and DVC runs it again.
 
     Returns:
-        The numbers of registered runs and of all runs.
+        The numbers of registered runs, of runs without a record, and of all runs.
 
     Raises:
         UserError: if DVC is not installed or cannot register the runs, or if the code in this folder differs from the
@@ -36,7 +37,8 @@ def sync_dvc(params: Params) -> tuple[int, int]:
     checked_runs = find_grid_mismatches(params)
     runs = [run for run, messages in checked_runs if not messages]
     _register_with_dvc(runs)
-    return len(runs), len(checked_runs)
+    num_not_run = sum(not paths.record_file(run.folder).is_file() for run, _ in checked_runs)
+    return len(runs), num_not_run, len(checked_runs)
 
 
 def was_started_by_dvc() -> bool:

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from helpers import RunRr, add_dataset, evaluate_command, extract_command, mount_tmpfs, pretrain_command
+from helpers import ROOT, RunRr, add_dataset, evaluate_command, extract_command, mount_tmpfs, pretrain_command
 from PIL import Image
 
 from rr import __version__, cli, commands
@@ -46,6 +46,30 @@ def test_help_imports_no_heavy_library() -> None:
         "retrieve",
     ):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["status", "init", "plan", "doctor"])
+def test_deleted_current_folder_is_reported(tmp_path: Path, command: str) -> None:
+    (tmp_path / "deleted").mkdir()
+    program = (
+        f"cd deleted; rmdir {tmp_path}/deleted; exec {sys.executable} -c 'from rr.cli import main; main()' {command}"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["sh", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("rr: the current folder no longer exists: change to another folder")
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "two", "1.5", ""])
+def test_invalid_number_of_threads_of_numba_is_reported(
+    rr: RunRr, monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    outcome = rr("status")
+    assert outcome.code == 2
+    assert (
+        outcome.err == f"rr: NUMBA_NUM_THREADS={threads}: must be a positive integer: change or unset this variable\n"
+    )
 
 
 def test_version_is_the_version_of_the_package(rr: RunRr) -> None:

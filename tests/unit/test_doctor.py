@@ -80,7 +80,7 @@ def test_problems_of_the_grid_are_listed(project: Path) -> None:
 
     (project / "images").mkdir()
     write_params(project, use_unknown_images)
-    assert run_check("grid").endswith("; not checked, because rr fetch has not been run: mine")
+    assert run_check("grid").endswith("; not checked before rr fetch has run: mine")
     write_params(project, lambda params: params["protocols"]["knn"].update(neighbors=1000))
     lines = run_check("grid").splitlines()
     assert lines[0] == "FAIL: it cannot be completed:"

@@ -1,6 +1,7 @@
 """Tests of the messages for operating system errors."""
 
 import errno
+import os
 from multiprocessing import shared_memory
 
 import pytest
@@ -17,6 +18,18 @@ def test_error_of_shared_memory_names_its_folder(number: int) -> None:
     message = str(explain_os_error(caught.value))
     assert " at /dev/shm" in message
     assert "psm_" not in message
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESTALE, errno.ENODEV, errno.EBUSY, errno.ETIMEDOUT])
+def test_any_error_at_a_path_is_explained(number: int) -> None:
+    message = str(explain_error(OSError(number, os.strerror(number), "/mnt/x")))
+    assert message == f"{os.strerror(number)} at /mnt/x: check the path and its file system"
+    assert explain_error(OSError(number, os.strerror(number))) is None  # it may be a bug
+
+
+def test_too_many_open_files_are_explained() -> None:
+    message = str(explain_error(OSError(errno.EMFILE, "Too many open files", "/mnt/x")))
+    assert message == "too many open files: raise the limit (`ulimit -n`)"
 
 
 def test_missing_folder_for_compiled_code_is_explained() -> None:

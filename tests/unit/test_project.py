@@ -124,6 +124,14 @@ def test_existing_project_keeps_its_files_and_renews_its_links(tmp_path: Path) -
     assert (tmp_path / "rr").resolve() == ROOT / "rr"
 
 
+def test_existing_project_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"{tmp_path} is now a project: run the example" in rr("init").out
+    assert rr("init").out == f"{tmp_path} is already a project\n"
+    (tmp_path / "Snakefile").unlink()
+    assert rr("init").out == f"{tmp_path} is already a project; added the missing files Snakefile\n"
+
+
 def test_pipeline_files_of_another_version_are_named(tmp_path: Path) -> None:
     create_project(tmp_path)
     (tmp_path / "params.yaml").write_text("changed")

@@ -310,6 +310,7 @@ def test_backbone_with_a_frozen_parameter_passes(own_classes: Path) -> None:
     ("code", "change", "message"),
     [
         (".mean((2, 3))", ".mean(3)", r"the output must have shape \(B, num_features\) = \(8, 8\)"),
+        (".mean((2, 3))", ".mean((2, 3)),", r"the output must be a tensor \(B, num_features\), got tuple"),
         (".mean((2, 3))", ".mean((2, 3)).double()", "the output must be float32"),
         (".mean((2, 3))", ".mean((2, 3)) * torch.inf", "the output contains NaN or infinite values"),
         (".mean((2, 3))", ".mean((2, 3)) * 0", "is zero"),
@@ -409,6 +410,11 @@ def test_faulty_sources_fail(own_classes: Path, code: str, change: str, message:
             r"the label of 'train/0.png' must be an integer, got '[0-9]'",
         ),
         ("encode_png(pixels)", "pixels", r"the data of 'train/0.png' must be of type bytes, got array"),
+        (
+            'f"{split}/{row}.png"',
+            'f"{row}.png"',
+            r"medmnist:MedMnist: several images have the name '0.png': give each image a different name",
+        ),
         ('f"{split}/{row}.png"', "'\\udce9.png'", r"the name of '\\udce9.png' must be text in valid Unicode"),
         ("yield EncodedImage(split", "yield (split", r"an image must be an rr\.data\.raw\.EncodedImage, got \('train'"),
         (

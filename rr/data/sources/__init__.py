@@ -78,8 +78,9 @@ def _iter_checked(kind: str, images: Iterable[EncodedImage]) -> Iterator[Encoded
     """Yield the images of a user-defined source.
 
     Raises:
-        UserError: if one of them is not an `EncodedImage` with values of the right types.
+        UserError: if one of them is not an `EncodedImage` with values of the right types, or if two have the same name.
     """
+    names: set[str] = set()
     for image in images:
         if not isinstance(image, EncodedImage):
             raise UserError(f"{kind}: an image must be an rr.data.raw.EncodedImage, got {image!r:.200}")
@@ -93,6 +94,9 @@ def _iter_checked(kind: str, images: Iterable[EncodedImage]) -> Iterator[Encoded
             if not is_valid:
                 value = repr(getattr(image, field))
                 raise UserError(f"{kind}: the {field} of {image.name!r} must be {expected}, got {value:.100}")
+        if image.name in names:
+            raise UserError(f"{kind}: several images have the name {image.name!r}: give each image a different name")
+        names.add(image.name)
         yield image
 
 

@@ -15,13 +15,13 @@ _UNLABELED = re.compile(r"-1|nan|null|<na>|unlabell?ed(?:[ _-]?(?:data|images?))
 
 
 def find_variants(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return two names that differ only in case, in surrounding spaces or in a suffix that marks a copy, or None.
+    """Return two names that differ only in case, in spaces or in a suffix that marks a copy, or None.
 
     Single letters may differ in case, because a dataset of letters may have the classes `A` and `a`.
     """
     by_key: dict[str, str] = {}
     for name in names:
-        key = name.strip()
+        key = " ".join(name.split())
         key = key if len(key) == 1 else key.lower()
         if key in by_key:
             return by_key[key], name

@@ -72,13 +72,15 @@ def adjust_held_out(test: set[bytes], by_label: Mapping[int, set[bytes]], num_im
         kept = set().union(*(distinct for distinct in by_label.values() if len(distinct) == 1))
         test = set(sorted(all_digests - kept)[:1])
     if all_digests and not test:
-        reason = "every distinct image is the only one in some class"
-        if len(all_digests) == 1:
-            reason = "there is only one image" if num_images == 1 else "all images are identical"
         at_least = "" if by_label.keys() == {raw.UNLABELED} else ", so that at least one class has two"
         kind = "a folder" if path.is_dir() else "files"
-        raise UserError(
-            f"{display_name(path)}: no test image can be held out, because {reason}: add different images{at_least}, "
-            f"or add {kind} of test images"
-        )
+        remedy = f"add different images{at_least}, or add {kind} of test images"
+        if len(all_digests) == 1:
+            reason = "there is only one image" if num_images == 1 else "all images are identical"
+        elif len(by_label) == num_images and raw.UNLABELED not in by_label:
+            reason = f"the labels have {len(by_label):,} different values for {num_images:,} images"
+            remedy = f"use classes that several images share, not measurements or numbers of images, or {remedy}"
+        else:
+            reason = "every distinct image is the only one in some class"
+        raise UserError(f"{display_name(path)}: no test image can be held out, because {reason}: {remedy}")
     return test

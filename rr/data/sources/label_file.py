@@ -14,7 +14,7 @@ from rr.data.printable_names import display_name, normalize_unicode, path_to_tex
 from rr.data.sources.class_names import LABEL_LIKE, LABEL_NAMES, find_variants, means_unlabeled
 from rr.data.sources.split_names import MAX_SPLITS, TRAIN, assigns_splits, find_split, split_words
 from rr.errors import UserError
-from rr.runtime.formatting import format_names
+from rr.runtime.formatting import format_count, format_names
 
 _DELIMITERS = ",;\t"
 _MISSING = re.compile(r"#?n/?a", re.IGNORECASE)  # how R and spreadsheets write a missing value
@@ -117,7 +117,9 @@ def _parse_csv(path: Path, text: str) -> tuple[list[str], list[_Row]]:
     header = rows.pop(0)
     for row in rows:
         if len(row.fields) != len(header.fields):
-            raise _error(path, row, f"{len(row.fields)} fields, but the first line has {len(header.fields)}")
+            raise _error(
+                path, row, f"{format_count(len(row.fields), 'fields')}, but the first line has {len(header.fields)}"
+            )
     return header.fields, rows
 
 

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rr.data import raw
-from rr.data.folder_listing import DamagedFile, FileKind, SkippedFile, list_folder
+from rr.data.folder_listing import ARROW, DamagedFile, FileKind, SkippedFile, list_folder
 from rr.data.image_decoding import identify_unreadable_content
 from rr.data.image_summary import ImageFacts
 from rr.data.printable_names import display_name, display_names, normalize_unicode, path_to_text, printable
@@ -95,6 +96,7 @@ def read_dataset(source: ParquetSource, local_copy: Path | None, skipped: Skippe
     get_file = cache(partial(_open_schema, root, _group_excluded_rows(skipped.excluded_names)))
     layout = _find_layout(path, source, skipped, get_file)
     train = [get_file(name) for name in layout.train]
+    _require_rows(train)
     columns = choose_columns(train[0].path, train[0].schema, source)
     test_name, test_choice = _choose_test(layout, train, columns, get_file)
     if source.splits == "auto" and test_name:
@@ -167,13 +169,21 @@ def _find_layout(
     if layout.train:
         return layout
     if layout.without_images:
-        first = get_file(layout.without_images[0])
+        files = [get_file(name) for name in layout.without_images]
+        _require_rows(files)
+        first = files[0]
         choose_columns(first.path, first.schema, source)  # raises an error that lists the columns
     found = "; ".join(format_skipped(skipped.counts))
     raise UserError(
         f"{display_name(path)}: no Parquet file with images found{found and f' ({found})'}; fix the source's path "
         "in params.yaml, or specify a path with --from"
     )
+
+
+def _require_rows(files: list[_File]) -> None:
+    """Raise UserError if none of the files has a row. pandas may write such a file with columns of other types."""
+    if not any(file.num_rows for file in files):
+        raise UserError(f"{display_names(file.path for file in files)}: no rows: write the images to the file again")
 
 
 def _list_parquet_files(root: Path, skipped: SkippedFiles) -> list[str]:
@@ -201,6 +211,8 @@ def _list_parquet_files(root: Path, skipped: SkippedFiles) -> list[str]:
 def _reason_not_parquet(path: str, suffix: str) -> str | None:
     if suffix == ".parquet":
         return None
+    if suffix == ".arrow":
+        return ARROW
     try:
         with open(path, "rb") as file:
             return _MISNAMED if file.read(4) == b"PAR1" else _NOT_PARQUET
@@ -313,7 +325,14 @@ def _read_labels(
         for split, part in (("train", train), ("test", test))
     }
     if any(isinstance(value, str) for value in used["train"] | used["test"]):
-        class_names = sorted(used["train"] | used["test"])
+        texts = sorted(used["train"] | used["test"], key=str.strip)
+        class_names = [text.strip() for text in texts]
+        if twice := [pair for pair in pairwise(texts) if pair[0].strip() == pair[1].strip()]:
+            first, second, column = (f"'{printable(name)}'" for name in (*sorted(twice[0]), columns.label))
+            raise UserError(
+                f"{display_name(files[0].path)}: the labels {first} and {second} in column {column} differ only in the "
+                "spaces around them: remove these spaces and write the file again"
+            )
         if checks_names and (similar := find_variants(class_names)):
             first, second, column = (f"'{printable(name)}'" for name in (*similar, columns.label))
             raise UserError(
@@ -321,9 +340,9 @@ def _read_labels(
                 "seem to be the same class: spell them the same way or, if they are different classes, specify "
                 "`splits` in this dataset's source in params.yaml"
             )
-        ids = {name: label for label, name in enumerate(class_names)} | {None: raw.UNLABELED}
+        ids = {text: label for label, text in enumerate(texts)} | {None: raw.UNLABELED}
         labels = {name: np.array([ids[value] for value in texts], np.int64) for name, texts in values.items()}
-        unknown = sorted(used["test"] - used["train"])
+        unknown = sorted(text.strip() for text in used["test"] - used["train"])
     else:
         class_names = _read_class_names(files, values, columns.label) if used["train"] or used["test"] else []
         labels = {
@@ -385,15 +404,15 @@ def _read_class_names(files: list[_File], labels: dict[str, list[Any]], column: 
     return names
 
 
-def _iter_rows(file: _File, columns: Columns) -> Iterator[tuple[int, bytes, str | None]]:
-    """Yield each row's number, its encoded image (empty if it is missing) and its image path."""
+def _iter_rows(file: _File, columns: Columns) -> Iterator[tuple[int, bytes | None, str | None]]:
+    """Yield each row's number, its encoded image (None if it is missing) and its image path."""
     row = 0
     with file.open() as content:
         for batch in content.iter_batches(batch_size=_BATCH_ROWS, columns=[columns.image]):
             for value in batch.column(columns.image):
                 image = value.as_py()
                 fields = image if isinstance(image, dict) else {"bytes": image}
-                yield row, fields["bytes"] or b"", fields.get("path")
+                yield row, fields["bytes"], fields.get("path")
                 row += 1
 
 
@@ -409,7 +428,7 @@ def _iter_images(file: _File, columns: Columns, skipped: SkippedFiles) -> Iterat
         if data:
             yield row, name, data
         else:
-            skipped.add_damaged(DamagedFile(name, "without an image", missing_image_problem(path)), ".parquet")
+            skipped.add_damaged(DamagedFile(name, "without an image", missing_image_problem(data, path)), ".parquet")
 
 
 def _row_name(file: _File, row: int) -> str:
@@ -464,5 +483,5 @@ def _iter_assigned_images(
     for split in raw.SPLITS:
         for file in files:
             for row, data, _ in _iter_rows(file, columns):
-                if splits.get((file.name, row)) == split:
+                if data and splits.get((file.name, row)) == split:
                     yield raw.EncodedImage(split, _row_name(file, row), data, int(labels[file.name][row]))

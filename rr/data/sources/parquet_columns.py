@@ -16,6 +16,10 @@ from rr.errors import UserError
 from rr.params import ParquetSource
 
 _IMAGE_NAMES = ("image", "img")
+_HOW_TO_EMBED = (
+    "write the contents of the image files as bytes, one image in each row (text such as paths, URLs or base64, lists, "
+    "pixel values and dictionary-encoded bytes are not read)"
+)
 _KEY_HINT = "in this dataset's source in params.yaml"
 
 
@@ -42,7 +46,8 @@ def choose_columns(path: Path, schema: pa.Schema, source: ParquetSource) -> Colu
 def check_columns(path: Path, schema: pa.Schema, columns: Columns, expected: pa.Schema, expected_path: Path) -> None:
     """Raise UserError if a file lacks columns that another file of the dataset has, or if their types differ."""
     for name in filter(None, columns):
-        if schema.names.count(name) != 1:
+        _check_unique(path, schema, name)
+        if name not in schema.names:
             raise _column_error(
                 path,
                 schema,
@@ -91,16 +96,15 @@ def check_no_label_in_path(names: Sequence[str]) -> None:
 
 def has_image_column(schema: pa.Schema, source: ParquetSource) -> bool:
     """Return whether a file has a column that may contain images."""
-    names = [source.image] if source.image else schema.names
-    return any(schema.names.count(name) == 1 and is_image_type(schema.field(name).type) for name in names)
+    return any(is_image_type(field.type) for field in schema if source.image in (None, field.name))
 
 
 def has_any_label(file: pq.ParquetFile, columns: Columns) -> bool:
     """Return whether a file has at least one label."""
     if columns.label is None or columns.label not in file.schema_arrow.names:
         return False
-    labels = file.read(columns=[columns.label])[columns.label]
-    return any(label not in (None, raw.UNLABELED) for label in labels.to_pylist())
+    labels = file.read(columns=[columns.label]).columns  # several only if other columns have the same name
+    return any(label not in (None, raw.UNLABELED) for column in labels for label in column.to_pylist())
 
 
 def read_labels(
@@ -108,7 +112,7 @@ def read_labels(
 ) -> list[int] | list[str | None]:
     """Return the labels of all rows: integers (-1 if unlabeled) or strings (None if unlabeled).
 
-    Excluded rows are treated as unlabeled.
+    Excluded rows are treated as unlabeled. Strings may have surrounding spaces.
 
     Raises:
         UserError: if an integer is out of range, if a string is empty or, if `checks_names` is true, if a string means
@@ -124,10 +128,10 @@ def read_labels(
         for label in (min(labels, default=0), max(labels, default=0)):
             raw.check_label(label, display_name(path))
         return labels
-    values = [value and normalize_unicode(value).strip() for value in values]
-    if "" in values:
+    values = [value and normalize_unicode(value) for value in values]
+    if empty := [row for row, value in enumerate(values) if value is not None and not value.strip()]:
         raise UserError(
-            f"{display_name(path)}, row {values.index('')}: the label in column '{printable(column)}' is an empty "
+            f"{display_name(path)}, row {empty[0]}: the label in column '{printable(column)}' is an empty "
             "string; use null for unlabeled images"
         )
     if checks_names and (unlabeled := sorted(value for value in {*values} if value and means_unlabeled(value))):
@@ -199,8 +203,10 @@ def describe_columns(schema: pa.Schema) -> dict[str, str]:
     return {printable(field.name): str(field.type) for field in schema}
 
 
-def missing_image_problem(path: Any) -> str:
-    """Return what is wrong with a row without image bytes; `path` is the path that it stores instead, or None."""
+def missing_image_problem(data: bytes | None, path: Any) -> str:
+    """Return what is wrong with a row whose image bytes `data` are empty or None. `path` is the path that it stores."""
+    if data is not None:
+        return "the image is empty (0 bytes)"
     if not path:
         return "the image is missing"
     return (
@@ -209,32 +215,37 @@ def missing_image_problem(path: Any) -> str:
 
 
 def _choose_image_column(path: Path, schema: pa.Schema, key: str | None, features: dict[str, Any]) -> str:
+    candidates = list(dict.fromkeys(field.name for field in schema if is_image_type(field.type)))
     if key is not None:
-        if schema.names.count(key) != 1 or not is_image_type(schema.field(key).type):
+        _check_unique(path, schema, key)
+        if key not in candidates:
             raise _column_error(
-                path, schema, f"has no column '{printable(key)}' of images; fix the `image` key {_KEY_HINT}"
+                path,
+                schema,
+                f"has no column '{printable(key)}' of images; fix the `image` key {_KEY_HINT}, or {_HOW_TO_EMBED}",
             )
         return key
-    candidates = [field.name for field in schema if is_image_type(field.type) and schema.names.count(field.name) == 1]
     marked = [name for name in candidates if features.get(name, {}).get("_type") == "Image"]
     named = [name for expected in _IMAGE_NAMES for name in _match_ignoring_case(candidates, expected)]
     choice = named[:1] or (marked if len(marked) == 1 else candidates)
     if len(choice) == 1:
+        _check_unique(path, schema, choice[0])
         return choice[0]
     if candidates:
         raise _column_error(path, schema, f"has several columns of bytes; set `image: NAME` {_KEY_HINT}")
     raise _column_error(
         path,
         schema,
-        "has no column of embedded images (bytes, or a struct with a 'bytes' field; paths are not enough)",
+        f"has no column of embedded images (bytes, or a struct with a 'bytes' field): {_HOW_TO_EMBED}",
     )
 
 
 def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, features: dict[str, Any]) -> str | None:
     def is_label_column(name: str) -> bool:
-        return schema.names.count(name) == 1 and _label_kind(schema.field(name).type) is not None
+        return any(field.name == name and _label_kind(field.type) for field in schema)
 
     if key is not None:
+        _check_unique(path, schema, key)
         if not is_label_column(key):
             raise _column_error(
                 path,
@@ -243,14 +254,16 @@ def _choose_label_column(path: Path, schema: pa.Schema, key: str | None, feature
             )
         return key
     if named := [name for expected in LABEL_NAMES for name in _match_ignoring_case(schema.names, expected)]:
+        _check_unique(path, schema, named[0])
         if is_label_column(named[0]):
             return named[0]
         problem = f"has a column '{named[0]}' that contains neither integers nor text"
         raise _column_error(path, schema, f"{problem}; convert it, or set `label: NAME` or `labels: none` {_KEY_HINT}")
-    columns = [name for name in schema.names if is_label_column(name)]
+    columns = [name for name in dict.fromkeys(schema.names) if is_label_column(name)]
     marked = [name for name in columns if features.get(name, {}).get("_type") == "ClassLabel"]
     candidates = marked or [name for name in columns if LABEL_LIKE.fullmatch(name.lower())]
     if len(candidates) == 1:
+        _check_unique(path, schema, candidates[0])
         return candidates[0]
     if all(is_image_type(field.type) for field in schema):
         return None
@@ -286,6 +299,12 @@ def _read_huggingface_features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
         return {}
 
 
+def _check_unique(path: Path, schema: pa.Schema, name: str) -> None:
+    """Raise UserError if several columns have the name `name`."""
+    if (count := schema.names.count(name)) > 1:
+        raise _column_error(path, schema, f"has {count} columns named '{printable(name)}': rename all but one of them")
+
+
 def _column_error(path: Path, schema: pa.Schema, problem: str) -> UserError:
-    columns = ", ".join(f"'{name}' ({kind})" for name, kind in describe_columns(schema).items())
+    columns = ", ".join(f"'{printable(field.name)}' ({field.type})" for field in schema)
     return UserError(f"{display_name(path)} {problem}. Its columns are {columns}")

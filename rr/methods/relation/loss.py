@@ -49,14 +49,16 @@ def relation_loss(
         config: the loss function for a pair.
 
     Raises:
-        ValueError: if the head is not a RelationHead; if a tensor has an invalid shape, dtype or device; if a row is
-            out of range (checked only on the CPU, because reading a tensor on a different device would wait for that
-            device); if there is only one pair to normalize in training mode (K = 2 and M = 1); or if the head overrides
-            `forward` or `aggregate`.
+        ValueError: if the head is not a RelationHead, or the config not a PairLossConfig; if a tensor has an invalid
+            shape, dtype or device; if a row is out of range (checked only on the CPU, because reading a tensor on a
+            different device would wait for that device); if there is only one pair to normalize in training mode (K = 2
+            and M = 1); or if the head overrides `forward` or `aggregate`.
     """
     if negative_rows is None and isinstance(features_KMD, Tensor) and features_KMD.ndim == 3:
         negative_rows = roll_negative_rows(*features_KMD.shape[:2], device=features_KMD.device)
     check_tensors(head, features_KMD, negative_rows, positive_rows)
+    if not isinstance(config, PairLossConfig):
+        raise ValueError(f"config must be a PairLossConfig, got {config!r}: pass rr.PairLossConfig(kind=…)")
     for name in ("forward", "aggregate"):
         if getattr(type(head), name) is not getattr(RelationHead, name):
             raise ValueError(f"{type(head).__name__} overrides {name}, which relation_loss does not call")

@@ -130,6 +130,7 @@ def test_ambiguous_layout_raises(tmp_path: Path, counts: dict[str, int], seen: s
     [
         ({"Cat": 2, "cat": 2}, "images has folders named 'Cat' and 'cat'"),
         ({"cat": 2, "cat ": 2, "dog": 1}, "images has folders named 'cat' and 'cat '"),
+        ({"c at": 2, "c  at": 2}, "images has folders named 'c  at' and 'c at'"),
         ({"train/cat": 2, "train/cat (1)": 2, "test/cat": 1}, "images/train has folders named 'cat' and 'cat (1)'"),
         ({"BÄR": 2, "ba\u0308r": 2}, "images has folders named 'BÄR' and 'ba\u0308r'"),
         ({"cat": 2, "cat - Copy (2)": 2}, "images has folders named 'cat' and 'cat - Copy (2)'"),

@@ -37,6 +37,14 @@ def check_raises(root: Path, lines: list[str], *parts: str, **keys: str) -> None
     assert not raw_file(root).exists()
 
 
+def test_column_of_measurements_raises(photos: Path) -> None:
+    check_raises(
+        photos,
+        ["file,weight", *format_rows(labels=[f"{number}.5" for number in range(10)])],
+        "because the labels have 10 different values for 10 images: use classes that several images share",
+    )
+
+
 def test_labels_are_read_instead_of_the_folder_names(photos: Path) -> None:
     (photos / "2024/labels.csv").symlink_to("labels.csv")  # refers to itself
     facts = fetch_folder(photos, labels=write_labels(photos, ["file,label", *format_rows()]))
@@ -196,6 +204,7 @@ def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
         (["file,label", *format_rows(), "9.png,wren", "x/1.png,wren"], ["9.png (line 12), x/1.png (line 13)"]),
         (["file,label", *(f"{i}.png,robin" for i in range(5))], ["match several images in", "0.png (line 2), 1.png"]),
         (["file,label", *format_rows(), "2024/0.png,wren"], ["line 12: 2024/0.png has two labels, 'robin' and 'wren'"]),
+        (["file,label", "2024/0.png"], ["line 2: 1 field, but the first line has 2"]),
         (["file,label", "2024/0.png,robin,wren"], ["line 2: 3 fields, but the first line has 2"]),
         (["file,label", '"2024/0.png,robin'], ["cannot be read as CSV in UTF-8 (unexpected end of data)"]),
         (["file,label", "2024/0.png,NaN"], ["line 2: the label is 'NaN'; leave it empty for unlabeled images"]),

@@ -12,7 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import RunRr, add_dataset, open_fetched
-from own_images import fetch_parquet, fetched_labels, make_image, make_table, raw_file, save_file, save_tables
+from own_images import (
+    fetch_folder,
+    fetch_parquet,
+    fetched_labels,
+    make_image,
+    make_table,
+    raw_file,
+    save_file,
+    save_tables,
+)
 
 from rr.data import raw
 from rr.data.sources import parquet, parquet_layout
@@ -402,7 +411,8 @@ IMAGES = [{"bytes": b"x", "path": "x"}]
     [
         ({"photo": [1], "label": [0]}, {}, "has no column of embedded images"),
         ({"image": ["x.png"], "label": [0]}, {}, "Its columns are 'image' (string), 'label' (int64)"),
-        ({"image": [{"path": "x.png"}], "label": [0]}, {}, "paths are not enough). Its columns are 'image' (struct<"),
+        ({"image": [{"path": "x.png"}], "label": [0]}, {}, "bytes are not read). Its columns are 'image' (struct<"),
+        ({"images": [[b"x"]], "label": [0]}, {}, "write the contents of the image files as bytes, one image in each"),
         ({"a": IMAGES, "b": IMAGES, "label": [0]}, {}, "has several columns of bytes; set `image: NAME`"),
         (
             {"image": IMAGES, "age": [3]},
@@ -414,7 +424,7 @@ IMAGES = [{"bytes": b"x", "path": "x"}]
         ({"image": IMAGES, "label": [0.5], "b": [3]}, {}, "has a column 'label' that contains neither integers nor"),
         ({"image": IMAGES, "label": [[0]]}, {}, "has a column 'label' that contains neither integers nor text"),
         ({"image": IMAGES, "label": [0]}, {"image": "img"}, "has no column 'img' of images"),
-        ({"image": IMAGES, "label": [0]}, {"image": "label"}, "has no column 'label' of images"),
+        ({"image": IMAGES, "label": [0]}, {"image": "label"}, "has no column 'label' of images; fix the `image` key "),
         ({"image": IMAGES, "label": [0]}, {"label": "image"}, "has no column 'image' of integers or text"),
     ],
 )  # fmt: skip
@@ -422,6 +432,43 @@ def test_columns_that_do_not_fit_raise_with_their_types(tmp_path: Path, table: d
     root = save_tables(tmp_path / "set", {"train.parquet": pa.table(table)})
     check_raises(root, message, **keys)
     check_raises(root / "train.parquet", "Its columns are '", **keys)
+
+
+@pytest.mark.parametrize(
+    ("names", "keys", "twice"),
+    [
+        (["image", "label", "label"], {}, "label"),
+        (["image", "label", "label"], {"label": "label"}, "label"),
+        (["image", "class", "class"], {}, "class"),
+        (["image", "image", "label"], {}, "image"),
+        (["image", "image", "label"], {"image": "image"}, "image"),
+        (["photo", "photo", "label"], {}, "photo"),
+    ],
+)
+def test_two_columns_of_one_name_raise(tmp_path: Path, names: list[str], keys: dict, twice: str) -> None:
+    columns = [[make_image() for _ in LABELS] if name in ("image", "photo") else LABELS for name in names]
+    table = pa.table([pa.array(column) for column in columns], names=names)
+    root = save_tables(tmp_path / "set", {"train.parquet": table})
+    message = f"train.parquet has 2 columns named '{twice}': rename all but one of them. Its columns are "
+    check_raises(root, message, **keys)
+    check_raises(root / "train.parquet", f"{message}'{names[0]}' (binary), '{names[1]}'", **keys)
+    root = save_tables(tmp_path / "set2", {"train.parquet": table.select([0, 2]), "test.parquet": table})
+    check_raises(root, f"test.parquet has 2 columns named '{twice}'", **keys)
+
+
+def test_table_without_rows_raises(tmp_path: Path) -> None:
+    empty = pa.table({"image": pa.array([], pa.float64()), "label": pa.array([], pa.float64())})
+    for name, table in (("a", empty), ("b", make_table(LABELS).slice(0, 0))):
+        root = save_tables(tmp_path / name, {"train.parquet": table})
+        for path in (root, root / "train.parquet"):
+            check_raises(path, f"{root}/train.parquet: no rows: write the images to the file again")
+
+
+@pytest.mark.parametrize("fetch_images", [fetch_parquet, fetch_folder])
+def test_saved_arrow_dataset_raises_with_a_remedy(tmp_path: Path, fetch_images: Any) -> None:
+    root = save_tables(tmp_path / "set", {"train/data-00000-of-00001.arrow": b"x", "dataset_dict.json": b"{}"})
+    with pytest.raises(UserError, match=r"Hugging Face datasets saved, write them to Parquet files with to_parquet"):
+        fetch_images(root)
 
 
 def test_files_with_other_columns_raise(tmp_path: Path) -> None:
@@ -458,6 +505,14 @@ def test_letters_may_differ_in_case(tmp_path: Path) -> None:
     assert fetch_parquet(root)["classes"] == 4
 
 
+def test_surrounding_spaces_are_not_part_of_a_class_name(tmp_path: Path) -> None:
+    root = save_tables(tmp_path / "set", {"all.parquet": make_table(["b ", "\ta", "a!"] * 4)})
+    fetch_parquet(root)
+    data = raw.RawFile(raw_file(root))
+    assert data.class_names == ["a", "a!", "b"]
+    assert np.bincount(data.labels).tolist() == [4, 4, 4]
+
+
 def test_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     root = save_tables(
@@ -488,6 +543,9 @@ def test_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
         ((["unlabelled", "unlabeled"], None), None, "row 1: the label in column 'label' is the text 'unlabeled'; use"),
         ((["Cat", "dog"], None), (["cat"], None), "the labels 'Cat' and 'cat' in column 'label' seem to be the same"),
         ((["cat", "cat (1)"], None), None, "the labels 'cat' and 'cat (1)' in column 'label' seem to be the same"),
+        ((["a b", "a  b"], None), None, "the labels 'a  b' and 'a b' in column 'label' seem to be the same class"),
+        ((["cat", "cat "], None), None, "the labels 'cat' and 'cat ' in column 'label' differ only in the spaces"),
+        ((["cat"], None), ([" cat"], None), "the labels ' cat' and 'cat' in column 'label' differ only in the spaces"),
         ((LABELS, ["a", "", "b"]), None, "the name of label 1 in column 'label' is empty: give the class a name"),
         (([-1, -1], None), ([0], None), "have no training images: 0"),
         ((LABELS, None), ([-1, None], None), "test.parquet has no labels, unlike "),
@@ -524,7 +582,7 @@ def test_class_names_are_text(tmp_path: Path) -> None:
 
 
 def test_rows_without_embedded_images_raise_in_one_error(tmp_path: Path) -> None:
-    images = [{"bytes": None, "path": "a.png"}, None, {"bytes": b"", "path": None}, {"bytes": b"x", "path": None}]
+    images = [{"bytes": None, "path": "a.png"}, None, {"bytes": b"", "path": "b.png"}, {"bytes": b"x", "path": None}]
     images += [{"bytes": make_image(), "path": None} for _ in range(8)]
     root = save_tables(tmp_path / "set", {"train.parquet": pa.table({"image": images, "label": LABELS})})
     with pytest.raises(UserError) as caught:
@@ -534,7 +592,7 @@ def test_rows_without_embedded_images_raise_in_one_error(tmp_path: Path) -> None
         "  train.parquet, row 0: the image is missing; only its path is stored (a.png): write the file with embedded "
         "images",
         "  train.parquet, row 1: the image is missing",
-        "  train.parquet, row 2: the image is missing",
+        "  train.parquet, row 2: the image is empty (0 bytes)",
         "  train.parquet, row 3: not a readable image (Pillow does not recognize its format)",
     ]
     facts = fetch_parquet(root, on_unreadable="skip")
@@ -567,7 +625,7 @@ def test_split_depends_only_on_the_image_but_keeps_each_class_in_training(tmp_pa
         assert facts["images_per_class"]["train"].keys() == {"0", "1", "2"}
         assert facts["images"]["test"] == (1 if fraction < 0.5 else 6)
     root = save_tables(tmp_path / "one/set", {"all.parquet": pa.table({"image": rows[:3], "label": labels[:3]})})
-    check_raises(root, "no test image can be held out, because every distinct image is the only one in some class")
+    check_raises(root, "no test image can be held out, because the labels have 3 different values for 3 images")
     for count, reason in ((1, "there is only one image"), (3, "all images are identical")):
         table = pa.table({"image": rows[:1] * count, "label": labels[:count]})
         root = save_tables(tmp_path / f"same-{count}/set", {"all.parquet": table})

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -66,3 +67,11 @@ def test_damaged_raw_file_raises(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match="run rr fetch again"):
         raw.RawFile(path)
+
+
+@pytest.mark.parametrize(("pixels", "got"), [(np.zeros((4, 4, 3)), "float64"), ([[0]], "list")])
+def test_pixels_of_another_type_are_not_encoded(pixels: Any, got: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"pixels must be an array of uint8, got {got}: convert the values to integers"
+    ):
+        raw.encode_png(pixels)

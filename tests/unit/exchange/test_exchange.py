@@ -282,7 +282,19 @@ def convert_to_integers(state: dict[str, Tensor]) -> Any:
         (lambda state: {}, "does not contain a state dict"),
         (
             lambda state: {"model": {key: value.numpy() for key, value in state.items()}},
-            r"use a file with a dict that maps names to tensors \(not NumPy arrays\)",
+            r"use a file with a dict that maps names to tensors \(not NumPy arrays, or tensors on the meta device, ",
+        ),
+        (
+            lambda state: {key: value.to("meta") for key, value in state.items()},
+            r"does not contain a state dict .* tensors on the meta device, which have no values\)",
+        ),
+        (
+            lambda state: {key: torch.zeros_like(value) for key, value in state.items()},
+            "with these weights, different images have the same features, as if the weights were zero; use another",
+        ),
+        (
+            lambda state: state | {"bn1.running_var": -state["bn1.running_var"]},
+            "bn1.running_var is a variance, but contains negative values; use another checkpoint",
         ),
     ],
 )
@@ -594,6 +606,33 @@ def test_exported_program_raises_and_its_weights_can_be_imported(tmp_path: Path)
     assert has_same_features(load_backbone(tmp_path / "b.safetensors"), backbone)
 
 
+def test_zero_weights_in_a_backbone_file_raise(tmp_path: Path) -> None:
+    backbone = random_backbone("conv4")
+    backbone.load_state_dict({key: torch.zeros_like(value) for key, value in backbone.state_dict().items()})
+    save_backbone(backbone, tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match="with these weights, different images have the same features"):
+        import_backbone(tmp_path / "b.safetensors", "conv4", tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_model_raises(tmp_path: Path) -> None:
+    save_backbone(random_backbone("conv4"), tmp_path / "b.safetensors")
+    model = tmp_path / "c.onnx"
+    export_backbone(tmp_path / "b.safetensors", "onnx", model)
+    with pytest.raises(UserError, match=r"c\.onnx is an ONNX model, from which rr cannot read weights: import the PyT"):
+        import_backbone(model, "conv4")
+    with pytest.raises(UserError, match=r"c\.onnx is an ONNX model: use the backbone\.safetensors from "):
+        find_weights(model)
+
+
+@pytest.mark.parametrize(("name", "save"), [("c.npz", np.savez), ("c.npy", np.save)])
+def test_numpy_arrays_raise(tmp_path: Path, name: str, save: Callable) -> None:
+    save(tmp_path / name, np.zeros(3))
+    with pytest.raises(UserError, match=r"c\.np. contains NumPy arrays: save a state dict instead, with torch\.save\("):
+        import_backbone(tmp_path / name, "conv4")
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_pickle_raises_and_does_not_run(tmp_path: Path, zipped: bool) -> None:
     file, trace = tmp_path / "c.tar", tmp_path / "trace"
@@ -622,7 +661,7 @@ def test_truncated_file_raises(tmp_path: Path, kind: str) -> None:
     content = file.read_bytes()
     for length in (0, 5, 100, len(content) // 2, len(content) - 5):
         file.write_bytes(content[:length])
-        with pytest.raises(UserError, match="is damaged"):
+        with pytest.raises(UserError, match="is damaged" if length else "is not a checkpoint .the file is empty"):
             import_backbone(file, "conv4")
 
 

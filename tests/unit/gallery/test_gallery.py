@@ -103,6 +103,17 @@ def expected_vectors(weights: Path, paths: list[Path]) -> np.ndarray:
     return extract_features(load_backbone(weights), FakeBeton(images), DATASET, "cpu").numpy()  # type: ignore[arg-type]
 
 
+def test_equal_features_of_all_images_cause_a_warning(folder: Path, rr: RunRr) -> None:
+    backbone = random_backbone("conv4")
+    backbone.load_state_dict({key: torch.zeros_like(value) for key, value in backbone.state_dict().items()})
+    save_backbone(backbone, folder / "zero", DATASET)
+    warning = "all 6 images have the same features: if the images differ, the weights are unusable (zero); use other"
+    for _ in range(2):  # the second time, the features are in the index
+        assert warning in rr("retrieve", "g/b.png", "--gallery", "g", "--weights", "zero").err
+    assert warning in rr("embed", "g", "-o", "f.parquet", "--weights", "zero").err
+    assert "same features" not in rr("embed", "g", "-o", "f2.parquet", "--weights", "w").err
+
+
 def test_embed_writes_the_features_of_evaluate(folder: Path, rr: RunRr) -> None:
     for name in ("g/.hidden.png", "g/.folder/x.png", "g/notes.txt", "g/paper.pdf"):
         Path(name).parent.mkdir(exist_ok=True)
@@ -462,7 +473,11 @@ def test_index_in_a_read_only_folder_is_used(folder: Path, rr: RunRr, monkeypatc
     ask = ("retrieve", "g/b.png", "--gallery", "g", "--weights", "w")
     expected = rr(*ask).out
     before = read_files(folder)
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+
+    def touch(path: Path, **_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    monkeypatch.setattr(Path, "touch", touch)
     outcome = rr(*ask)
     assert (parse_tables(outcome.out), outcome.err) == (parse_tables(expected), "")
     make_image(40).save("g/new.png")

@@ -459,8 +459,18 @@ def test_search_rejects_several_queries_and_no_results(backbone: FeatureExtracto
     gallery = rr.Gallery("g", backbone)
     with pytest.raises(ValueError, match="query must be one image, got 2"):
         gallery.search(PIXELS[:2])
-    with pytest.raises(ValueError, match="top must be at least 1, got 0"):
-        gallery.search(PIXELS[0], top=0)
+    for top in (0, 1.5, "2"):
+        with pytest.raises(ValueError, match=f"top must be an integer and at least 1, got {top!r}"):
+            gallery.search(PIXELS[0], top=top)
+    for data in (b"x", bytearray(b"x"), [b"x"]):
+        with pytest.raises(ValueError, match=r"got bytes: for an encoded image, pass PIL\.Image\.open\(io\.BytesIO"):
+            gallery.search(data)
+
+
+def test_unavailable_device_is_named_as_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(rr.UserError, match=r"^device cuda: torch found no GPU on this machine; use device cpu, or run"):
+        rr.load_backbone("conv4-cifar10-relational", device="cuda")
 
 
 def test_gallery_does_not_overwrite_a_file_that_is_not_an_index(backbone: FeatureExtractor) -> None:

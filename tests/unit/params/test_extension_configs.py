@@ -308,7 +308,7 @@ def test_own_classes_run_through_all_stages(extensions: Path, rr: RunRr) -> None
     outcome = rr("embed", ".", "--output", "features.parquet", "--weights", weights)
     assert outcome.code == 2
     assert f"{weights} contains a backbone of kind separable:Separable, which cannot be loaded" in outcome.err
-    assert "run this command in the project that trained it" in outcome.err
+    assert "work in the folder of the project that trained it" in outcome.err
 
 
 @pytest.mark.parametrize(

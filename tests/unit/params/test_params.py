@@ -206,6 +206,10 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
             r"line 2: expected ',' or '\]', but got ':' \(while parsing a flow sequence, which starts on line 1\)",
         ),
         ("grid:\n\tseed: [1]", "is not valid YAML: line 2: found a tab: indent with spaces"),
+        (
+            "a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> other\n",
+            "params.yaml, line 2: git could not merge two versions of this file: choose one of them, and delete",
+        ),
         ("", "is empty or not a mapping: it needs the sections grid, threads,"),
         ("- 1", "is empty or not a mapping"),
         ("grid: !!python/object/apply:os.system [true]", "is not valid YAML"),

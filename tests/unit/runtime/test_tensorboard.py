@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from helpers import PRETRAIN, RunRr, interrupt_at
 
+from rr.errors import UserError
+
 ROWS = [
     {"epoch": 1, "loss": 2.5, "accuracy": 0.25, "knn": math.nan},
     {"epoch": 2, "loss": 1.5, "accuracy": 0.5, "knn": 0.75},
@@ -20,6 +22,13 @@ def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = accumulator.EventAccumulator(str(folder))
     events.Reload()
     return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_folder_is_checked_before_training() -> None:
+    from rr.runtime.tensorboard import EventWriter
+
+    with pytest.raises(UserError, match="--tensorboard: no file can be written to /proc/x: use another folder"):
+        EventWriter(Path("/proc/x"))
 
 
 def test_each_epoch_is_written_once_even_after_an_interruption(tmp_path: Path) -> None:

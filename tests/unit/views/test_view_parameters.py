@@ -275,9 +275,9 @@ def test_erase_has_the_distribution_of_torchvision(image_size, area, erase_size)
         ({"image_indices": np.zeros((2, 2), int)}, "image_indices must be a vector of integers"),
         ({"image_indices": np.zeros(2)}, "image_indices must be a vector of integers"),
         ({"image_indices": np.array([3, -1])}, "image_indices must not be negative"),
-        ({"augmentation": ()}, r"augmentation must be an Augmentation or a tuple of them, got \(\)"),
-        ({"augmentation": [Augmentation()]}, "augmentation must be an Augmentation or a tuple of them, got"),
-        ({"augmentation": (Augmentation(), None)}, "augmentation must be an Augmentation or a tuple of them, got"),
+        ({"augmentation": ()}, r"augmentation must be an Augmentation or a sequence of them, got \(\)"),
+        ({"augmentation": "flip"}, "augmentation must be an Augmentation or a sequence of them, got 'flip'"),
+        ({"augmentation": (Augmentation(), None)}, "augmentation must be an Augmentation or a sequence of them, got"),
     ],
 )
 def test_invalid_argument_raises(change, message):

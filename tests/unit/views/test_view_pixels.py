@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision.transforms import functional as F
 
 from rr.views import Augmentation, ViewParameters, cpu_views, make_views, normalize, sample_view_parameters, torch_views
+from rr.views.argument_checks import check_device
 from rr.views.augmentation import blur_radius
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
@@ -276,6 +277,38 @@ def test_make_views_on_another_device_uses_torch_views():
     assert views.device.type == "meta"
     assert views.shape == (2 * NUM_IMAGES, 3, 16, 16)
     assert views.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_automatic_device_and_list_of_policies_are_accepted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    policies = (POLICIES["all"], POLICIES["paper"])
+    check_device.cache_clear()
+    first, second = (
+        make_views(
+            make_images(16), np.arange(NUM_IMAGES), augmentation=augmentation, seed=0, epoch=0, num_views=2,
+            mean=MEAN, std=STD, device=device,
+        ).clone()
+        for augmentation, device in ((policies, "cpu"), (list(policies), "auto"))
+    )  # fmt: skip
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "gpu"),
+        ("cuda:x", "device cuda:x: unknown device; use auto, cpu, cuda or cuda:<number>"),
+        ("cuda", "device cuda: torch found no GPU on this machine; use device cpu"),
+    ],
+)
+def test_invalid_device_raises(monkeypatch, device, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_device.cache_clear()
+    with pytest.raises(ValueError, match=message):
+        make_views(
+            make_images(8), np.arange(NUM_IMAGES), augmentation=Augmentation(), seed=0, epoch=0, num_views=2,
+            mean=MEAN, std=STD, device=device,
+        )  # fmt: skip
 
 
 def test_empty_batch_gives_empty_views():

@@ -140,6 +140,37 @@ def test_own_images_have_no_problem_until_they_are_known(project: Path, rr: RunR
     assert find_grid_problems(params) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("moved", ""),
+        ("~nouser/images", ""),
+        ("$HOME/images", ": write a path, without variables and URLs"),
+        ("file:///images", ": write a path, without variables and URLs"),
+    ],
+)
+def test_new_path_of_fetched_images_must_exist(project: Path, rr: RunRr, path: str, hint: str) -> None:
+    write_images(project / "images", cat=10, dog=10)
+    load(project, use_own_images)
+    assert rr("fetch", "--dataset", "mine").code == 0
+    params = load(project, lambda p: (use_own_images(p), p["datasets"]["mine"]["source"].update(path=path)))
+    (problem,) = find_grid_problems(params)
+    assert problem == (
+        f"mine cannot be fetched, because {path} does not exist: fix datasets.mine.source.path in params.yaml{hint}"
+    )
+
+
+def test_local_copy_replaces_a_missing_path(project: Path, rr: RunRr) -> None:
+    write_images(project / "copy", cat=10, dog=10)
+    load(project, use_own_images)
+    assert rr("fetch", "--dataset", "mine", "--from", "copy").code == 0
+    params = load(project, lambda p: (use_own_images(p), p["datasets"]["mine"]["source"].update(test_fraction=0.5)))
+    assert find_grid_problems(params) == []
+    shutil.rmtree(project / "copy")
+    (problem,) = find_grid_problems(params)
+    assert problem.startswith("mine cannot be fetched, because images does not exist")
+
+
 def test_target_whose_test_images_are_mostly_training_images_is_refused(project: Path, rr: RunRr) -> None:
     write_images(project / "images/train", cat=8, dog=8)
     write_images(project / "images/test", cat=4, dog=4)

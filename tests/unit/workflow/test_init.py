@@ -369,8 +369,12 @@ def test_ambiguous_folder_leaves_the_file_unchanged(params_file: Path, rr: RunRr
     assert not Path("data/raw/images/images.parquet").exists()
 
 
-@pytest.mark.parametrize(("path", "what"), [("missing", ""), ("params.yaml", " (it is a file)")])
+NUMPY = " (it contains NumPy arrays; to read them, see 'Read another file format' in docs/guides/datasets.md)"
+
+
+@pytest.mark.parametrize(("path", "what"), [("missing", ""), ("params.yaml", " (it is a file)"), ("x.npz", NUMPY)])
 def test_path_without_images_raises(params_file: Path, rr: RunRr, path: str, what: str) -> None:
+    np.savez("x.npz", np.zeros(3))
     outcome = rr("init", path)
     assert (outcome.code, outcome.err) == (
         2,
@@ -405,6 +409,7 @@ def test_too_few_images_leave_the_file_unchanged(params_file: Path, rr: RunRr, c
     assert (outcome.code, outcome.out) == (2, "")
     assert message in outcome.err
     assert params_file.read_bytes() == before
+    assert not Path("data/raw/mine").exists()
 
 
 def test_path_that_is_not_utf8_raises(params_file: Path, rr: RunRr) -> None:

@@ -95,7 +95,7 @@ def test_command_waits_until_another_process_has_edited_the_file(
 ) -> None:
     save_tree(Path("images"), {"a": 10, "b": 10})
     monkeypatch.setattr(commands, "check_can_create_project", lambda folder: None)
-    monkeypatch.setattr(commands, "create_project", lambda folder: None)
+    monkeypatch.setattr(commands, "create_project", lambda folder: (True, []))
     codes: list[int] = []
     codes_before_the_edit = []
     with ExitStack() as stack:
@@ -227,7 +227,8 @@ def test_invalid_suite_leaves_the_file_unchanged(content: str, message: str, par
             "suites: {a: {}, broken: {}}",
             ", suites: must contain only the key 'broken', the name of the file, got a, bro",
         ),
-        ("suites:", ", suites: must contain only the key 'broken', the name of the file, got None: rename the suite"),
+        ("suites:", ", suites: must contain only the key 'broken', the name of the file, got nothing: rename the sui"),
+        ("# A comment", ": the file must contain only the key 'suites', got nothing: put the suite under this key"),
         ("grid: {}", ": the file must contain only the key 'suites', got grid: put the suite under this key, and"),
         ("suites: {broken: {}}\nmore: 1", ": the file must contain only the key 'suites', got suites, more: put"),
         ("[]", ": the file must contain only the key 'suites', got []: put"),
@@ -246,6 +247,15 @@ def test_unknown_suite_raises_with_a_suggestion(params_file: Path, rr: RunRr) ->
         assert outcome.code == 2
         assert "unknown suite 'method'" in outcome.err
         assert "methods" in outcome.err
+
+
+def test_list_names_suites_that_cannot_be_read(params_file: Path, rr: RunRr) -> None:
+    Path("workflow/suites/broken.yaml").mkdir()
+    Path("workflow/suites/latin.yaml").write_bytes(b"# caf\xe9")
+    lines = rr("suite", "list").out.splitlines()
+    assert "broken               cannot be read ([Errno 21] Is a directory: 'workflow/suites/broken.yaml')" in lines
+    assert any("cannot be read (workflow/suites/latin.yaml is not UTF-8 text" in line for line in lines)
+    assert any(line.startswith("cifar ") for line in lines)
 
 
 def test_list_prints_all_suites_and_show_prints_the_file(params_file: Path, rr: RunRr) -> None:

@@ -140,16 +140,17 @@ def test_missing_dvc_is_reported(registered: list[str], rr: RunRr, monkeypatch: 
 
 
 def test_sync_registers_only_the_runs_that_match_their_records(registered: list[str], rr: RunRr) -> None:
-    left_out = "of 11 runs; `rr verify` shows why the others were not\n"
-    assert rr("sync").out == f"sync: registered 0 {left_out}"
+    assert rr("sync").out == "sync: registered 0 of 11 runs; 11 have not run yet\n"
     rr(*FETCH)
     del registered[:]
-    assert rr("sync").out == f"sync: registered 1 {left_out}"
+    assert rr("sync").out == "sync: registered 1 of 11 runs; 10 have not run yet\n"
     assert registered == REGISTERED
     with open("data/raw/shapes/images.parquet", "ab") as file:
         file.write(b"0")
     del registered[:]
-    assert rr("sync").out == f"sync: registered 0 {left_out}"
+    assert rr("sync").out == (
+        "sync: registered 0 of 11 runs; 10 have not run yet; `rr verify` shows why the others were not\n"
+    )
     assert registered == []
 
 

@@ -154,6 +154,8 @@ def test_invalid_values_raise() -> None:
         message = f"PairLossConfig: alpha must be greater than 0 and less than 1, got {alpha}"
         with pytest.raises(ValueError, match=message):
             PairLossConfig(alpha=alpha)
+    with pytest.raises(ValueError, match=r"config must be a PairLossConfig, got 'bce': pass rr\.PairLossConfig\(kind="):
+        relation_loss(RelationHead(8), torch.randn(2, 3, 8), config="bce")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("function", [direct_logits_and_targets, relation_loss])
