@@ -216,7 +216,7 @@ def _delete_outputs_on_failure(run: stage_runs.StageRun, params_file: Path, *, i
     except BaseException:
         if is_first and (is_new or not params_file.is_file()):
             # Delete nothing if another process is writing there. Only the holder of a lock may delete its file.
-            with suppress(UserError), exclusive_lock(run.folder), exclusive_lock(params_file):
+            with suppress(UserError, OSError), exclusive_lock(run.folder), exclusive_lock(params_file):
                 shutil.rmtree(run.folder, ignore_errors=True)
                 if not params_file.is_file():
                     locks = [paths.lock_file(path) for path in (run.folder, params_file)]

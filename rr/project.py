@@ -24,7 +24,7 @@ _FOLDERS = ("workflow/profiles", "workflow/report", "workflow/rules", "workflow/
 _PIPELINE = ("dvc.yaml", "Snakefile")
 _LINKS = {"rr": PACKAGE, "profiles": Path("workflow/profiles")}  # Snakemake looks for profiles next to the Snakefile
 _OWN_IMAGES = re.compile(r"^ *source: \{kind: (imagefolder|parquet),", re.MULTILINE)
-_OWN_CLASS = re.compile(r"\bkind: *['\"]?[A-Za-z_][\w.]*:[A-Za-z_]")
+_OWN_CLASS = re.compile(r"^[^#\n]*\b(kind: *['\"]?[A-Za-z_][\w.]*:[A-Za-z_]\w*)", re.MULTILINE)
 _LINKED_CODE = "\n# The installed package, linked by `rr init`.\n/rr\n"
 
 
@@ -49,7 +49,9 @@ def create_project(folder: Path) -> tuple[bool, list[str]]:
     """
     check_can_create_project(folder)
     is_new = not _is_project(folder)
-    texts = {file: read_template(file) for file in _files_to_copy()}
+    gitignore = Path(".gitignore")
+    missing = [file for file in _files_to_copy() if not (folder / file).exists() or file == gitignore]
+    texts = {file: read_template(file) for file in missing}
     # If this function is interrupted, the `rr` link tells the next call that the other files belong to a project.
     # `rr init IMAGES` calls this function again only if params.yaml is missing, so params.yaml is written last.
     for name, destination in _LINKS.items():
@@ -60,12 +62,12 @@ def create_project(folder: Path) -> tuple[bool, list[str]]:
     added = []
     for file, text in texts.items():
         target = folder / file
-        text += _LINKED_CODE if file == Path(".gitignore") else ""
+        text += _LINKED_CODE if file == gitignore else ""
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             write_text(target, text)
             added.append(str(file))
-        elif is_new and file == Path(".gitignore"):
+        elif is_new:
             _add_lines(target, text)
     return is_new, added
 
@@ -112,7 +114,7 @@ def read_template(file: Path) -> str:
     if found := _OWN_CLASS.search(text):
         raise UserError(
             f"{path}, from which the new project's params.yaml would be copied, contains a user-defined class "
-            f"({found[0]}…), which a new project does not have: work in {PROJECT_FILES}, or remove it from this file"
+            f"({found[1]}), which a new project does not have: work in {PROJECT_FILES}, or remove it from this file"
         )
     return text
 

@@ -263,16 +263,13 @@ def _check_loss(
     )  # fmt: skip
     kept_labels = torch.from_numpy(labels[:M] if label_fraction else np.full(M, -1))
 
-    def compute_loss(seed: int, *, trains_backbone: bool) -> tuple[torch.Tensor, Method]:
+    def compute_loss(seed: int, *, is_training: bool) -> tuple[torch.Tensor, Method]:
         torch.manual_seed(0)
-        method = methods.build(config, build_backbone(), _NUM_CLASSES, len(images)).train()  # type: ignore[arg-type]
+        method = methods.build(config, build_backbone(), _NUM_CLASSES, len(images)).train(is_training)  # type: ignore[arg-type]
         pseudo_labels = method.update_pseudo_labels(lambda: torch.randn(len(images), method.num_features), 0)
         pseudo_labels = check_pseudo_labels(kind, pseudo_labels, len(images))
         batch_labels = kept_labels if pseudo_labels is None else pseudo_labels[:M]
         random_inputs = method.sample_random_inputs(M, torch.Generator().manual_seed(0))
-        for module in method.modules():
-            if isinstance(module, backbones.Backbone):
-                module.train(trains_backbone)
         torch.manual_seed(seed)
         try:
             result = method.loss(views, batch_labels, random_inputs)
@@ -282,12 +279,12 @@ def _check_loss(
             raise
         return check_loss_result(kind, result, RESERVED_METRICS)[0], method
 
-    loss, method = compute_loss(0, trains_backbone=True)
+    loss, method = compute_loss(0, is_training=True)
     assert loss.isfinite(), f"the loss is {loss.item()}"
     loss.backward()
     _check_gradients(method.backbone)
-    # In training mode, a backbone with dropout may use the global random state.
-    first, second = (compute_loss(seed, trains_backbone=False)[0] for seed in (0, 1))
+    # In training mode, a network with dropout uses the global random state.
+    first, second = (compute_loss(seed, is_training=False)[0] for seed in (0, 1))
     assert first.equal(second) or not method.supports_data_parallel, (
         "the loss differs if it is computed again, and so would the losses of several processes: take all random "
         "numbers from sample_random_inputs, or set supports_data_parallel = False"

@@ -110,7 +110,8 @@ class Architecture:
         if self.name in BUILTIN_BACKBONES:
             return []
         modules = self.network.named_modules()
-        return [name.removeprefix("network.") for name, module in modules if isinstance(module, nn.Identity)]
+        names = [name for name, module in modules if isinstance(module, nn.Identity)]
+        return names if self.config else [name.removeprefix("network.") for name in names]
 
     @cached_property
     def weight_name_variants(self) -> list[dict[str, str]]:
@@ -143,11 +144,14 @@ def find_architecture(name: str, image_size: int | None, params_file: Path, pref
         prefix: start of the error message for an unknown name.
 
     Raises:
-        UserError: if the name is unknown, or if the parameter file contains mistakes.
+        UserError: if the name is unknown. The message includes mistakes in the parameter file.
     """
     own_backbones = {}
     if not is_known_backbone(name) and params_file.is_file():
-        own_backbones = load_params(params_file).backbones
+        try:
+            own_backbones = load_params(params_file).backbones
+        except UserError as error:
+            prefix = f"{error}\n{prefix}"
     check_backbone_name(name, own_backbones, prefix)
     return Architecture(name, None if name in BUILTIN_BACKBONES else image_size, own_backbones.get(name))
 

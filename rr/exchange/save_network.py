@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from rr.backbones import weights
-from rr.data.preprocessing import Preprocessing
+from rr.data.preprocessing import Preprocessing, is_valid_image_size
 from rr.errors import UserError
-from rr.gallery.feature_extractor import wrap_network
+from rr.gallery.feature_extractor import default_torch_state, wrap_network
+from rr.methods.base import find_head_problem
 from rr.methods.relation.head import RelationHead
-from rr.paths import PARAMS_FILE
+from rr.paths import PARAMS_FILE, expand_user
 from rr.runtime.output_path import check_output_path
 
 # The features must not differ by more than this fraction of the largest one. Kernels may round differently.
@@ -49,50 +50,64 @@ def save_backbone(
     """
     from rr.exchange.import_weights import find_architecture, find_candidates  # imports pydantic
 
+    path = expand_user(path)
+    check_output_path("path", path, [".safetensors"], must_be_utf8=True)
     wrap_network(network, preprocessing)  # checks both
-    if relation_head is not None and not isinstance(relation_head, RelationHead):
-        raise ValueError(f"relation_head must be an rr.RelationHead, got {type(relation_head).__name__}")
-    check_output_path("path", Path(path), [".safetensors"], must_be_utf8=True)
-    found = find_architecture(architecture, preprocessing.image_size, PARAMS_FILE)
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+    if not isinstance(architecture, str):
+        raise ValueError(f"architecture must be the name of a backbone, got {architecture!r}")
+    for size in (preprocessing.image_size, preprocessing.stored_size):
+        if size is not None and not is_valid_image_size(size):
+            raise ValueError(f"preprocessing: {size} is not an image size that backbone files may have")
+    with default_torch_state():
+        found = find_architecture(architecture, preprocessing.image_size, PARAMS_FILE)
         backbone = found.build()
-    candidates = find_candidates(found, {"": network.state_dict()})
-    if not candidates or candidates[0].num_differences:
+        candidates = find_candidates(found, {"": network.state_dict()})
+    matches = [candidate.state for candidate in candidates if not candidate.num_differences]
+    if not matches:
         differences = candidates[0].describe_differences(3) if candidates else "most layers are missing"
         raise ValueError(f"the network does not have the weights of {architecture}: {differences}")
-    backbone.load_state_dict(backbone.state_dict() | candidates[0].state)
+    _load_matching_weights(network, backbone, matches, architecture, preprocessing)
+    if relation_head is not None and (problem := find_head_problem(relation_head, backbone.num_features)):
+        raise ValueError(problem)
     for module in (backbone, relation_head):
         if module is not None and (name := weights.find_non_finite(module)):
             raise UserError(f"{name} contains NaN or infinity: use the weights of an earlier epoch")
-    _check_same_features(network, backbone, architecture, preprocessing)
-    if relation_head is not None and relation_head.num_features != backbone.num_features:
-        raise ValueError(
-            f"relation_head is for {relation_head.num_features} features, but {architecture} has "
-            f"{backbone.num_features}"
-        )
     weights.save_backbone(
-        backbone, Path(path), preprocessing,
+        backbone, path, preprocessing,
         layers={} if relation_head is None else {"relation_head": relation_head},
         aggregation=None if relation_head is None else relation_head.aggregation,
     )  # fmt: skip
 
 
-def _check_same_features(
-    network: nn.Module, backbone: nn.Module, architecture: str, preprocessing: Preprocessing
+def _load_matching_weights(
+    network: nn.Module,
+    backbone: nn.Module,
+    matches: Sequence[dict[str, torch.Tensor]],
+    architecture: str,
+    preprocessing: Preprocessing,
 ) -> None:
-    """Raise ValueError if two networks with the same weights return different features of random images."""
+    """Load those weights with which a backbone returns the same features of random images as a network.
+
+    Raises:
+        ValueError: if it returns other features with all of them.
+    """
     size = preprocessing.image_size
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
-    features, expected = (wrap_network(module, preprocessing).extract(images) for module in (network, backbone))
-    if features.shape != expected.shape:
-        raise ValueError(
-            f"the network returns {features.shape[1]} values for an image, but {architecture} returns "
-            f"{expected.shape[1]} features: remove the layers after the features, for example with "
-            "network.fc = torch.nn.Identity()"
-        )
-    difference = np.abs(features - expected).max()
-    if not difference <= _TOLERANCE * np.abs(expected).max():
-        raise ValueError(
-            f"the network has the weights of {architecture}, but returns other features (largest difference: "
-            f"{difference:.2g}): define it as a backbone in workflow/extensions, and pass the name of that backbone"
-        )
+    features = wrap_network(network, preprocessing).extract(images)
+    backbone.to(next(network.parameters()).device)  # other devices round differently
+    for state in matches:
+        backbone.load_state_dict(backbone.state_dict() | state)
+        expected = wrap_network(backbone, preprocessing).extract(images)
+        if features.shape != expected.shape:
+            raise ValueError(
+                f"the network returns {features.shape[1]} values for an image, but {architecture} returns "
+                f"{expected.shape[1]} features: remove the layers after the features, for example with "
+                "network.fc = torch.nn.Identity()"
+            )
+        difference = np.abs(features - expected).max()
+        if difference <= _TOLERANCE * np.abs(expected).max():
+            return
+    raise ValueError(
+        f"the network has the weights of {architecture}, but returns other features (largest difference: "
+        f"{difference:.2g}): define it as a backbone in workflow/extensions, and pass the name of that backbone"
+    )

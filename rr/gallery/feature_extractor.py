@@ -298,7 +298,7 @@ def load_feature_extractor(
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
         raise ValueError(f"preprocessing must be an rr.Preprocessing, got {preprocessing!r}")
     weights, device = find_weights(weights), resolve_device(device)
-    with _default_torch_state():
+    with default_torch_state():
         backbone = load_backbone(weights).to(device)
     if preprocessing is None:
         try:
@@ -362,7 +362,7 @@ class _WrappedNetwork(Backbone):
 
 
 @contextmanager
-def _default_torch_state() -> Iterator[None]:
+def default_torch_state() -> Iterator[None]:
     """Build networks as in a new process, regardless of the user's settings, and keep torch's random state.
 
     All threads share the default dtype and the random state, so other threads must not use them meanwhile.

@@ -205,25 +205,34 @@ def check_saved_layers(kind: str, method: Method, num_classes: int) -> None:
         raise UserError(
             f"{kind}: trained_classifier must be None or nn.Linear({D}, {num_classes}) with a bias, got {got}"
         )
-    if head is None:
-        return
+    if head is not None and (problem := find_head_problem(head, D)):
+        raise UserError(f"{kind}: {problem}")
+
+
+def find_head_problem(head: object, num_features: int) -> str | None:
+    """Return why a relation head cannot be saved and evaluated, or None if it can.
+
+    Args:
+        head: the relation head.
+        num_features: the size D of a representation.
+    """
     from rr.methods.relation.head import RelationHead
 
     if not isinstance(head, RelationHead):
-        got = type(head).__name__
-        raise UserError(f"{kind}: relation_head must be None or an rr.methods.relation.RelationHead, got {got}")
+        return f"relation_head must be None or an rr.methods.relation.RelationHead, got {type(head).__name__}"
     H = head.output.in_features if isinstance(head.output, nn.Linear) else 1
     with torch.device("meta"):  # uses no random numbers
-        expected = RelationHead(D, head.aggregation, H)
-    if _facts_for_evaluation(head) != _facts_for_evaluation(expected):
-        layers, found = (", ".join(map(str, module.children())) for module in (expected, head))
-        raise UserError(
-            f"{kind}: relation_head must keep the layers of RelationHead({D}, {head.aggregation!r}, {H}), which "
-            f"re-ranking and rr compare assume: {layers}, got {found}"
-        )
+        expected = RelationHead(num_features, head.aggregation, H).float()
+    if _facts_for_evaluation(head) == _facts_for_evaluation(expected):
+        return None
+    layers, found = (", ".join(map(str, module.children())) for module in (expected, head))
+    return (
+        f"relation_head must keep the layers of RelationHead({num_features}, {head.aggregation!r}, {H}) in float32, "
+        f"which re-ranking and rr compare assume: {layers}, got {found}"
+    )
 
 
-def _facts_for_evaluation(head: RelationHead) -> tuple[dict[str, torch.Size], float | None, float | None]:
+def _facts_for_evaluation(head: RelationHead) -> tuple[dict[str, tuple[torch.Size, torch.dtype]], Any, Any]:
     """Return everything that determines how a relation head is evaluated, except for the values of its weights."""
-    shapes = {name: value.shape for name, value in head.state_dict().items()}
-    return shapes, getattr(head.norm, "eps", None), getattr(head.activation, "negative_slope", None)
+    tensors = {name: (value.shape, value.dtype) for name, value in head.state_dict().items()}
+    return tensors, getattr(head.norm, "eps", None), getattr(head.activation, "negative_slope", None)

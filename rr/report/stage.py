@@ -47,7 +47,8 @@ def write_report(params: Params) -> None:
 def _write_parquet(evaluations: Sequence[EvaluationResult], path: Path) -> None:
     """Write all metrics of all evaluations in long format: one row per evaluation and metric.
 
-    Each row also contains the cost of the pretraining run, which is null if the history has no such column.
+    Each row also contains the cost of the pretraining run, which is null if the history has no such column (NaN if its
+    last cell is empty).
     """
     rows = []
     for evaluation in evaluations:

@@ -27,8 +27,7 @@ def try_lock(path: Path, remedy: str) -> TextIO | None:
         UserError: if the file system does not support locks.
     """
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115  # the caller closes it
+        file = _open(path)
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -46,6 +45,16 @@ def try_lock(path: Path, remedy: str) -> TextIO | None:
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
         file.close()
+
+
+def _open(path: Path) -> TextIO:
+    """Open a lock file after creating its folder, which other processes may delete meanwhile if it is empty."""
+    for _ in range(100):
+        with suppress(FileNotFoundError, FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return open(path, "a+")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "a+")
 
 
 def wait_until_unlocked(path: Path) -> None:

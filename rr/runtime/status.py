@@ -152,8 +152,10 @@ def _run_state(run: dict[str, Any]) -> str:
     return "running" if "pid" in run and _is_alive(run["pid"], run.get("start_ticks")) else "stopped"
 
 
-def _is_alive(pid: int, start_ticks: str | None) -> bool:
+def _is_alive(pid: Any, start_ticks: str | None) -> bool:
     """Return whether process `pid`, which started at `start_ticks`, still exists."""
+    if type(pid) is not int or not 0 < pid < 2**31:  # the file is damaged
+        return False
     if start_ticks is not None:
         return _start_ticks(pid) == start_ticks
     try:  # without /proc, a later process with the same id cannot be recognized

@@ -74,15 +74,19 @@ def test_committed_classes_of_a_clone_raise(tmp_path: Path, monkeypatch: pytest.
     clone, project = tmp_path / "clone", tmp_path / "project"
     copy_project(clone)
     with (clone / "params.yaml").open("a") as file:
-        file.write("  # kind: package.mine:Mine\n")
+        file.write("  # kind: package.other:Other\n  mine: {kind: package.mine:Mine}\n")
     subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "x"], cwd=clone, check=True)
+    existing = tmp_path / "existing"
+    existing.mkdir()
+    create_project(existing)
     monkeypatch.setattr("rr.project.PROJECT_FILES", clone)
     project.mkdir()
     with pytest.raises(
-        UserError, match=r"clone/params.yaml, .* contains a user-defined class \(kind: package.mine:M…\)"
+        UserError, match=r"clone/params.yaml, .* contains a user-defined class \(kind: package.mine:Mine\)"
     ):
         create_project(project)
     assert not list(project.iterdir())
+    create_project(existing)  # which has its own params.yaml
 
 
 def test_clone_of_a_project_gets_the_link_to_the_package(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def _replace_labels(layout: FolderLayout, labels: ImageLabels, label_file: Path)
             files[split][labels.by_image.get(name, "")].append(name)
         if not any(files[split]):
             remedy = "add labels"
-            if split == "test" and labels.split_column:
+            if labels.split_column and "test" in layout.files:
                 remedy += (
                     ", or set `splits: none` in this dataset's source in params.yaml to ignore the column and to hold "
                     "out test_fraction of the images instead"

@@ -4,7 +4,8 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from posixpath import basename, splitext
@@ -17,6 +18,8 @@ from rr.errors import UserError
 from rr.runtime.formatting import format_count, format_names
 
 _DELIMITERS = ",;\t"
+_TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
+_CUTS = (str.partition, str.rpartition)
 _MISSING = re.compile(r"#?n/?a", re.IGNORECASE)  # how R and spreadsheets write a missing value
 
 
@@ -131,11 +134,14 @@ def _find_image_column(
     Columns that are named like labels, and columns without a name, such as the row numbers that pandas writes, have
     the lowest priority.
     """
-    folder = normalize_unicode(path_to_text(root.resolve().name))
     columns = [[_normalize(row.fields[column]) for row in rows] for column in range(len(header))]
     priority = [column for column, title in enumerate(header) if title and not LABEL_LIKE.fullmatch(title.lower())]
     others = [column for column in range(len(header)) if column not in priority]
-    for values in (columns, [[_below_folder(name, folder) for name in names] for names in columns]):
+    folders = {normalize_unicode(path_to_text(path.name)) for path in (root, root.resolve())}
+    conversions: list[Callable[[str], str]] = [str]
+    conversions += [partial(_below_folder, folder=folder, cut=cut) for folder in folders for cut in _CUTS]
+    for make_relative in conversions:
+        values = [[make_relative(name) for name in names] for names in columns]
         candidates, by_name = _match_columns(priority, values, images)
         if not candidates:
             candidates, by_name = _match_columns(others, values, images)
@@ -159,7 +165,7 @@ def _find_image_column(
             "if it contains the labels, rename it to `label`"
         )
     title = _normalize(header[column])
-    if title in by_name and title not in values[column]:
+    if {title, make_relative(title)} & by_name.keys() and title not in columns[column]:
         raise UserError(
             f"labels: the first line of {display_name(path)} must contain column names, such as file,label; it "
             f"contains {printable(title)}"
@@ -200,9 +206,12 @@ def _match_columns(
     return [], {}
 
 
-def _below_folder(name: str, folder: str) -> str:
-    """Return the part of a path after the first folder named `folder`, or the path itself if it has no such folder."""
-    _, separator, rest = f"/{name}".partition(f"/{folder}/")
+def _below_folder(name: str, folder: str, cut: Callable[[str, str], tuple[str, str, str]]) -> str:
+    """Return the part of a path after a folder named `folder`, or the path itself if it has no such folder.
+
+    `cut` is `str.partition` or `str.rpartition`, for the first or the last such folder.
+    """
+    _, separator, rest = cut(f"/{name}", f"/{folder}/")
     return rest if separator else name
 
 
@@ -212,7 +221,7 @@ def _without_suffix(name: str) -> str:
 
 def _normalize(name: str) -> str:
     """Return a name from a CSV file in the form in which the names of images are compared."""
-    return normalize_unicode(name).replace("\\", "/").removeprefix("./")
+    return re.sub(r"^(\./)+", "", normalize_unicode(name).replace("\\", "/"))
 
 
 def _choose_label_column(path: Path, header: list[str], others: Collection[int]) -> int:
@@ -232,16 +241,27 @@ def _choose_label_column(path: Path, header: list[str], others: Collection[int])
 
 
 def _find_split_columns(header: list[str], rows: Sequence[_Row], image_column: int) -> list[int]:
-    """Return the numbers of the columns that assign the images to splits, according to their values or their names."""
+    """Return the numbers of the columns that assign the images to splits.
+
+    These are the columns named `split` or `fold`, columns of Booleans with a name such as `is_train`, and columns with
+    few distinct values, among which are the names of several splits.
+    """
     columns = []
     for column, title in enumerate(header):
-        values = {row.fields[column] for row in rows} - {""}
-        if column == image_column or title.lower() in LABEL_NAMES or len(values) > MAX_SPLITS:
-            continue
-        is_named = any(find_split(word) or word.lower() in ("split", "fold") for word in split_words(title))
-        if is_named or assigns_splits(title, {split for value in values if (split := find_split(value))}):
+        values = {row.fields[column].lower() for row in rows} - {""}
+        roles = {role for value in values if (role := find_split(value))} if len(values) <= MAX_SPLITS else set()
+        is_split = title.lower() == "fold" or assigns_splits(title, roles)
+        is_split |= _boolean_role(title) is not None and values <= {*_TRUE, *_FALSE}
+        if is_split and column != image_column and title.lower() not in LABEL_NAMES:
             columns.append(column)
     return columns
+
+
+def _boolean_role(title: str) -> str | None:
+    """Return the split in a column name such as `is_train` or `isTestImage`, "train" or "test", or None."""
+    first, *others = split_words(title) or [""]
+    role = find_split("".join(others)) if first.lower() == "is" else None
+    return role if role in (TRAIN, "test") else None
 
 
 def _read_splits(
@@ -259,16 +279,14 @@ def _read_splits(
             f"labels: the columns {titles} of {display_name(path)} all seem to assign images to splits: remove all but "
             "one of them"
         )
-    title_roles = [role for word in split_words(header[columns[0]]) if (role := find_split(word))]
     meanings: dict[str, str] = {}
-    if title_roles:
-        other = "test" if title_roles[0] == TRAIN else TRAIN
-        meanings = dict.fromkeys(("1", "true", "yes"), title_roles[0]) | dict.fromkeys(("0", "false", "no"), other)
+    if role := _boolean_role(header[columns[0]]):
+        meanings = dict.fromkeys(_TRUE, role) | dict.fromkeys(_FALSE, "test" if role == TRAIN else TRAIN)
     roles: dict[str, str] = {}
     for row, image in zip(rows, images, strict=True):
         value = row.fields[columns[0]]
         role = meanings.get(value.lower()) or find_split(value)
-        if role is None:
+        if not role:
             problem = f"'{printable(value)}' is not the name of a split" if value else "there is no split"
             raise _error(path, row, f"{problem} in the column {titles}: write train, test or val, or {ignore}")
         if role != roles.setdefault(image, role):

@@ -42,15 +42,19 @@ def code_version_warnings(results: GridResults) -> list[str]:
 def _code_versions(runs: Sequence[StageResult]) -> list[dict[str, str | None]]:
     """Return, for each run, the hashes of the files that differ between the runs.
 
-    The record of a run does not contain files with user-defined classes that it does not use. This is not a difference.
+    The record of a run does not contain files with user-defined classes that it does not use. This is not a difference:
+    the run then has the hashes of the first run that uses them.
     """
     codes = [run.record.code for run in runs]
-    different = []
-    for file in sorted({file for code in codes for file in code}):
-        is_extension = PurePath(file).is_relative_to(EXTENSIONS_DIR)
-        if len({code.get(file) for code in codes if file in code or not is_extension}) > 1:
-            different.append(file)
+    first = {file: code[file] for code in reversed(codes) for file in code if _is_extension(file)}
+    codes = [first | code for code in codes]
+    files = sorted({file for code in codes for file in code})
+    different = [file for file in files if len({code.get(file) for code in codes}) > 1]
     return [{file: code.get(file) for file in different} for code in codes]
+
+
+def _is_extension(file: str) -> bool:
+    return PurePath(file).is_relative_to(EXTENSIONS_DIR)
 
 
 def describe_commits(results: GridResults) -> str:

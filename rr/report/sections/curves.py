@@ -1,6 +1,7 @@
 """The `curves` section: loss, training accuracy and the other metrics of user-defined methods by epoch."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +82,11 @@ def _plot_metrics_of_training(runs: Sequence[PretrainResult], name: str) -> list
     columns = [column for column in runs[0].history if all(column in run.history for run in runs)]
     plots = [(*plot, [c for c in columns if c == plot[0] or c.startswith(f"{plot[0]}_")]) for plot in _PLOTS]
     shown = OTHER_COLUMNS.union(*(members for *_, members in plots))
-    for column in [column for column in columns if column not in shown]:
-        title = column.replace("_", " ").capitalize()
-        plots.append((column, title, f"{title} by epoch", format_epoch_axis, 1, [column]))
+    for column in columns:
+        is_measured = all(any(map(math.isfinite, run.history[column])) for run in runs)
+        if column not in shown and is_measured:
+            title, file_name = column.replace("_", " ").capitalize(), re.sub(r"[^\w-]", "_", column)
+            plots.append((file_name, title, f"{title} by epoch", format_epoch_axis, 1, [column]))
     panels = []
     for prefix, title, alt_text, format_axes, scale, members in plots:
         curves: list[Curve] = []
@@ -92,7 +95,6 @@ def _plot_metrics_of_training(runs: Sequence[PretrainResult], name: str) -> list
                 {
                     epoch: (epoch, scale * value)
                     for epoch, value in zip(run.history["epoch"], run.history[column], strict=True)
-                    if math.isfinite(value)
                 }
                 for run in runs
             ]

@@ -66,8 +66,9 @@ def test_labels_are_read_instead_of_the_folder_names(photos: Path) -> None:
         lambda n: f"photos/{n}",
         lambda n: f"/home/me/photos/{n}",
         lambda n: f"C:\\photos\\{n.replace('/', chr(92))}",
+        lambda n: f"././photos/old/photos/{n}",
     ],
-    ids=["path", "dot", "backslash", "without-suffix", "from-parent", "absolute", "windows"],
+    ids=["path", "dot", "backslash", "without-suffix", "from-parent", "absolute", "windows", "repeated"],
 )
 @pytest.mark.parametrize("header", ["file,label", "id,breed", "\N{BYTE ORDER MARK}Image Name,Bird Class"])
 def test_images_are_found_by_their_paths(photos: Path, shorten, header: str) -> None:
@@ -142,7 +143,7 @@ def test_validation_images_become_the_test_split_if_no_test_image_has_a_label(ph
     assert facts["splits"]["test"] == "val in the column 'split' (test has no labels)"
 
 
-@pytest.mark.parametrize(("title", "train"), [("is_training_image", "1 True yes"), ("test", "0 false NO")])
+@pytest.mark.parametrize(("title", "train"), [("is_training_image", "1 True yes"), ("isTest", "0 false NO")])
 def test_a_column_of_splits_may_contain_booleans(photos: Path, title: str, train: str) -> None:
     values = [*train.split(), "0", "1"] * 2
     facts = fetch_folder(photos, labels=write_labels(photos, [f"file,breed,{title}", *format_split_rows(values)]))
@@ -166,6 +167,19 @@ def test_images_are_held_out_without_test_images(photos: Path, splits: str) -> N
     path = write_labels(photos, ["file,breed,split", *rows])
     facts = fetch_folder(photos, labels=path, splits=splits)
     assert facts["images_per_class"] == {"train": {"robin": 4, "wren": 4}, "test": {"robin": 1, "wren": 1}}
+
+
+@pytest.mark.parametrize("title", ["eval_score", "valid", "test", "not_train", "is_valid", "train_test", "use"])
+def test_other_columns_of_booleans_do_not_assign_splits(photos: Path, title: str) -> None:
+    rows = [f"{row},{i % 2}" for i, row in enumerate(format_rows())]
+    facts = fetch_folder(photos, labels=write_labels(photos, [f"file,label,{title}", *rows]))
+    assert "held out" in facts["splits"]["test"]
+
+
+@pytest.mark.parametrize("title", ["test_result", "train_label", "Test Class", "development_stage"])
+def test_only_other_column_contains_the_labels(photos: Path, title: str) -> None:
+    facts = fetch_folder(photos, labels=write_labels(photos, [f"file,{title}", *format_rows()]))
+    assert list(facts["images_per_class"]["train"]) == ["robin", "wren"]
 
 
 def test_folders_of_splits_have_priority_over_a_column_of_splits(tmp_path: Path) -> None:
@@ -194,6 +208,7 @@ def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
         ([], ["needs a line of column names"]),
         (["file,label"], ["needs a line of column names"]),
         (format_rows(), ["must contain column names, such as file,label; it contains 2024/0.png"]),
+        ([f"photos/{row}" for row in format_rows()], ["must contain column names", "it contains photos/2024/0.png"]),
         ([row.replace(".png", "") for row in format_rows()], ["must contain column names", "it contains 2024/0"]),
         (["file,label", "x.png,robin"],
          ["no column of", "such as 2024/0.png. Its columns are 'file' (x.png, …), 'label' (robin, …)"]),
@@ -215,6 +230,8 @@ def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
          ["line 3: '3' is not the name of a split in the column 'split'", "`splits: none`"]),
         (["file,label,Split", "2024/0.png,robin,"], ["line 2: there is no split in the column 'Split'"]),
         (["file,label,fold", "2024/0.png,robin,1"], ["'1' is not the name of a split in the column 'fold'"]),
+        (["file,label,split", *(f"{row},part {i + 1}" for i, row in enumerate(format_rows() + format_rows()))],
+         ["line 2: 'part 1' is not the name of a split in the column 'split'"]),
         (["file,label,split", "2024/0.png,robin,train", "2024/0.png,robin,val"],
          ["line 3: 2024/0.png has two splits, 'train' and 'val'"]),
         (["file,label,a,b", "2024/0.png,robin,train,test", "2024/1.png,wren,test,train"],

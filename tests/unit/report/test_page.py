@@ -422,12 +422,14 @@ def test_commits_are_listed_and_counted(params: Params) -> None:
 def test_other_metrics_of_the_loss_are_plotted(params: Params) -> None:
     assert RESERVED_METRICS - {"loss", "finite"} < OTHER_COLUMNS
     for seed in (1, 2):
-        columns = {"accuracy": [0.1, 0.2], "code_entropy": [None, 1.5], "views": [1, 2], "pairs": [0, 0]}
+        columns = {"accuracy": [0.1, 0.2], "code_entropy": [None, 1.5], "acc/top": [1, 2], "empty": [None, None]}
+        columns |= {"views": [1, 2], "pairs": [0, 0]}
         write_dynamics("relational", seed, columns | {"knn_accuracy": [0.3, 0.4]}, [1.0, 1.0])
     write_report(params)
     labels = re.findall(r'aria-label="([^"]*)"', REPORT_FILES[0].read_text(encoding="utf-8"))
     assert "Code entropy by epoch, mean over seeds: code entropy from 1.5 to 1.5." in labels
-    assert not [label for label in labels if label.startswith(("Views by epoch", "Pairs", "Knn"))]
+    assert not [label for label in labels if label.startswith(("Views by epoch", "Pairs", "Knn", "Empty"))]
+    assert 'download="relational-shapes-conv4-acc_top' in REPORT_FILES[0].read_text(encoding="utf-8")
 
 
 def test_results_of_several_code_versions_have_a_warning(params: Params) -> None:
@@ -457,7 +459,10 @@ def test_classes_that_some_runs_do_not_use_are_not_other_versions(params: Params
     assert "versions of the code" not in read_page().text
     change_record(RELATIONAL.folder, code=code | {"workflow/extensions/mine.py": "cc"})
     write_report(params)
-    assert "versions differ in workflow/extensions/mine.py." in read_page().text
+    text = read_page().text
+    assert "Pretraining: the runs used 2 versions of the code." in text
+    assert "The versions differ in workflow/extensions/mine.py." in text
+    assert "Version B produced shapes/conv4/relational/2." in text
 
 
 @pytest.mark.parametrize("axis", ["protocols", "targets"])
