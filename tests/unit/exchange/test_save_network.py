@@ -130,7 +130,7 @@ def _set_nan(network: nn.Module) -> nn.Module:
         (make_resnet, "resnet34", ValueError, r"does not have the weights of resnet34: \d+ tensors are missing"),
         (make_resnet, "conv4", ValueError, "does not have the weights of conv4: most layers are missing"),
         (make_resnet, "resnet19", UserError, "unknown backbone 'resnet19'; did you mean 'resnet18'?"),
-        (lambda: _set_nan(make_resnet()), "resnet18", UserError, "NaN or infinit"),
+        (lambda: _set_nan(make_resnet()), "resnet18", UserError, "are NaN or infinite"),
         (make_resnet, None, ValueError, "architecture must be the name of a backbone, got None"),
         (lambda: "x", "resnet18", ValueError, "network must be a torch.nn.Module, got str"),
     ],
