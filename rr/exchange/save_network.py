@@ -12,7 +12,7 @@ from torch import nn
 from rr.backbones import weights
 from rr.data.preprocessing import Preprocessing, is_valid_image_size
 from rr.errors import UserError
-from rr.gallery.feature_extractor import default_torch_state, wrap_network
+from rr.gallery.feature_extractor import FeatureExtractor, default_torch_state, wrap_network
 from rr.methods.base import find_head_problem
 from rr.methods.relation.head import RelationHead
 from rr.paths import PARAMS_FILE, expand_user
@@ -52,7 +52,7 @@ def save_backbone(
 
     path = expand_user(path)
     check_output_path("path", path, [".safetensors"], must_be_utf8=True)
-    wrap_network(network, preprocessing)  # checks both
+    extractor = wrap_network(network, preprocessing)  # checks both
     if not isinstance(architecture, str):
         raise ValueError(f"architecture must be the name of a backbone, got {architecture!r}")
     for size in (preprocessing.image_size, preprocessing.stored_size):
@@ -66,7 +66,7 @@ def save_backbone(
     if not matches:
         differences = candidates[0].describe_differences(3) if candidates else "most layers are missing"
         raise ValueError(f"the network does not have the weights of {architecture}: {differences}")
-    _load_matching_weights(network, backbone, matches, architecture, preprocessing)
+    _load_matching_weights(extractor, backbone, matches, architecture, preprocessing)
     if relation_head is not None and (problem := find_head_problem(relation_head, backbone.num_features)):
         raise ValueError(problem)
     for module in (backbone, relation_head):
@@ -80,21 +80,21 @@ def save_backbone(
 
 
 def _load_matching_weights(
-    network: nn.Module,
+    extractor: FeatureExtractor,
     backbone: nn.Module,
     matches: Sequence[dict[str, torch.Tensor]],
     architecture: str,
     preprocessing: Preprocessing,
 ) -> None:
-    """Load those weights with which a backbone returns the same features of random images as a network.
+    """Load those weights with which a backbone returns the same features of random images as a feature extractor.
 
     Raises:
         ValueError: if it returns other features with all of them.
     """
     size = preprocessing.image_size
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
-    features = wrap_network(network, preprocessing).extract(images)
-    backbone.to(next(network.parameters()).device)  # other devices round differently
+    features = extractor.extract(images)
+    backbone.to(extractor.device)  # other devices round differently
     for state in matches:
         backbone.load_state_dict(backbone.state_dict() | state)
         expected = wrap_network(backbone, preprocessing).extract(images)

@@ -341,7 +341,7 @@ def _read_labels(
                 "`splits` in this dataset's source in params.yaml"
             )
         ids = {text: label for label, text in enumerate(texts)} | {None: raw.UNLABELED}
-        labels = {name: np.array([ids[value] for value in texts], np.int64) for name, texts in values.items()}
+        labels = {name: np.array([ids[text] for text in column], np.int64) for name, column in values.items()}
         unknown = sorted(text.strip() for text in used["test"] - used["train"])
     else:
         class_names = _read_class_names(files, values, columns.label) if used["train"] or used["test"] else []

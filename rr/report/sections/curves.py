@@ -83,8 +83,7 @@ def _plot_metrics_of_training(runs: Sequence[PretrainResult], name: str) -> list
     plots = [(*plot, [c for c in columns if c == plot[0] or c.startswith(f"{plot[0]}_")]) for plot in _PLOTS]
     shown = OTHER_COLUMNS.union(*(members for *_, members in plots))
     for column in columns:
-        is_measured = all(any(map(math.isfinite, run.history[column])) for run in runs)
-        if column not in shown and is_measured:
+        if column not in shown and all(any(map(math.isfinite, run.history[column])) for run in runs):
             title, file_name = column.replace("_", " ").capitalize(), re.sub(r"[^\w-]", "_", column)
             plots.append((file_name, title, f"{title} by epoch", format_epoch_axis, 1, [column]))
     panels = []

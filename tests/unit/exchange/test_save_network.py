@@ -108,6 +108,39 @@ def test_own_backbone_is_saved_and_imported(extensions: Path, rr: RunRr) -> None
     assert rr("import", "c.pth", "--backbone", "conv4").code == 2  # does not need params.yaml, which is now invalid
 
 
+OWN_BACKBONE = """
+from torch import nn
+from torchvision.models import resnet18
+from rr.backbones.base import Backbone
+from rr.params import ExtensionBackboneConfig
+
+class Mine(Backbone):
+    num_features = 512
+
+    class Config(ExtensionBackboneConfig):
+        pass
+
+    def __init__(self, config, image_size):
+        super().__init__()
+        self.network = resnet18()
+        self.network.fc = nn.Identity()
+
+    def forward(self, images):
+        return self.network(images)
+"""
+
+
+def test_removed_layers_of_an_own_backbone_are_ignored(extensions: Path, rr: RunRr) -> None:
+    """The attribute `network` also occurs in the class that wraps other libraries' networks."""
+    (extensions / "mine.py").write_text(OWN_BACKBONE)
+    write_params(Path(), lambda params: params["backbones"].update(mine={"kind": "mine:Mine"}))
+    torch.save(
+        {f"network.{name}": value for name, value in torchvision.models.resnet18().state_dict().items()}, "c.pth"
+    )
+    outcome = rr("import", "c.pth", "--backbone", "mine", "--image-size", "32")
+    assert outcome.code == 0, outcome.err
+
+
 class _Scaled(nn.Module):
     def __init__(self) -> None:
         super().__init__()

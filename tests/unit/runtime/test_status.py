@@ -139,7 +139,13 @@ def test_state_without_proc_depends_on_the_process_id(
         assert single_run()["state"] == state
 
 
-@pytest.mark.parametrize("content", ["", '{"stage": "pre', "[]", "null", "{}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", '{"stage": "pre', "[]", "null", "{}", '{"pid": "x"}', '{"pid": null}', '{"pid": 1.5}', '{"pid": -1}',
+        '{"pid": true}', f'{{"pid": {2**70}}}',
+    ],
+)  # fmt: skip
 def test_damaged_file_is_listed_as_a_stopped_run(content: str) -> None:
     STATUS_FILE.parent.mkdir(parents=True)
     STATUS_FILE.write_text(content)
