@@ -398,7 +398,11 @@ def _load_tensors(file: Path) -> Any:
 
 def _is_numpy_archive(file: Path) -> bool:
     """Return whether a file was written by `numpy.savez`."""
-    return zipfile.is_zipfile(file) and any(name.endswith(".npy") for name in zipfile.ZipFile(file).namelist())
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except Exception:  # zipfile raises various exceptions for damaged files
+        return False
 
 
 def _find_state_dicts(content: Any) -> dict[str, dict[str, Tensor]]:

@@ -226,9 +226,10 @@ def find_head_problem(head: object, num_features: int) -> str | None:
     if _facts_for_evaluation(head) == _facts_for_evaluation(expected):
         return None
     layers, found = (", ".join(map(str, module.children())) for module in (expected, head))
+    dtypes = " and ".join(sorted({str(parameter.dtype) for parameter in head.parameters()}))
     return (
-        f"relation_head must keep the layers of RelationHead({num_features}, {head.aggregation!r}, {H}) in float32, "
-        f"which re-ranking and rr compare assume: {layers}, got {found}"
+        f"relation_head must keep the layers of RelationHead({num_features}, {head.aggregation!r}, {H}) in "
+        f"torch.float32, which re-ranking and rr compare assume: {layers}, got {found} in {dtypes}"
     )
 
 

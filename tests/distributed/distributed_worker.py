@@ -178,6 +178,7 @@ def observe_training(name: str, data: Path, folder: Path, group: Any, backbone: 
     outputs = PretrainFolder("shapes", backbone, "method", 1, folder)
     with (
         mock.patch.object(loop.methods, "build", build_double),
+        mock.patch.object(loop, "check_saved_layers"),  # rejects layers in float64
         mock.patch.object(loop, "_forward", observed_forward),
         mock.patch.object(loop, "extract_features", extract_features_in_double),
         mock.patch("rr.pretrain.dynamics.extract_features", extract_features_in_double),
