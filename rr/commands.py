@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,12 @@ from rr import paths
 from rr.compute.process_group import process_group, require_single_process, translate_comm_errors
 from rr.errors import UserError
 from rr.evaluate.protocol_checks import DatasetLabels
+from rr.methods.requirements import depends_on_num_epochs
 from rr.params import (
     NUMPY_PROTOCOLS,
     KnnConfig,
     LinearConfig,
+    MethodConfig,
     OwnImagesSource,
     Params,
     ParquetSource,
@@ -391,7 +393,7 @@ def run_pretrain(run: paths.PretrainPaths, device: str, params_file: Path, tenso
             from rr.compute.torch_threads import configure_torch
             from rr.data.dataset_index import read_class_names, read_preprocessing
             from rr.pretrain import pretrain
-            from rr.pretrain.checkpoint import delete_checkpoints
+            from rr.pretrain.checkpoint import finish_checkpoints
             from rr.pretrain.loop import format_history
             from rr.workflow.claims import grid_claim_hashes
 
@@ -413,8 +415,8 @@ def run_pretrain(run: paths.PretrainPaths, device: str, params_file: Path, tenso
             )
             num_classes = len(read_class_names(files.index))
             preprocessing = read_preprocessing(files.index)
-            fingerprint = recorder.fingerprint(backbone=run.backbone, seed=run.seed)
-            job = _make_job(params, run, preprocessing, num_classes, fingerprint)
+            fingerprints = _make_fingerprints(recorder, run, params.methods[run.method])
+            job = _make_job(params, run, preprocessing, num_classes, *fingerprints)
             beton = files.betons["train"]
             beton = ensure_local_copy(beton, recorder.inputs[str(beton)])
             about_this_process = {"device": device_name(device), "processes": group.world_size}
@@ -439,7 +441,7 @@ def run_pretrain(run: paths.PretrainPaths, device: str, params_file: Path, tenso
         if not group.is_main:
             return ""
         # The checkpoints are needed until all outputs and their record have been written.
-        delete_checkpoints(run.checkpoint, fingerprint)
+        finish_checkpoints(run.checkpoint, *fingerprints)
     _finish_run(stage_run, params_file)
     speed = f"{facts['views']:,} views, {facts['views_per_second']:,} per second"
     return f"{run.weights}: {speed if facts['views'] else 'nothing was trained'}"
@@ -711,8 +713,25 @@ def lookup_preprocessing(dataset: str, params_file: Path) -> "Preprocessing":
     return read_preprocessing(paths.DatasetPaths(dataset).index)
 
 
+def _make_fingerprints(recorder: RunRecorder, run: paths.PretrainPaths, config: MethodConfig) -> tuple[str, str]:
+    """Return the values for `Job.fingerprint` and `Job.fingerprint_without_epochs`."""
+    names = {"backbone": run.backbone, "seed": run.seed}
+    fingerprint = recorder.fingerprint(**names)
+    if depends_on_num_epochs(config):
+        return fingerprint, ""
+    others = dict(recorder.params)
+    method = others.pop(f"methods.{run.method}")
+    without_epochs = {**others, "method": {name: value for name, value in method.items() if name != "epochs"}}
+    return fingerprint, replace(recorder, params=without_epochs).fingerprint(**names)
+
+
 def _make_job(
-    params: Params, run: paths.PretrainPaths, preprocessing: "Preprocessing", num_classes: int, fingerprint: str = ""
+    params: Params,
+    run: paths.PretrainPaths,
+    preprocessing: "Preprocessing",
+    num_classes: int,
+    fingerprint: str = "",
+    fingerprint_without_epochs: str = "",
 ) -> "Job":
     """Return the description of a pretraining run."""
     from rr.pretrain import Job
@@ -726,6 +745,7 @@ def _make_job(
         precision=params.precision,
         dynamics=params.dynamics,
         fingerprint=fingerprint,
+        fingerprint_without_epochs=fingerprint_without_epochs,
         backbone_config=params.backbones.get(run.backbone),
     )
 

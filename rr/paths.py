@@ -147,8 +147,14 @@ class PretrainPaths:
 
     @property
     def checkpoint(self) -> Path:
-        """Training state. It is not a stage output, because it exists only until the run is complete."""
+        """Training state of an unfinished run, which is not a stage output."""
         return "runs/resume" / self._run_path / "resume.pt"
+
+    def find_finished_checkpoints(self) -> list[Path]:
+        """Return the last checkpoints of the finished runs that differ at most in their method."""
+        checkpoint = self.checkpoint
+        pattern = f"*/{checkpoint.parent.name}/{finished_checkpoint(checkpoint).name}"
+        return sorted(checkpoint.parent.parent.parent.glob(pattern))
 
 
 @dataclass(frozen=True)
@@ -169,8 +175,13 @@ class PretrainFolder(PretrainPaths):
 
     @property
     def checkpoint(self) -> Path:
-        """Training state."""
+        """Training state of an unfinished run."""
         return self.directory / "resume.pt"
+
+    def find_finished_checkpoints(self) -> list[Path]:
+        """Return the last checkpoint of the run that finished in this folder, if there is one."""
+        finished = finished_checkpoint(self.checkpoint)
+        return [finished] if finished.is_file() else []
 
 
 @dataclass(frozen=True)
@@ -238,6 +249,11 @@ def previous_checkpoint(checkpoint: Path) -> Path:
 def kept_checkpoint(checkpoint: Path, fingerprint: str) -> Path:
     """Return the path to which a run's checkpoint is moved while the run is trained with other settings."""
     return checkpoint.with_name(f"{checkpoint.stem}.{fingerprint[:16]}{checkpoint.suffix}")
+
+
+def finished_checkpoint(checkpoint: Path) -> Path:
+    """Return the path of the last checkpoint of a finished run, from which a run with more epochs can continue."""
+    return checkpoint.with_name(f"finished{checkpoint.suffix}")
 
 
 def last_epoch_start(checkpoint: Path, fingerprint: str) -> Path:

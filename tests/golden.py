@@ -56,11 +56,11 @@ def train(
     workers: int = 1,
     dynamics: DynamicsConfig = NO_DYNAMICS,
     backbone: str = "conv4",
-    fingerprint: str = "test",
+    fingerprints: tuple[str, str] = ("test", ""),
 ) -> PretrainFolder:
     """Pretrain with `threads` torch threads and `workers` loader threads, and return the paths of the outputs."""
     configure_torch(threads)
-    job = Job(PARAMS.datasets["shapes"], backbone, config, 10, seed, "float32", dynamics, fingerprint)
+    job = Job(PARAMS.datasets["shapes"], backbone, config, 10, seed, "float32", dynamics, *fingerprints)
     directory.mkdir(exist_ok=True)
     outputs = PretrainFolder("shapes", backbone, "method", seed, directory)
     pretrain(job, data, outputs, device="cpu", threads=workers)

@@ -7,7 +7,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rr.errors import UserError
-from rr.params import DeepClusterConfig, ExtensionConfig, MethodConfig
+from rr.params import BYOLConfig, DeepClusterConfig, ExtensionConfig, MethodConfig
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.methods import TrainableConfig, WeightsFile
 from rr.runtime.hashing import file_sha256
@@ -52,6 +52,16 @@ def images_per_epoch(config: MethodConfig, num_images: int) -> int:
     """Return how many of `num_images` training images one epoch uses. `config` must belong to a trainable method."""
     assert isinstance(config, TrainableConfig)
     return num_images - (num_images % config.batch_size if data_requirements(config).drop_last else 0)
+
+
+def depends_on_num_epochs(config: MethodConfig) -> bool:
+    """Return whether the first epochs depend on the total number of epochs, or whether this is unknown."""
+    return (
+        not isinstance(config, TrainableConfig)
+        or config.schedule.kind != "constant"
+        or (isinstance(config, BYOLConfig) and config.momentum_schedule != "constant")
+        or isinstance(config, ExtensionConfig)  # may use `Method.progress`
+    )
 
 
 def count_clusters(config: DeepClusterConfig, num_classes: int) -> int:

@@ -1,12 +1,13 @@
-"""Checkpoints: the state of an unfinished run, in a file that neither DVC nor Snakemake tracks.
+"""Checkpoints: the state of a run, in a file that neither DVC nor Snakemake tracks.
 
-A checkpoint is not an output of its stage, because it exists only until the run is complete.
+A checkpoint is not an output of its stage, because it is needed only to continue the run, or to train for more epochs.
 """
 
 import hashlib
 import io
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -56,7 +57,12 @@ class TrainState:
     epoch_seconds: list[float] = field(default_factory=list)
     sessions: list[dict[str, Any]] = field(default_factory=list)
 
-    def position(self, num_epochs: int) -> str:
+    @property
+    def position(self) -> tuple[int, int]:
+        """The number of completed epochs, and of completed steps in the current epoch."""
+        return self.epoch, self.step
+
+    def describe_position(self, num_epochs: int) -> str:
         """Return the position in a run of `num_epochs` epochs, for a message."""
         return (
             "after the last epoch" if self.epoch == num_epochs else f"in epoch {self.epoch + 1} after step {self.step}"
@@ -69,25 +75,32 @@ def save_checkpoint(
     state: TrainState,
     method: nn.Module,
     optimizer: Optimizer,
+    fingerprint_without_epochs: str = "",
 ) -> bool:
     """Write a checkpoint atomically, and keep the previous one as `paths.previous_checkpoint(path)`.
 
     If a weight or the loss is NaN or infinite, nothing is written. The last good checkpoint then remains, and the
-    training loop raises an error.
+    training loop raises an error. See `Job` for the two fingerprints.
 
     Returns:
         Whether the checkpoint was written.
     """
     if find_non_finite(method) or ("loss" in state.metric_sums and not state.metric_sums["loss"].isfinite().all()):
         return False
-    # Serialize in memory first, because torch reports a full disk as an internal error.
-    buffer = io.BytesIO()
     content = {
         "fingerprint": fingerprint,
+        "fingerprint_without_epochs": fingerprint_without_epochs,
         "state": vars(state),
         "method": method.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
+    _write_checkpoint(path, content)
+    return True
+
+
+def _write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    # Serialize in memory first, because torch reports a full disk as an internal error.
+    buffer = io.BytesIO()
     torch.save(content, buffer)
     with atomic_write(path) as temporary:
         with open(temporary, "wb") as file:
@@ -96,7 +109,6 @@ def save_checkpoint(
             file.write(buffer.getbuffer())
         if path.exists():
             os.replace(path, paths.previous_checkpoint(path))
-    return True
 
 
 def save_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> None:
@@ -132,29 +144,69 @@ def load_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> Non
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def set_other_checkpoints_aside(path: Path, fingerprint: str) -> None:
-    """Keep the checkpoint of a run with another fingerprint, and restore the one that was kept for this fingerprint.
+def choose_checkpoint(
+    path: Path, finished: Iterable[Path], fingerprint: str, fingerprint_without_epochs: str, num_epochs: int
+) -> None:
+    """Put the checkpoint from which a run can continue at `path`, if there is one, and keep those of other runs.
 
     If the parameters, the data or the code have changed since a checkpoint was written, it is moved to
-    `paths.kept_checkpoint`. It is moved back when the run continues with the earlier parameters, data and code.
+    `paths.kept_checkpoint`. It is moved back when the run continues with the earlier parameters, data and code. A run
+    without a checkpoint receives a copy of the most advanced one of the runs from which it differs only in the number
+    of epochs, unless that checkpoint is after the start of this run's last epoch.
+
+    Args:
+        path: the path of the run's newest checkpoint.
+        finished: the last checkpoints of finished runs.
+        fingerprint: see `Job`.
+        fingerprint_without_epochs: see `Job`.
+        num_epochs: the run's number of epochs.
     """
     other, own, has_own = None, paths.kept_checkpoint(path, fingerprint), False
     for file in (paths.previous_checkpoint(path), path):  # if both belong to one run, the newer one replaces the older
-        checkpoint = _read_checkpoint(file) if file.is_file() else None
+        checkpoint = _read_checkpoint(file)
         if checkpoint and checkpoint["fingerprint"] == fingerprint:
             has_own = True
         elif checkpoint:
             other = paths.kept_checkpoint(path, checkpoint["fingerprint"])
             os.replace(file, other)
-    if not has_own and own.is_file():
+    start = None
+    if not has_own:
+        candidates = [*path.parent.glob(paths.kept_checkpoint(path, "*").name), *finished]
+        start = _find_start(own, candidates, fingerprint_without_epochs, num_epochs)
+    if start == own:
         os.replace(own, path)
-    if other:
+    elif start and (checkpoint := _read_checkpoint(start)):
+        print(f"pretrain: using {start}, from a run that differs only in its number of epochs", file=sys.stderr)
+        _write_checkpoint(path, checkpoint | {"fingerprint": fingerprint})
+    if other and other != start:
         result = "" if path.is_file() else "; this run starts from the beginning"
         print(
             "pretrain: the parameters, the data or the code have changed, so the earlier checkpoint is kept as "
             f"{other}, to be used again if you undo the change{result}",
             file=sys.stderr,
         )
+
+
+def _find_start(own: Path, candidates: Iterable[Path], fingerprint_without_epochs: str, num_epochs: int) -> Path | None:
+    """Return the most advanced checkpoint from which a run can continue, or None.
+
+    Args:
+        own: the path where the checkpoint of this run was kept, if it has one.
+        candidates: checkpoints of any runs.
+        fingerprint_without_epochs: see `Job`.
+        num_epochs: the run's number of epochs.
+    """
+    if not fingerprint_without_epochs:
+        return own if own.is_file() else None
+    positions = {}
+    for file in candidates:
+        checkpoint = _read_checkpoint(file)
+        if checkpoint and checkpoint.get("fingerprint_without_epochs") == fingerprint_without_epochs:
+            position = TrainState(**checkpoint["state"]).position
+            # The last epoch of another run must not have started, because the state at its start is an output.
+            if file == own or position <= (num_epochs - 1, 0):
+                positions[file] = position
+    return max(positions, key=positions.__getitem__, default=None)
 
 
 def load_checkpoint(
@@ -179,7 +231,7 @@ def load_checkpoint(
         method.load_state_dict(checkpoint["method"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         state = TrainState(**checkpoint["state"])
-        print(f"pretrain: continuing {state.position(num_epochs)}", file=sys.stderr)
+        print(f"pretrain: continuing {state.describe_position(num_epochs)}", file=sys.stderr)
         return state
     if files:
         print("pretrain: starting from the beginning", file=sys.stderr)
@@ -187,8 +239,11 @@ def load_checkpoint(
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Return the content of a checkpoint, or None if it is damaged or unpickling it could run code."""
-    content = path.read_bytes()
+    """Return the content of a checkpoint, or None if it is missing or damaged or unpickling it could run code."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:  # also if another process has just moved the file
+        return None
     if hashlib.sha256(content[_DIGEST_SIZE:]).digest() != content[:_DIGEST_SIZE]:
         return None
     try:
@@ -197,11 +252,22 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def delete_checkpoints(path: Path, fingerprint: str) -> None:
-    """Delete the files of an unfinished run, but not those that are kept for a run with another fingerprint.
+def finish_checkpoints(path: Path, fingerprint: str, fingerprint_without_epochs: str) -> None:
+    """Delete the files of a run that has just finished, but not those that are kept for a run with other settings.
 
-    The newest checkpoint requires the file with the state before the last epoch, so the checkpoint is deleted first.
+    The last checkpoint is kept as `paths.finished_checkpoint` if a run with more epochs can continue from it.
+
+    Args:
+        path: the path of the run's newest checkpoint.
+        fingerprint: see `Job`.
+        fingerprint_without_epochs: see `Job`.
     """
+    finished = paths.finished_checkpoint(path)
+    if fingerprint_without_epochs and path.is_file():
+        os.replace(path, finished)
+    else:
+        finished.unlink(missing_ok=True)
+    # The newest checkpoint requires the file with the state before the last epoch, so the checkpoint is deleted first.
     kept = paths.kept_checkpoint(path, fingerprint)
     for file in (kept, paths.previous_checkpoint(path), path, paths.unfinished_history(path)):
         file.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -42,10 +42,10 @@ from rr.params.methods import TrainableConfig
 from rr.pretrain.checkpoint import (
     SECONDS_BETWEEN_CHECKPOINTS,
     TrainState,
+    choose_checkpoint,
     load_checkpoint,
     save_checkpoint,
     save_epoch_start,
-    set_other_checkpoints_aside,
 )
 from rr.pretrain.data_parallel import DataParallelMethod, check_world_size
 from rr.pretrain.dynamics import COLUMNS, DynamicsMonitor
@@ -78,8 +78,8 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train the backbone of `job`, and write its weights, the history and an image of views.
 
-    The state at the start of the last epoch is also written. The last checkpoint is kept; the caller must delete it
-    after writing the run's record.
+    The state at the start of the last epoch is also written. The checkpoints remain; after writing the run's record,
+    the caller must call `finish_checkpoints`.
 
     Args:
         job: the description of the run.
@@ -123,7 +123,7 @@ def pretrain(
     trainer = None
     if isinstance(job.method, TrainableConfig):
         trainer = Trainer(job, method, data, outputs.checkpoint, device, group, parallel, on_step, on_epoch)
-        trainer.restore()
+        trainer.restore(outputs.find_finished_checkpoints())
     state = trainer.state if trainer else TrainState(sessions=[{}])
     state.sessions[-1] |= session or {}
     if group.is_main and len(state.sessions) > 1 and (changes := describe_changes(*state.sessions[-2:])):
@@ -209,8 +209,11 @@ class Trainer:
         self.state = TrainState(sessions=[{}])
         method.train()
 
-    def restore(self) -> None:
-        """Continue from the run's checkpoint, if there is one.
+    def restore(self, finished: Sequence[Path] = ()) -> None:
+        """Continue from the run's checkpoint or that of a run with other epochs, if there is one.
+
+        Args:
+            finished: the last checkpoints of finished runs.
 
         Raises:
             UserError: if the file with the state before the last epoch is missing, or if the checkpoints differ between
@@ -218,7 +221,7 @@ class Trainer:
         """
         file, fingerprint, num_epochs = self.checkpoint, self.job.fingerprint, self.config.epochs
         if self.group.is_main:
-            set_other_checkpoints_aside(file, fingerprint)
+            choose_checkpoint(file, finished, fingerprint, self.job.fingerprint_without_epochs, num_epochs)
         self.group.barrier()
         if self.group.world_size > 1:
             files = (file, paths.previous_checkpoint(file))
@@ -228,7 +231,7 @@ class Trainer:
         state.metric_sums = {name: total.to(self.device) for name, total in state.metric_sums.items()}
         state.sessions.append({})
         start = paths.last_epoch_start(file, fingerprint)
-        has_started_last_epoch = (state.epoch, state.step) > (num_epochs - 1, 0)
+        has_started_last_epoch = state.position > (num_epochs - 1, 0)
         if has_started_last_epoch and not start.is_file():
             raise UserError(
                 f"{start} is missing: delete {file} and {paths.previous_checkpoint(file)}, and run the command again, "
@@ -386,7 +389,10 @@ class Trainer:
         is_saved = False
         if self.group.is_main:
             self.state.sessions[-1]["seconds"] = round(time.monotonic() - self.start_time, 3)
-            is_saved = save_checkpoint(self.checkpoint, self.job.fingerprint, self.state, self.method, self.optimizer)
+            is_saved = save_checkpoint(
+                self.checkpoint, self.job.fingerprint, self.state, self.method, self.optimizer,
+                self.job.fingerprint_without_epochs,
+            )  # fmt: skip
         self.last_checkpoint_time = time.monotonic()
         return is_saved
 
@@ -395,7 +401,7 @@ class Trainer:
         if signal_number:
             self.group.barrier()  # torchrun ends all processes when the first one ends, so wait for the main process
             result = f"saved {self.checkpoint}" if is_saved else "nothing was saved, because training has diverged"
-            print(f"pretrain: stopping {self.state.position(self.config.epochs)}; {result}", file=sys.stderr)
+            print(f"pretrain: stopping {self.state.describe_position(self.config.epochs)}; {result}", file=sys.stderr)
             exit_for_signal(signal_number)
 
     def loss_error(self, loss: float, step: int) -> UserError:

@@ -12,6 +12,7 @@ from torch import nn
 from rr import backbones, methods, paths
 from rr.data.beton import MAX_RESIDENT_BYTES
 from rr.methods.base import Method
+from rr.methods.requirements import depends_on_num_epochs
 from rr.params import ExtensionBackboneConfig, Params
 from rr.params.backbones import BUILTIN_BACKBONES
 from rr.params.extensions import is_extension_kind
@@ -42,11 +43,15 @@ class MakespanBounds:
 
 @dataclass(frozen=True)
 class IoEstimate:
-    """Bytes that one pretraining run reads from betons and writes to checkpoints, and the size of a checkpoint."""
+    """Bytes that one pretraining run reads from betons and writes to checkpoints, and the sizes of its checkpoints.
+
+    `kept_bytes` is the size of the checkpoint that remains after the run.
+    """
 
     read_bytes: int
     write_bytes: int
     checkpoint_bytes: int
+    kept_bytes: int
 
 
 def estimate_makespan(durations: Sequence[float], gpus: int) -> MakespanBounds:
@@ -85,6 +90,7 @@ def estimate_io(
         read_bytes=image_bytes * (1 if is_read_once else config.epochs),
         write_bytes=config.epochs * (checkpoint_size + saves_within_epoch * (checkpoint_size + labels)),
         checkpoint_bytes=checkpoint_size + labels,
+        kept_bytes=0 if depends_on_num_epochs(config) else checkpoint_size,
     )
 
 
@@ -123,11 +129,11 @@ def estimate_features_bytes(params: Params, extraction: paths.FeaturePaths, num_
 
 
 def estimate_pretrain_output_bytes(params: Params, run: paths.PretrainPaths) -> int:
-    """Estimate the size in bytes of a run's outputs: the backbone, and the state before the last epoch.
+    """Estimate the size in bytes of a run's files: the backbone, the state before the last epoch, and a checkpoint.
 
-    The state contains the weights and two optimizer moments per weight.
+    The state and the checkpoint contain the weights and two optimizer moments per weight.
     """
-    return (1 + 3) * 4 * _measure_network(params, run.backbone, run.dataset).num_weights
+    return (1 + 3 + 3) * 4 * _measure_network(params, run.backbone, run.dataset).num_weights
 
 
 class _NetworkSize(NamedTuple):

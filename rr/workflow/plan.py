@@ -142,7 +142,8 @@ def make_plan(params: Params, throughput: ThroughputFunction, gpus: int = 1) -> 
         read_bytes=sum(estimate.read_bytes for estimate in io_estimates),
         written_bytes=sum(estimate.write_bytes for estimate in io_estimates),
         # An unfinished run keeps its newest checkpoint and the one before it.
-        stored_bytes=2 * sum(sorted((estimate.checkpoint_bytes for estimate in io_estimates), reverse=True)[:gpus]),
+        stored_bytes=sum(estimate.kept_bytes for estimate in io_estimates)
+        + 2 * sum(sorted((estimate.checkpoint_bytes for estimate in io_estimates), reverse=True)[:gpus]),
         unknown_datasets=sorted(
             {row.dataset for row in rows if row.views is None and not datasets[row.dataset]}
             | {run.target for run in extractions if not datasets[run.target]}

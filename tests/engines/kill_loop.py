@@ -179,8 +179,8 @@ class Watcher:
 
 
 def leftover_files(folder: Path) -> list[str]:
-    """Return temporary files, checkpoints and status files. Files in .rr/lock are allowed to remain."""
-    files = [*folder.rglob(".*.tmp*"), *folder.glob("runs/resume/**/*.pt"), *folder.glob(".rr/status/**/*.json")]
+    """Return temporary files, checkpoints of unfinished runs and status files. Files in .rr/lock may remain."""
+    files = [*folder.rglob(".*.tmp*"), *folder.glob("runs/resume/**/resume*"), *folder.glob(".rr/status/**/*.json")]
     return [str(path.relative_to(folder)) for path in files]
 
 

@@ -2,16 +2,18 @@
 
 import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import PRETRAIN, RunRr
+from helpers import PRETRAIN, RunRr, pretrain_command, write_params
 from torch import nn
 
 from rr import paths
 from rr.pretrain import checkpoint
 from rr.pretrain.checkpoint import TrainState
+from rr.workflow.records import load_record
 
 CHECKPOINT = Path("runs/resume/shapes/conv4/relational/1/resume.pt")
 
@@ -64,7 +66,7 @@ def test_previous_checkpoint_is_kept(path: Path, capsys: pytest.CaptureFixture[s
     assert load(path) == (2, weights[2])
     training.save(path, 4)
     assert load(paths.previous_checkpoint(path)) == (2, weights[2])
-    checkpoint.delete_checkpoints(path, "fingerprint")
+    checkpoint.finish_checkpoints(path, "fingerprint", "")
     assert list(path.parent.iterdir()) == []
 
 
@@ -96,7 +98,7 @@ def test_checkpoint_of_another_run_is_kept_until_that_run_continues(
 ) -> None:
     weights = {}
     for fingerprint, epochs in (("1" * 64, (1, 2, 3)), ("2" * 64, (1, 2)), ("3" * 64, ())):
-        checkpoint.set_other_checkpoints_aside(path, fingerprint)
+        checkpoint.choose_checkpoint(path, [], fingerprint, "", 4)
         assert load(path, fingerprint)[0] == 0
         training = Training(fingerprint)
         for epoch in epochs:
@@ -107,13 +109,13 @@ def test_checkpoint_of_another_run_is_kept_until_that_run_continues(
     message = f"the earlier checkpoint is kept as {kept}, to be used again if you undo the change; this run starts"
     assert message in capsys.readouterr().err
     for fingerprint, epoch in (("1" * 64, 3), ("2" * 64, 2), ("1" * 64, 3)):
-        checkpoint.set_other_checkpoints_aside(path, fingerprint)
+        checkpoint.choose_checkpoint(path, [], fingerprint, "", 4)
         assert load(path, fingerprint) == (epoch, weights[fingerprint])
-    checkpoint.delete_checkpoints(path, "1" * 64)
+    checkpoint.finish_checkpoints(path, "1" * 64, "")
     assert {file.name for file in path.parent.iterdir()} == {kept.name, f"last_epoch.{'2' * 16}.safetensors"}
-    checkpoint.set_other_checkpoints_aside(path, "2" * 64)
+    checkpoint.choose_checkpoint(path, [], "2" * 64, "", 4)
     assert load(path, "2" * 64) == (2, weights["2" * 64])
-    checkpoint.delete_checkpoints(path, "2" * 64)
+    checkpoint.finish_checkpoints(path, "2" * 64, "")
     assert list(path.parent.iterdir()) == []
 
 
@@ -121,10 +123,10 @@ def test_damaged_checkpoint_does_not_prevent_the_use_of_a_kept_one(path: Path) -
     first = Training("1" * 64)
     for epoch in (1, 2):
         first.save(path, epoch)
-    checkpoint.set_other_checkpoints_aside(path, "2" * 64)
+    checkpoint.choose_checkpoint(path, [], "2" * 64, "", 4)
     Training("2" * 64).save(path, 1)
     path.write_bytes(b"damaged")
-    checkpoint.set_other_checkpoints_aside(path, "1" * 64)
+    checkpoint.choose_checkpoint(path, [], "1" * 64, "", 4)
     assert load(path, "1" * 64) == (2, first.weights())
 
 
@@ -133,8 +135,37 @@ def test_previous_checkpoint_of_another_run_is_kept_if_it_is_the_only_one(path: 
     for epoch in (1, 2):
         training.save(path, epoch)
     path.unlink()
-    checkpoint.set_other_checkpoints_aside(path, "2" * 64)
+    checkpoint.choose_checkpoint(path, [], "2" * 64, "", 4)
     assert load(paths.kept_checkpoint(path, "1" * 64), "1" * 64)[0] == 1
+
+
+def test_most_advanced_checkpoint_with_other_epochs_is_used(path: Path) -> None:
+    def save(fingerprint: str, epoch: int, without_epochs: str) -> list[float]:
+        training = Training(fingerprint)
+        training.state.epoch = epoch
+        with torch.no_grad():
+            training.model.weight += epoch
+        checkpoint.save_checkpoint(
+            path, fingerprint, training.state, training.model, training.optimizer, without_epochs
+        )
+        return training.weights()
+
+    def choose(fingerprint: str, num_epochs: int) -> tuple[int, list[float]]:
+        checkpoint.choose_checkpoint(path, [paths.finished_checkpoint(path)], fingerprint, "same", num_epochs)
+        return load(path, fingerprint)
+
+    finished = save("1" * 64, 10, "same")
+    checkpoint.finish_checkpoints(path, "1" * 64, "same")
+    assert paths.finished_checkpoint(path).exists()
+    unfinished = save("2" * 64, 30, "same")
+    save("3" * 64, 40, "different")
+    assert choose("4" * 64, 10)[0] == 0  # the finished run is already after the last of ten epochs
+    for num_epochs, expected in ((11, (10, finished)), (30, (10, finished)), (31, (30, unfinished))):
+        path.unlink(missing_ok=True)
+        assert choose("4" * 64, num_epochs) == expected
+    path.unlink()
+    # The checkpoint of the same run is used although the last epoch has started, unless another is more advanced.
+    assert choose("2" * 64, 30) == (30, unfinished)
 
 
 def test_state_that_is_not_finite_is_not_saved(path: Path) -> None:
@@ -183,17 +214,66 @@ def test_full_disk_leaves_both_checkpoints(path: Path, monkeypatch: pytest.Monke
     assert read_all(path.parent) == before
 
 
-def test_finished_run_deletes_both_checkpoints(project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_run_keeps_only_its_last_checkpoint(
+    project_copy: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files: list[Path] = []
-    delete_checkpoints = checkpoint.delete_checkpoints
+    finish_checkpoints = checkpoint.finish_checkpoints
 
-    def list_and_delete(path: Path, fingerprint: str) -> None:
+    def list_and_finish(path: Path, *fingerprints: str) -> None:
         files.extend(CHECKPOINT.parent.iterdir())
-        delete_checkpoints(path, fingerprint)
+        finish_checkpoints(path, *fingerprints)
 
-    monkeypatch.setattr(checkpoint, "delete_checkpoints", list_and_delete)
+    monkeypatch.setattr(checkpoint, "finish_checkpoints", list_and_finish)
     assert rr(*PRETRAIN).code == 0
     assert {re.sub("[0-9a-f]{16}", "*", path.name) for path in files} == {
         "resume.pt", "resume.previous.pt", "last_epoch.*.safetensors", "history.csv",
     }  # fmt: skip
+    finished = CHECKPOINT.with_name("finished.pt")
+    assert list(CHECKPOINT.parent.iterdir()) == [finished]
+
+    def set_schedule(params: dict) -> None:
+        params["methods"]["relational"]["schedule"] = {"kind": "cosine", "warmup_epochs": 0}
+
+    # With this schedule, a run with more epochs could not continue, so nothing is kept.
+    write_params(project_copy, set_schedule)
+    assert "continuing" not in rr(*PRETRAIN).err
     assert list(CHECKPOINT.parent.iterdir()) == []
+
+
+def test_only_a_run_with_other_epochs_continues_from_a_finished_run(project_copy: Path, rr: RunRr) -> None:
+    def change_epochs(change: int, learning_rate: float = 1.0) -> None:
+        def update(params: dict) -> None:
+            params["methods"]["relational"]["epochs"] += change
+            params["methods"]["relational"]["learning_rate"] *= learning_rate
+
+        write_params(project_copy, update)
+
+    run = paths.PretrainPaths("shapes", "conv4", "relational", 1)
+    assert rr(*PRETRAIN).code == 0
+    first = load_record(run.folder)
+    rows = run.history.read_text().splitlines()
+    shutil.rmtree(run.folder)
+    assert "continuing" not in rr(*PRETRAIN).err  # deleting the outputs still means training again
+    change_epochs(1)
+    outcome = rr(*PRETRAIN)
+    assert outcome.code == 0
+    assert f"pretrain: continuing in epoch {len(rows)} after step 0\n" in outcome.err
+    assert run.history.read_text().splitlines()[: len(rows)] == rows
+    record = load_record(run.folder)
+    assert len(record["epoch_seconds"]) == len(rows)
+    (earlier,) = record["earlier_sessions"]
+    assert record["started"] == earlier["started"] > first["started"]
+
+    def add_variant(params: dict) -> None:
+        relational = params["methods"]["relational"]
+        params["methods"]["longer"] = {**relational, "epochs": relational["epochs"] + 1}
+
+    write_params(project_copy, add_variant)
+    outcome = rr(*pretrain_command("longer"))
+    assert outcome.code == 0
+    assert f"pretrain: continuing in epoch {len(rows) + 1} after step 0\n" in outcome.err
+    change_epochs(1, learning_rate=2.0)
+    outcome = rr(*PRETRAIN)
+    assert outcome.code == 0
+    assert "continuing" not in outcome.err

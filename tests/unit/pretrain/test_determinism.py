@@ -8,14 +8,15 @@ from pathlib import Path
 import golden
 import pytest
 from golden import small_config, train, write_images
-from helpers import call_after_checkpoints
+from helpers import call_after_checkpoints, interrupt_at
 
 from rr.data import beton
+from rr.methods.requirements import depends_on_num_epochs
 from rr.params import DynamicsConfig
 from rr.params.optimizers import LARSConfig, SmoothScheduleConfig
 from rr.paths import PretrainFolder
 from rr.pretrain import loop
-from rr.pretrain.checkpoint import TrainState, delete_checkpoints
+from rr.pretrain.checkpoint import TrainState, finish_checkpoints
 from rr.pretrain.loop import describe_changes
 from rr.views.augmentation import Augmentation
 
@@ -112,15 +113,87 @@ def test_interrupted_run_continues_after_a_run_with_other_settings(
             train(small_data, folder, config)
     capsys.readouterr()
     changed = config.model_copy(update={"learning_rate": 0.01})
-    other = train(small_data, folder, changed, fingerprint="other")
+    other = train(small_data, folder, changed, fingerprints=("other", ""))
     assert "have changed, so the earlier checkpoint is kept as" in capsys.readouterr().err
     assert read_outputs(other) == read_outputs(train(small_data, tmp_path / "other", changed))
-    delete_checkpoints(other.checkpoint, "other")
+    finish_checkpoints(other.checkpoint, "other", "")
     monkeypatch.setattr(loop, "describe_changes", lambda *_: "torch: 2, now 3")
     assert read_outputs(train(small_data, folder, config)) == expected
     output = capsys.readouterr().err
     assert "continuing in epoch 2 after step 1" in output
     assert "the result may differ slightly from that of an uninterrupted run (torch: 2, now 3)" in output
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("relational", "deepcluster") else pytest.mark.slow)
+        for name in golden.TRAINABLE
+        if not depends_on_num_epochs(golden.PARAMS.methods[name])
+    ],
+)
+def test_finished_run_continues_with_more_epochs_to_identical_results(
+    name: str, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train_epochs(folder: str, num_epochs: int) -> tuple[bytes, ...]:
+        fingerprints = (f"{num_epochs}", "without epochs")
+        config = small_config(name, epochs=num_epochs, batch_size=20)
+        dynamics = DynamicsConfig(every_n_epochs=2, images=60)
+        outputs = train(small_data, tmp_path / folder, config, dynamics=dynamics, fingerprints=fingerprints)
+        files = read_outputs(outputs)
+        finish_checkpoints(outputs.checkpoint, *fingerprints)
+        assert [path.name for path in outputs.directory.glob("*.pt")] == ["finished.pt"]
+        return files
+
+    expected = train_epochs("uninterrupted", 5)
+    for num_epochs in (1, 2, 4):
+        train_epochs("continued", num_epochs)
+    capsys.readouterr()
+    assert train_epochs("continued", 5) == expected
+    assert "finished.pt, from a run that differs only in its number of epochs\n" in (output := capsys.readouterr().err)
+    assert output.endswith("pretrain: continuing in epoch 5 after step 0\n")
+    # With the same number of epochs, or with fewer, the run is repeated from the beginning.
+    assert train_epochs("continued", 5) == expected
+    assert train_epochs("continued", 4)[2] == b"".join(expected[2].splitlines(keepends=True)[:5])
+    assert "continuing" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "continues", "position_of_the_next_run"),
+    [
+        (1, False, "epoch 2 after step 2"),
+        (2, False, "epoch 3 after step 0"),
+        (3, True, "epoch 4 after step 0"),
+        (7, True, "epoch 2 after step 2"),
+    ],
+)
+def test_unfinished_run_continues_with_another_number_of_epochs(
+    num_epochs: int,
+    continues: bool,
+    position_of_the_next_run: str,
+    small_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def train_epochs(folder: str, num_epochs: int) -> tuple[bytes, ...]:
+        config = small_config("relational", epochs=num_epochs, batch_size=20)
+        fingerprints = (f"{num_epochs}", "without epochs")
+        return read_outputs(train(small_data, tmp_path / folder, config, fingerprints=fingerprints))
+
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1, 2)  # after the start of the second epoch
+        with pytest.raises(KeyboardInterrupt):
+            train_epochs("interrupted", 5)
+    expected = train_epochs("uninterrupted", num_epochs)
+    capsys.readouterr()
+    assert train_epochs("interrupted", num_epochs) == expected
+    output = capsys.readouterr().err
+    assert ("pretrain: continuing in epoch 2 after step 2\n" in output) == continues
+    assert ("this run starts from the beginning" in output) != continues
+    # The first run continues from its own checkpoint or from that of the second run, whichever is more advanced.
+    assert train_epochs("interrupted", 5) == train_epochs("uninterrupted 5", 5)
+    assert f"pretrain: continuing in {position_of_the_next_run}\n" in capsys.readouterr().err
 
 
 def test_changed_packages_and_devices_are_reported() -> None:
