@@ -251,7 +251,6 @@ def test_only_a_run_with_other_epochs_continues_from_a_finished_run(project_copy
 
     run = paths.PretrainPaths("shapes", "conv4", "relational", 1)
     assert rr(*PRETRAIN).code == 0
-    first = load_record(run.folder)
     rows = run.history.read_text().splitlines()
     shutil.rmtree(run.folder)
     assert "continuing" not in rr(*PRETRAIN).err  # deleting the outputs still means training again
@@ -263,7 +262,7 @@ def test_only_a_run_with_other_epochs_continues_from_a_finished_run(project_copy
     record = load_record(run.folder)
     assert len(record["epoch_seconds"]) == len(rows)
     (earlier,) = record["earlier_sessions"]
-    assert record["started"] == earlier["started"] > first["started"]
+    assert record["started"] == earlier["started"]
 
     def add_variant(params: dict) -> None:
         relational = params["methods"]["relational"]
