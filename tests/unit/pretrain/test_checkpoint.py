@@ -266,7 +266,7 @@ def test_only_a_run_with_other_epochs_continues_from_a_finished_run(project_copy
 
     def add_variant(params: dict) -> None:
         relational = params["methods"]["relational"]
-        params["methods"]["longer"] = {**relational, "epochs": relational["epochs"] + 1}
+        params["methods"]["longer"] = {**relational, "epochs": relational["epochs"] + 2}
 
     write_params(project_copy, add_variant)
     outcome = rr(*pretrain_command("longer"))
