@@ -1,6 +1,7 @@
 """Write the reference pages, and the tables and images of the method pages. `make docs` runs this script first."""
 
 import dataclasses
+import importlib
 import inspect
 import re
 import subprocess
@@ -89,6 +90,34 @@ def method_page(name: str, text: str) -> str:
     """Return the page of a method with up-to-date tables, in place of those between `<!-- generated: … -->` lines."""
     tables = {"settings": settings_table, "cost": cost_table, "published": published_table}
     return GENERATED.sub(lambda match: f"{match[1]}\n{tables[match[2]](name)}\n\n{match[3]}", text)
+
+
+def python_page(text: str) -> str:
+    """Return the page of the Python interface with up-to-date tables, for readers of the Markdown file.
+
+    Each table lists the names in the `eval-rst` block after it, which Sphinx replaces by signatures and docstrings.
+    """
+    block = re.compile(r"(<!-- generated: names -->\n).*?(<!-- end -->\n\n```\{eval-rst\}\n(.*?)```)", re.DOTALL)
+    return block.sub(lambda match: f"{match[1]}\n{names_table(match[3])}\n\n{match[2]}", text)
+
+
+def names_table(block: str) -> str:
+    """Return a table with the signature and the purpose of each name in an `eval-rst` block."""
+    lines = ["| name | meaning |", "| --- | --- |"]
+    for kind, name, is_not_called in re.findall(r"^\.\. auto(\w+):: ([\w.]+)(\(\))?$", block, re.MULTILINE):
+        module, _, attribute = name.rpartition(".")
+        item = getattr(importlib.import_module(module), attribute)
+        call = "" if is_not_called or kind == "exception" else _format_signature(item)
+        meaning = " ".join(inspect.cleandoc(item.__doc__).partition("\n\n")[0].split())
+        lines.append(f"| `{name}{call}` | {meaning} |")
+    return "\n".join(lines)
+
+
+def _format_signature(item: Any) -> str:
+    """Return the parameters of a function or a class, with their defaults."""
+    parameters = inspect.signature(item).parameters.values()
+    signature = inspect.Signature([parameter.replace(annotation=parameter.empty) for parameter in parameters])
+    return str(signature).replace("PosixPath(", "Path(").removeprefix("(*args, **kwargs)")
 
 
 def settings_table(name: str) -> str:
@@ -262,6 +291,8 @@ def main() -> None:
     """Write all generated pages, tables and images."""
     (REFERENCE / "parameters.md").write_text(parameters_page(), encoding="utf-8")
     (REFERENCE / "command-line.md").write_text(command_line_page(), encoding="utf-8")
+    python = REFERENCE / "python.md"
+    python.write_text(python_page(python.read_text(encoding="utf-8")), encoding="utf-8")
     for path in METHOD_PAGES:
         text = path.read_text(encoding="utf-8")
         path.write_text(method_page(path.stem, text), encoding="utf-8")

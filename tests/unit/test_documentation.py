@@ -14,6 +14,7 @@ from helpers import ROOT, RunRr, write_params
 from PIL import Image
 from ruamel.yaml import YAML
 
+import rr
 from rr.params import load_params
 from rr.runtime.signals import EXIT_MESSAGES
 
@@ -27,6 +28,12 @@ results_tables = runpy.run_path(str(ROOT / "docs/results_tables.py"))
 def test_reference_pages_are_up_to_date(page: str, function: str) -> None:
     text = (ROOT / f"docs/reference/{page}.md").read_text(encoding="utf-8")
     assert text == generate[function](), "run make docs"
+
+
+def test_python_page_is_up_to_date() -> None:
+    text = (ROOT / "docs/reference/python.md").read_text(encoding="utf-8")
+    assert text == generate["python_page"](text), "run make docs"
+    assert all(f"| `rr.{name}" in text for name in rr.__all__)
 
 
 @pytest.mark.parametrize("path", generate["METHOD_PAGES"], ids=lambda path: path.stem)
@@ -116,7 +123,7 @@ def test_every_console_block_is_run_or_states_why_not() -> None:
 def test_costs_of_the_suites_are_those_of_rr_plan(rr: RunRr) -> None:
     text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| .* \| (\d+) \| ([0-9.]+) \| (\d+) \|$", text, re.MULTILINE)
-    assert len(rows) == 10
+    assert len(rows) == 11
     for suite, runs, billions, evaluations in rows:
         plan = rr("plan", suite, "--views-per-second", 20_000).out
         views = int(re.search(rf"^{runs} pretraining runs, ([0-9,]+) views", plan, re.MULTILINE)[1].replace(",", ""))
