@@ -267,7 +267,7 @@ def pretrain(
     device: DeviceOption = "auto",
     params: ParamsOption = paths.PARAMS_FILE,
 ) -> None:
-    """Pretrain a backbone. After an interruption, run the same command again to continue.
+    """Pretrain a backbone. After an interruption, or to train for more epochs, run the same command again to continue.
 
     To use N processes: torchrun --nproc-per-node N -m rr pretrain …
     """

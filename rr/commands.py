@@ -365,7 +365,7 @@ def run_convert(dataset: str, params_file: Path) -> str:
 
 
 def run_pretrain(run: paths.PretrainPaths, device: str, params_file: Path, tensorboard: Path | None = None) -> str:
-    """Pretrain a backbone, or continue an interrupted run, in one process or, with torchrun, in several.
+    """Pretrain a backbone in one process or, with torchrun, in several; continue an interrupted or shorter run.
 
     Return a message for the user, which is empty in all processes except the main one. `tensorboard` is a folder for
     event files, or None.

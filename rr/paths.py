@@ -150,12 +150,6 @@ class PretrainPaths:
         """Training state of an unfinished run, which is not a stage output."""
         return "runs/resume" / self._run_path / "resume.pt"
 
-    def find_finished_checkpoints(self) -> list[Path]:
-        """Return the last checkpoints of the finished runs that differ at most in their method."""
-        checkpoint = self.checkpoint
-        pattern = f"*/{checkpoint.parent.name}/{finished_checkpoint(checkpoint).name}"
-        return sorted(checkpoint.parent.parent.parent.glob(pattern))
-
 
 @dataclass(frozen=True)
 class PretrainFolder(PretrainPaths):
@@ -177,11 +171,6 @@ class PretrainFolder(PretrainPaths):
     def checkpoint(self) -> Path:
         """Training state of an unfinished run."""
         return self.directory / "resume.pt"
-
-    def find_finished_checkpoints(self) -> list[Path]:
-        """Return the last checkpoint of the run that finished in this folder, if there is one."""
-        finished = finished_checkpoint(self.checkpoint)
-        return [finished] if finished.is_file() else []
 
 
 @dataclass(frozen=True)
@@ -251,9 +240,16 @@ def kept_checkpoint(checkpoint: Path, fingerprint: str) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}.{fingerprint[:16]}{checkpoint.suffix}")
 
 
-def finished_checkpoint(checkpoint: Path) -> Path:
+def finished_checkpoint(checkpoint: Path, fingerprint_without_epochs: str) -> Path:
     """Return the path of the last checkpoint of a finished run, from which a run with more epochs can continue."""
-    return checkpoint.with_name(f"finished{checkpoint.suffix}")
+    return checkpoint.with_name(f"finished.{fingerprint_without_epochs[:16]}{checkpoint.suffix}")
+
+
+def find_finished_checkpoints(checkpoint: Path, fingerprint_without_epochs: str) -> list[Path]:
+    """Return the existing paths that `finished_checkpoint` returns for this run, and for the same run of any method."""
+    finished = finished_checkpoint(checkpoint, fingerprint_without_epochs)
+    method_folder = checkpoint.parent.parent
+    return sorted(method_folder.parent.glob(f"*/{finished.relative_to(method_folder)}"))
 
 
 def last_epoch_start(checkpoint: Path, fingerprint: str) -> Path:

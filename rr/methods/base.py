@@ -226,10 +226,11 @@ def find_head_problem(head: object, num_features: int) -> str | None:
     if _facts_for_evaluation(head) == _facts_for_evaluation(expected):
         return None
     layers, found = (", ".join(map(str, module.children())) for module in (expected, head))
-    dtypes = " and ".join(sorted({str(parameter.dtype) for parameter in head.parameters()}))
+    dtypes = {str(parameter.dtype) for parameter in head.parameters()} - {"torch.float32"}
     return (
         f"relation_head must keep the layers of RelationHead({num_features}, {head.aggregation!r}, {H}) in "
-        f"torch.float32, which re-ranking and rr compare assume: {layers}, got {found} in {dtypes}"
+        f"torch.float32, which re-ranking and rr compare assume: {layers}, got {found}"
+        + (f" in {' and '.join(sorted(dtypes))}" if dtypes else "")
     )
 
 

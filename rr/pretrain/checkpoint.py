@@ -7,11 +7,10 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save
@@ -144,41 +143,41 @@ def load_epoch_start(path: Path, method: nn.Module, optimizer: Optimizer) -> Non
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def choose_checkpoint(
-    path: Path, finished: Iterable[Path], fingerprint: str, fingerprint_without_epochs: str, num_epochs: int
-) -> None:
+def choose_checkpoint(path: Path, fingerprint: str, fingerprint_without_epochs: str, num_epochs: int) -> None:
     """Put the checkpoint from which a run can continue at `path`, if there is one, and keep those of other runs.
 
     If the parameters, the data or the code have changed since a checkpoint was written, it is moved to
-    `paths.kept_checkpoint`. It is moved back when the run continues with the earlier parameters, data and code. A run
-    without a checkpoint receives a copy of the most advanced one of the runs from which it differs only in the number
-    of epochs, unless that checkpoint is after the start of this run's last epoch.
+    `paths.kept_checkpoint`. It is moved back when the run continues with the earlier parameters, data and code.
+
+    A run may also continue from a copy of the most advanced of these checkpoints: those kept in the run's folder, and
+    those of finished runs (`paths.find_finished_checkpoints`), if they have the same `fingerprint_without_epochs` and
+    are not after the start of this run's last epoch.
 
     Args:
         path: the path of the run's newest checkpoint.
-        finished: the last checkpoints of finished runs.
         fingerprint: see `Job`.
         fingerprint_without_epochs: see `Job`.
         num_epochs: the run's number of epochs.
     """
     other, own, has_own = None, paths.kept_checkpoint(path, fingerprint), False
     for file in (paths.previous_checkpoint(path), path):  # if both belong to one run, the newer one replaces the older
-        checkpoint = _read_checkpoint(file)
+        checkpoint = _read_checkpoint(file) if file.is_file() else None
         if checkpoint and checkpoint["fingerprint"] == fingerprint:
             has_own = True
         elif checkpoint:
             other = paths.kept_checkpoint(path, checkpoint["fingerprint"])
             os.replace(file, other)
-    start = None
-    if not has_own:
-        candidates = [*path.parent.glob(paths.kept_checkpoint(path, "*").name), *finished]
-        start = _find_start(own, candidates, fingerprint_without_epochs, num_epochs)
-    if start == own:
+    start = None if has_own else _find_start(path, fingerprint, fingerprint_without_epochs, num_epochs)
+    if start and start.path == own:
         os.replace(own, path)
-    elif start and (checkpoint := _read_checkpoint(start)):
-        print(f"pretrain: using {start}, from a run that differs only in its number of epochs", file=sys.stderr)
-        _write_checkpoint(path, checkpoint | {"fingerprint": fingerprint})
-    if other and other != start:
+    elif start:
+        print(
+            f"pretrain: using {start.path}, from a run that differs only in its number of epochs (and possibly in the "
+            "method's name)",
+            file=sys.stderr,
+        )
+        _write_checkpoint(path, start.checkpoint | {"fingerprint": fingerprint})
+    if other and not (start and other == start.path):
         result = "" if path.is_file() else "; this run starts from the beginning"
         print(
             "pretrain: the parameters, the data or the code have changed, so the earlier checkpoint is kept as "
@@ -187,26 +186,52 @@ def choose_checkpoint(
         )
 
 
-def _find_start(own: Path, candidates: Iterable[Path], fingerprint_without_epochs: str, num_epochs: int) -> Path | None:
-    """Return the most advanced checkpoint from which a run can continue, or None.
+class _Start(NamedTuple):
+    """A checkpoint from which a run can continue."""
 
-    Args:
-        own: the path where the checkpoint of this run was kept, if it has one.
-        candidates: checkpoints of any runs.
-        fingerprint_without_epochs: see `Job`.
-        num_epochs: the run's number of epochs.
-    """
-    if not fingerprint_without_epochs:
-        return own if own.is_file() else None
-    positions = {}
+    position: tuple[int, int]
+    path: Path
+    checkpoint: dict[str, Any]
+
+
+def _find_start(path: Path, fingerprint: str, fingerprint_without_epochs: str, num_epochs: int) -> _Start | None:
+    """Return the most advanced checkpoint from which a run can continue, or None; see `choose_checkpoint`."""
+    own = paths.kept_checkpoint(path, fingerprint)
+    candidates = [own] if own.is_file() else []
+    if fingerprint_without_epochs:
+        finished = paths.finished_checkpoint(path, fingerprint_without_epochs)
+        if (checkpoint := _read_candidate(finished)) and checkpoint["fingerprint"] == fingerprint:
+            return None  # the run has finished before, so this is a repetition, which starts from the beginning
+        candidates = _list_kept_checkpoints(path)
+        candidates += paths.find_finished_checkpoints(path, fingerprint_without_epochs)
+    starts = []
     for file in candidates:
-        checkpoint = _read_checkpoint(file)
-        if checkpoint and checkpoint.get("fingerprint_without_epochs") == fingerprint_without_epochs:
+        if checkpoint := _read_candidate(file):
             position = TrainState(**checkpoint["state"]).position
+            has_same_start = checkpoint.get("fingerprint_without_epochs") == fingerprint_without_epochs
             # The last epoch of another run must not have started, because the state at its start is an output.
-            if file == own or position <= (num_epochs - 1, 0):
-                positions[file] = position
-    return max(positions, key=positions.__getitem__, default=None)
+            if checkpoint["fingerprint"] == fingerprint or (has_same_start and position <= (num_epochs - 1, 0)):
+                starts.append(_Start(position, file, checkpoint))
+    return max(starts, key=lambda start: start.position, default=None)
+
+
+def _read_candidate(path: Path) -> dict[str, Any] | None:
+    """Return the content of a checkpoint that may belong to another run, or None if it cannot be used."""
+    try:
+        if checkpoint := _read_checkpoint(path):
+            return checkpoint
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        print(f"pretrain: the checkpoint {path} cannot be read and is not used ({error.strerror})", file=sys.stderr)
+        return None
+    print(f"pretrain: the checkpoint {path} is damaged and is not used", file=sys.stderr)
+    return None
+
+
+def _list_kept_checkpoints(path: Path) -> list[Path]:
+    """Return the checkpoints in a run's folder that belong to runs with other settings and have not finished."""
+    return sorted(set(path.parent.glob(paths.kept_checkpoint(path, "*").name)) - {paths.previous_checkpoint(path)})
 
 
 def load_checkpoint(
@@ -239,11 +264,8 @@ def load_checkpoint(
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Return the content of a checkpoint, or None if it is missing or damaged or unpickling it could run code."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:  # also if another process has just moved the file
-        return None
+    """Return the content of a checkpoint, or None if it is damaged or unpickling it could run code."""
+    content = path.read_bytes()
     if hashlib.sha256(content[_DIGEST_SIZE:]).digest() != content[:_DIGEST_SIZE]:
         return None
     try:
@@ -255,22 +277,36 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
 def finish_checkpoints(path: Path, fingerprint: str, fingerprint_without_epochs: str) -> None:
     """Delete the files of a run that has just finished, but not those that are kept for a run with other settings.
 
-    The last checkpoint is kept as `paths.finished_checkpoint` if a run with more epochs can continue from it.
+    The last checkpoint is kept as `paths.finished_checkpoint` if a run with more epochs can continue from it. Kept
+    checkpoints that are then useless, because they are from the same run with other epochs and less advanced, are
+    deleted.
 
     Args:
         path: the path of the run's newest checkpoint.
         fingerprint: see `Job`.
         fingerprint_without_epochs: see `Job`.
     """
-    finished = paths.finished_checkpoint(path)
+    # The checkpoints require the file with the state before the last epoch, so they are deleted first.
+    for file in (paths.kept_checkpoint(path, fingerprint), paths.previous_checkpoint(path)):
+        file.unlink(missing_ok=True)
+    finished = paths.finished_checkpoint(path, fingerprint_without_epochs)
     if fingerprint_without_epochs and path.is_file():
         os.replace(path, finished)
-    else:
-        finished.unlink(missing_ok=True)
-    # The newest checkpoint requires the file with the state before the last epoch, so the checkpoint is deleted first.
-    kept = paths.kept_checkpoint(path, fingerprint)
-    for file in (kept, paths.previous_checkpoint(path), path, paths.unfinished_history(path)):
-        file.unlink(missing_ok=True)
+        _delete_superseded(path, finished)
+    path.unlink(missing_ok=True)
+    for file in set(path.parent.glob(paths.finished_checkpoint(path, "*").name)) - {finished}:
+        file.unlink()  # of a run with other settings, whose outputs this run has replaced
+    paths.unfinished_history(path).unlink(missing_ok=True)
     for start in path.parent.glob(paths.last_epoch_start(path, "*").name):
         if not paths.kept_checkpoint(path, start.suffixes[0].removeprefix(".")).exists():
             start.unlink()
+
+
+def _delete_superseded(path: Path, finished: Path) -> None:
+    """Delete kept checkpoints that are not more advanced than `finished` and differ only in their number of epochs."""
+    kept = {file: checkpoint for file in _list_kept_checkpoints(path) if (checkpoint := _read_candidate(file))}
+    if kept and (last := _read_candidate(finished)):
+        for file, checkpoint in kept.items():
+            has_same_start = checkpoint.get("fingerprint_without_epochs") == last["fingerprint_without_epochs"]
+            if has_same_start and TrainState(**checkpoint["state"]).position <= TrainState(**last["state"]).position:
+                file.unlink()

@@ -123,10 +123,10 @@ def pretrain(
     trainer = None
     if isinstance(job.method, TrainableConfig):
         trainer = Trainer(job, method, data, outputs.checkpoint, device, group, parallel, on_step, on_epoch)
-        trainer.restore(outputs.find_finished_checkpoints())
+        trainer.restore()
     state = trainer.state if trainer else TrainState(sessions=[{}])
     state.sessions[-1] |= session or {}
-    if group.is_main and len(state.sessions) > 1 and (changes := describe_changes(*state.sessions[-2:])):
+    if group.is_main and (changes := describe_changes(state.sessions)):
         print(
             f"pretrain: the result may differ slightly from that of an uninterrupted run ({changes})", file=sys.stderr
         )
@@ -209,11 +209,8 @@ class Trainer:
         self.state = TrainState(sessions=[{}])
         method.train()
 
-    def restore(self, finished: Sequence[Path] = ()) -> None:
-        """Continue from the run's checkpoint or that of a run with other epochs, if there is one.
-
-        Args:
-            finished: the last checkpoints of finished runs.
+    def restore(self) -> None:
+        """Continue from the run's checkpoint, or from that of a run with a different number of epochs, if there is one.
 
         Raises:
             UserError: if the file with the state before the last epoch is missing, or if the checkpoints differ between
@@ -221,7 +218,7 @@ class Trainer:
         """
         file, fingerprint, num_epochs = self.checkpoint, self.job.fingerprint, self.config.epochs
         if self.group.is_main:
-            choose_checkpoint(file, finished, fingerprint, self.job.fingerprint_without_epochs, num_epochs)
+            choose_checkpoint(file, fingerprint, self.job.fingerprint_without_epochs, num_epochs)
         self.group.barrier()
         if self.group.world_size > 1:
             files = (file, paths.previous_checkpoint(file))
@@ -235,7 +232,7 @@ class Trainer:
         if has_started_last_epoch and not start.is_file():
             raise UserError(
                 f"{start} is missing: delete {file} and {paths.previous_checkpoint(file)}, and run the command again, "
-                "which starts training from the beginning"
+                "which trains these epochs again"
             )
 
     def run(self) -> None:
@@ -417,17 +414,25 @@ class Trainer:
         )
 
 
-def describe_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return what differs between two sessions and can affect rounding, such as `torch: 2.11.0, now 2.12.1`."""
+def describe_changes(sessions: Sequence[Mapping[str, Any]]) -> str:
+    """Return what differs between the last session and the others and can affect rounding.
+
+    An example of the result is `torch: 2.11.0, now 2.12.1`.
+    """
 
     def list_facts(session: Mapping[str, Any]) -> dict[str, Any]:
         machine = session.get("machine", {})
         facts = {"device": session.get("device"), "processes": session.get("processes")}
         return facts | {"processor": machine.get("processor"), **machine.get("versions", {})}
 
-    before, after = list_facts(earlier), list_facts(now)
-    changed = (name for name, value in before.items() if value not in (None, after.get(name)))
-    return "; ".join(f"{name}: {before[name]}, now {after.get(name)}" for name in changed)
+    *earlier, now = map(list_facts, sessions)
+    changes = (
+        f"{name}: {value}, now {now.get(name)}"
+        for facts in earlier
+        for name, value in facts.items()
+        if value not in (None, now.get(name))
+    )
+    return "; ".join(dict.fromkeys(changes))
 
 
 def loss_is_on_host(loss: Tensor) -> bool:

@@ -129,11 +129,13 @@ def estimate_features_bytes(params: Params, extraction: paths.FeaturePaths, num_
 
 
 def estimate_pretrain_output_bytes(params: Params, run: paths.PretrainPaths) -> int:
-    """Estimate the size in bytes of a run's files: the backbone, the state before the last epoch, and a checkpoint.
+    """Estimate the size in bytes of the files that remain after a run.
 
-    The state and the checkpoint contain the weights and two optimizer moments per weight.
+    These are the backbone, the state before the last epoch and, for some methods, the last checkpoint. The state and
+    the checkpoint contain the weights and two optimizer moments per weight.
     """
-    return (1 + 3 + 3) * 4 * _measure_network(params, run.backbone, run.dataset).num_weights
+    num_states = 1 if depends_on_num_epochs(params.methods[run.method]) else 2
+    return (1 + 3 * num_states) * 4 * _measure_network(params, run.backbone, run.dataset).num_weights
 
 
 class _NetworkSize(NamedTuple):

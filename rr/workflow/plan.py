@@ -68,7 +68,7 @@ class Plan:
         makespan: how long the remaining runs take on these GPUs, or None if no run remains.
         read_bytes: bytes of pixels that the pretraining runs read.
         written_bytes: bytes of checkpoints that the pretraining runs write.
-        stored_bytes: maximum total size of the checkpoints that exist at the same time.
+        stored_bytes: maximum total size of the checkpoints of these runs that exist at the same time.
         unknown_datasets: datasets whose images are not known until `rr fetch` has run.
     """
 

@@ -79,7 +79,8 @@ class RunRecorder:
         inputs: hashes of its inputs.
         code: hashes of its modules.
         facts: entries that the stage adds to the record.
-        earlier_sessions: for a run that was interrupted, the earlier processes, each with `started` and `seconds`.
+        earlier_sessions: the earlier processes that worked on the run, each with `started` and `seconds`, if the run
+            was interrupted or continued from a run with fewer epochs.
     """
 
     params: dict[str, Any]

@@ -3,6 +3,7 @@
 import random
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_checkpoint_of_another_run_is_kept_until_that_run_continues(
 ) -> None:
     weights = {}
     for fingerprint, epochs in (("1" * 64, (1, 2, 3)), ("2" * 64, (1, 2)), ("3" * 64, ())):
-        checkpoint.choose_checkpoint(path, [], fingerprint, "", 4)
+        checkpoint.choose_checkpoint(path, fingerprint, "", 4)
         assert load(path, fingerprint)[0] == 0
         training = Training(fingerprint)
         for epoch in epochs:
@@ -109,11 +110,11 @@ def test_checkpoint_of_another_run_is_kept_until_that_run_continues(
     message = f"the earlier checkpoint is kept as {kept}, to be used again if you undo the change; this run starts"
     assert message in capsys.readouterr().err
     for fingerprint, epoch in (("1" * 64, 3), ("2" * 64, 2), ("1" * 64, 3)):
-        checkpoint.choose_checkpoint(path, [], fingerprint, "", 4)
+        checkpoint.choose_checkpoint(path, fingerprint, "", 4)
         assert load(path, fingerprint) == (epoch, weights[fingerprint])
     checkpoint.finish_checkpoints(path, "1" * 64, "")
     assert {file.name for file in path.parent.iterdir()} == {kept.name, f"last_epoch.{'2' * 16}.safetensors"}
-    checkpoint.choose_checkpoint(path, [], "2" * 64, "", 4)
+    checkpoint.choose_checkpoint(path, "2" * 64, "", 4)
     assert load(path, "2" * 64) == (2, weights["2" * 64])
     checkpoint.finish_checkpoints(path, "2" * 64, "")
     assert list(path.parent.iterdir()) == []
@@ -123,10 +124,10 @@ def test_damaged_checkpoint_does_not_prevent_the_use_of_a_kept_one(path: Path) -
     first = Training("1" * 64)
     for epoch in (1, 2):
         first.save(path, epoch)
-    checkpoint.choose_checkpoint(path, [], "2" * 64, "", 4)
+    checkpoint.choose_checkpoint(path, "2" * 64, "", 4)
     Training("2" * 64).save(path, 1)
     path.write_bytes(b"damaged")
-    checkpoint.choose_checkpoint(path, [], "1" * 64, "", 4)
+    checkpoint.choose_checkpoint(path, "1" * 64, "", 4)
     assert load(path, "1" * 64) == (2, first.weights())
 
 
@@ -135,7 +136,7 @@ def test_previous_checkpoint_of_another_run_is_kept_if_it_is_the_only_one(path: 
     for epoch in (1, 2):
         training.save(path, epoch)
     path.unlink()
-    checkpoint.choose_checkpoint(path, [], "2" * 64, "", 4)
+    checkpoint.choose_checkpoint(path, "2" * 64, "", 4)
     assert load(paths.kept_checkpoint(path, "1" * 64), "1" * 64)[0] == 1
 
 
@@ -151,12 +152,12 @@ def test_most_advanced_checkpoint_with_other_epochs_is_used(path: Path) -> None:
         return training.weights()
 
     def choose(fingerprint: str, num_epochs: int) -> tuple[int, list[float]]:
-        checkpoint.choose_checkpoint(path, [paths.finished_checkpoint(path)], fingerprint, "same", num_epochs)
+        checkpoint.choose_checkpoint(path, fingerprint, "same", num_epochs)
         return load(path, fingerprint)
 
     finished = save("1" * 64, 10, "same")
     checkpoint.finish_checkpoints(path, "1" * 64, "same")
-    assert paths.finished_checkpoint(path).exists()
+    assert paths.finished_checkpoint(path, "same").exists()
     unfinished = save("2" * 64, 30, "same")
     save("3" * 64, 40, "different")
     assert choose("4" * 64, 10)[0] == 0  # the finished run is already after the last of ten epochs
@@ -166,6 +167,35 @@ def test_most_advanced_checkpoint_with_other_epochs_is_used(path: Path) -> None:
     path.unlink()
     # The checkpoint of the same run is used although the last epoch has started, unless another is more advanced.
     assert choose("2" * 64, 30) == (30, unfinished)
+
+
+def test_useless_checkpoints_are_deleted_when_a_run_finishes(path: Path) -> None:
+    for fingerprint, epoch, without_epochs in (("1", 3, "same"), ("2", 5, "same"), ("3", 2, "different")):
+        training = Training(fingerprint * 64)
+        training.state.epoch = epoch
+        checkpoint.save_checkpoint(
+            path, training.fingerprint, training.state, training.model, training.optimizer, without_epochs
+        )
+        checkpoint.choose_checkpoint(path, "4" * 64, "", 4)
+    paths.finished_checkpoint(path, "earlier").touch()
+    training = Training("4" * 64)
+    training.state.epoch = 4
+    checkpoint.save_checkpoint(path, training.fingerprint, training.state, training.model, training.optimizer, "same")
+    checkpoint.finish_checkpoints(path, "4" * 64, "same")
+    kept = [paths.kept_checkpoint(path, number * 64).name for number in "23"]
+    assert {file.name for file in path.parent.iterdir()} == {*kept, paths.finished_checkpoint(path, "same").name}
+
+
+def test_unusable_checkpoints_of_other_runs_are_reported(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged, folder = (paths.kept_checkpoint(path, number * 64) for number in "12")
+    damaged.write_bytes(b"damaged")
+    folder.mkdir()
+    checkpoint.choose_checkpoint(path, "3" * 64, "same", 4)
+    assert capsys.readouterr().err == (
+        f"pretrain: the checkpoint {damaged} is damaged and is not used\n"
+        f"pretrain: the checkpoint {folder} cannot be read and is not used (Is a directory)\n"
+    )
+    assert not path.exists()
 
 
 def test_state_that_is_not_finite_is_not_saved(path: Path) -> None:
@@ -229,8 +259,8 @@ def test_finished_run_keeps_only_its_last_checkpoint(
     assert {re.sub("[0-9a-f]{16}", "*", path.name) for path in files} == {
         "resume.pt", "resume.previous.pt", "last_epoch.*.safetensors", "history.csv",
     }  # fmt: skip
-    finished = CHECKPOINT.with_name("finished.pt")
-    assert list(CHECKPOINT.parent.iterdir()) == [finished]
+    (finished,) = CHECKPOINT.parent.iterdir()
+    assert re.fullmatch(r"finished\.[0-9a-f]{16}\.pt", finished.name)
 
     def set_schedule(params: dict) -> None:
         params["methods"]["relational"]["schedule"] = {"kind": "cosine", "warmup_epochs": 0}
@@ -272,6 +302,8 @@ def test_only_a_run_with_other_epochs_continues_from_a_finished_run(project_copy
     outcome = rr(*pretrain_command("longer"))
     assert outcome.code == 0
     assert f"pretrain: continuing in epoch {len(rows) + 1} after step 0\n" in outcome.err
+    shutil.rmtree(replace(run, method="longer").folder)
+    assert "continuing" not in rr(*pretrain_command("longer")).err  # this repeats a run that had finished
     change_epochs(1, learning_rate=2.0)
     outcome = rr(*PRETRAIN)
     assert outcome.code == 0

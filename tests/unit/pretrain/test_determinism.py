@@ -136,13 +136,13 @@ def test_finished_run_continues_with_more_epochs_to_identical_results(
     name: str, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def train_epochs(folder: str, num_epochs: int) -> tuple[bytes, ...]:
-        fingerprints = (f"{num_epochs}", "without epochs")
+        fingerprints = (f"{num_epochs}", name)
         config = small_config(name, epochs=num_epochs, batch_size=20)
         dynamics = DynamicsConfig(every_n_epochs=2, images=60)
         outputs = train(small_data, tmp_path / folder, config, dynamics=dynamics, fingerprints=fingerprints)
         files = read_outputs(outputs)
         finish_checkpoints(outputs.checkpoint, *fingerprints)
-        assert [path.name for path in outputs.directory.glob("*.pt")] == ["finished.pt"]
+        assert [path.name for path in outputs.directory.glob("*.pt")] == [f"finished.{name[:16]}.pt"]
         return files
 
     expected = train_epochs("uninterrupted", 5)
@@ -150,7 +150,7 @@ def test_finished_run_continues_with_more_epochs_to_identical_results(
         train_epochs("continued", num_epochs)
     capsys.readouterr()
     assert train_epochs("continued", 5) == expected
-    assert "finished.pt, from a run that differs only in its number of epochs\n" in (output := capsys.readouterr().err)
+    assert ", from a run that differs only in its number of epochs" in (output := capsys.readouterr().err)
     assert output.endswith("pretrain: continuing in epoch 5 after step 0\n")
     # With the same number of epochs, or with fewer, the run is repeated from the beginning.
     assert train_epochs("continued", 5) == expected
@@ -203,8 +203,9 @@ def test_changed_packages_and_devices_are_reported() -> None:
         "machine": {"processor": "EPYC", "versions": {"torch": "2", "numpy": "1"}},
     }
     now = {"device": "cpu", "processes": 2, "machine": {"processor": "EPYC", "versions": {"torch": "3", "numpy": "1"}}}
-    assert describe_changes(before, now) == "device: H100, now cpu; torch: 2, now 3"
-    assert describe_changes(now, now) == describe_changes({}, now) == ""
+    assert describe_changes([before, now]) == "device: H100, now cpu; torch: 2, now 3"
+    assert describe_changes([before, now, before, now]) == "device: H100, now cpu; torch: 2, now 3"
+    assert describe_changes([now, now]) == describe_changes([{}, now]) == describe_changes([before]) == ""
 
 
 @pytest.mark.slow

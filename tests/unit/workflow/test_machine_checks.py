@@ -173,7 +173,7 @@ def test_disk_space_is_that_of_the_disk_of_each_folder(
 
 def test_grid_that_does_not_fit_on_the_disk_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load(project, lambda params: params["grid"].update(method=["random"], seed=[1, 2]))
-    needed = 250 * 32 * 32 * 3 + 2 * 28 * 24_648 + 2 * 4 * 64 * 250
+    needed = 250 * 32 * 32 * 3 + 2 * 16 * 24_648 + 2 * 4 * 64 * 250
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
     assert find_machine_problems(params, "cpu") == []
