@@ -198,10 +198,9 @@ def _find_start(path: Path, fingerprint: str, fingerprint_without_epochs: str, n
     """Return the most advanced checkpoint from which a run can continue, or None; see `choose_checkpoint`."""
     own = paths.kept_checkpoint(path, fingerprint)
     candidates = [own] if own.is_file() else []
-    if fingerprint_without_epochs:
-        finished = paths.finished_checkpoint(path, fingerprint_without_epochs)
-        if (checkpoint := _read_candidate(finished)) and checkpoint["fingerprint"] == fingerprint:
-            return None  # the run has finished before, so this is a repetition, which starts from the beginning
+    finished = _read_candidate(paths.finished_checkpoint(path, fingerprint_without_epochs))
+    has_finished = finished is not None and finished["fingerprint"] == fingerprint
+    if fingerprint_without_epochs and not has_finished:  # otherwise, a repetition would not start from the beginning
         candidates = _list_kept_checkpoints(path)
         candidates += paths.find_finished_checkpoints(path, fingerprint_without_epochs)
     starts = []

@@ -167,6 +167,14 @@ def test_most_advanced_checkpoint_with_other_epochs_is_used(path: Path) -> None:
     path.unlink()
     # The checkpoint of the same run is used although the last epoch has started, unless another is more advanced.
     assert choose("2" * 64, 30) == (30, unfinished)
+    # A run that has finished before is repeated, and uses only its own checkpoint.
+    path.unlink()
+    save("4" * 64, 31, "same")
+    checkpoint.finish_checkpoints(path, "4" * 64, "same")
+    assert choose("4" * 64, 31)[0] == 0
+    repeated = save("4" * 64, 5, "same")
+    assert choose("5" * 64, 40)[0] == 31
+    assert choose("4" * 64, 31) == (5, repeated)
 
 
 def test_useless_checkpoints_are_deleted_when_a_run_finishes(path: Path) -> None:
