@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the same names as in `_MODULES`, for type checkers and editors
     from rr.data.preprocessing import Preprocessing as Preprocessing
     from rr.errors import UserError as UserError
+    from rr.exchange.save_network import build_backbone as build_backbone
     from rr.exchange.save_network import save_backbone as save_backbone
     from rr.gallery.feature_extractor import wrap_network as wrap_network
     from rr.gallery.python_api import Gallery as Gallery
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # the same names as in `_MODULES`, for type checkers and edit
     from rr.methods.relation.loss import relation_loss as relation_loss
     from rr.methods.relation.pair_loss import PairLossConfig as PairLossConfig
     from rr.methods.relation.pairs import partners as partners
+    from rr.views import PAPER_AUGMENTATION as PAPER_AUGMENTATION
     from rr.views import Augmentation as Augmentation
     from rr.views import make_views as make_views
 
@@ -29,10 +31,12 @@ __version__ = "0.2.0.dev0"
 _MODULES = {
     "Augmentation": "rr.views",
     "Gallery": "rr.gallery.python_api",
+    "PAPER_AUGMENTATION": "rr.views",
     "PairLossConfig": "rr.methods.relation.pair_loss",
     "Preprocessing": "rr.data.preprocessing",
     "RelationHead": "rr.methods.relation.head",
     "UserError": "rr.errors",
+    "build_backbone": "rr.exchange.save_network",
     "compare": "rr.gallery.python_api",
     "cosine_similarity": "rr.gallery.python_api",
     "embed": "rr.gallery.python_api",

@@ -492,7 +492,8 @@ def import_(
     ],
     backbone: BackboneOption,
     output: Annotated[
-        Path | None, typer.Option("--output", help="File to write. Defaults to a new file in the same folder as FILE.")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write. Defaults to a new file in the same folder as FILE."),
     ] = None,
     params: AnyParamsOption = paths.PARAMS_FILE,
     key: Annotated[
@@ -533,7 +534,7 @@ def import_(
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help=_WEIGHTS_HELP)],
     format: FormatOption,
-    output: Annotated[Path, typer.Option("--output", help="File to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     image_size: Annotated[
         int | None,
         typer.Option(

@@ -4,6 +4,7 @@ Each function takes the name of an entry in the parameter file. The current fold
 """
 
 import contextlib
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -68,7 +69,9 @@ def _configured_torch() -> Iterator[None]:
 
 
 @_configured_torch()
-def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: str = "conv4") -> None:
+def check_method(
+    name: str, *, params_file: str | os.PathLike[str] = paths.PARAMS_FILE, backbone: str = "conv4"
+) -> None:
     """Check that a method does what the training loop requires.
 
     The method is trained on the CPU for two epochs, each with three mini-batches of random images. Their labels cycle
@@ -92,6 +95,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
         UserError: if the parameter file contains mistakes or lacks a trainable method with that name, or if `loss` or
             `update_pseudo_labels` returns an invalid result.
     """
+    params_file = Path(params_file)
     params = load_params(params_file)
     config = lookup(params.methods, name, f"{params_file}: methods")
     if not isinstance(config, TrainableConfig):
@@ -110,7 +114,8 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
 
         def train(run: str, seed: int = 0, interrupt: bool = False) -> tuple[bytes, bytes]:
             job = Job(
-                _DATASET, backbone, config, _NUM_CLASSES, seed, "float32", _NO_DYNAMICS, "check", backbone_config,  # type: ignore[arg-type]
+                _DATASET, backbone, config, _NUM_CLASSES, seed, "float32", _NO_DYNAMICS, "check",  # type: ignore[arg-type]
+                backbone_config=backbone_config,
             )  # fmt: skip
             outputs = paths.PretrainFolder("random", backbone, "method", seed, Path(folder, run))
             return _train(job, data, outputs, interrupt)
@@ -127,7 +132,7 @@ def check_method(name: str, *, params_file: Path = paths.PARAMS_FILE, backbone: 
 
 
 @_configured_torch()
-def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths.PARAMS_FILE) -> None:
+def check_backbone(name: str, *, image_size: int = 32, params_file: str | os.PathLike[str] = paths.PARAMS_FILE) -> None:
     """Check that a backbone does what the stages require.
 
     - It is a subclass of `rr.backbones.base.Backbone`.
@@ -146,6 +151,7 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
         UserError: if the parameter file contains mistakes or lacks a backbone with that name, or if the backbone does
             not define `num_features` or has tensors with reserved names.
     """
+    params_file = Path(params_file)
     config = lookup(load_params(params_file).backbones, name, f"{params_file}: backbones")
     images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
 
@@ -177,7 +183,7 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: Path = paths
 
 
 @_configured_torch()
-def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
+def check_source(name: str, *, params_file: str | os.PathLike[str] = paths.PARAMS_FILE) -> None:
     """Check that a dataset's source does what the `fetch` stage requires, by reading it twice.
 
     - Both splits have images, the training split comes first, and all images can be decoded.
@@ -193,6 +199,7 @@ def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         UserError: if the parameter file contains mistakes or lacks a dataset with that name, or if the images or class
             names are invalid.
     """
+    params_file = Path(params_file)
     config = lookup(load_params(params_file).datasets, name, f"{params_file}: datasets")
     download_dir = paths.DatasetPaths(name).download_dir
     with tempfile.TemporaryDirectory() as folder:
@@ -203,7 +210,7 @@ def check_source(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
 
 
 @_configured_torch()
-def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
+def check_protocol(name: str, *, params_file: str | os.PathLike[str] = paths.PARAMS_FILE) -> None:
     """Check that a protocol does what the `evaluate` stage requires, using an untrained Conv-4 and generated images.
 
     A fifth of the images are unlabeled.
@@ -223,6 +230,7 @@ def check_protocol(name: str, *, params_file: Path = paths.PARAMS_FILE) -> None:
         UserError: if the parameter file contains mistakes or lacks a protocol with that name, or if the result is
             invalid.
     """
+    params_file = Path(params_file)
     config = lookup(load_params(params_file).protocols, name, f"{params_file}: protocols")
     with tempfile.TemporaryDirectory() as folder:
         betons = {split: Path(folder, f"{split}.beton") for split in raw.SPLITS}

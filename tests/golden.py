@@ -60,7 +60,18 @@ def train(
 ) -> PretrainFolder:
     """Pretrain with `threads` torch threads and `workers` loader threads, and return the paths of the outputs."""
     configure_torch(threads)
-    job = Job(PARAMS.datasets["shapes"], backbone, config, 10, seed, "float32", dynamics, *fingerprints)
+    job = Job(
+        PARAMS.datasets["shapes"],
+        backbone,
+        config,
+        10,
+        seed,
+        "float32",
+        dynamics,
+        fingerprints[0],
+        None,
+        fingerprints[1],
+    )
     directory.mkdir(exist_ok=True)
     outputs = PretrainFolder("shapes", backbone, "method", seed, directory)
     pretrain(job, data, outputs, device="cpu", threads=workers)

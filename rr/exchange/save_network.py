@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rr.backbones import weights
+from rr.backbones import Backbone, weights
 from rr.data.preprocessing import Preprocessing, is_valid_image_size
 from rr.errors import UserError
 from rr.gallery.feature_extractor import FeatureExtractor, default_torch_state, wrap_network
@@ -20,6 +20,25 @@ from rr.runtime.output_path import check_output_path
 
 # The features must not differ by more than this fraction of the largest one. Kernels may round differently.
 _TOLERANCE = 1e-3
+
+
+def build_backbone(architecture: str, image_size: int | None = None) -> Backbone:
+    """Return a network with random weights, which depend on torch's global random state.
+
+    `save_backbone` can save it after training. It maps images, float32 (B, 3, S, S), to features (B, num_features).
+
+    Args:
+        architecture: name of the backbone, such as `conv4`, `resnet32` or `timm-convnext_tiny`, or a name in the
+            `backbones` section of `params.yaml` in the current folder.
+        image_size: height and width of the images in pixels, S. Conv-4 and the ResNets accept any size.
+
+    Raises:
+        UserError: if the architecture is unknown, or does not accept images of that size.
+        ValueError: if the architecture requires an image size.
+    """
+    from rr.exchange.import_weights import find_architecture  # imports pydantic
+
+    return find_architecture(architecture, image_size, PARAMS_FILE).build()
 
 
 def save_backbone(

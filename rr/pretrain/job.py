@@ -19,9 +19,9 @@ class Job:
         precision: `float32` or `bfloat16`.
         dynamics: how often, and on how many images, to measure the learning dynamics.
         fingerprint: hash of everything that determines the result.
+        backbone_config: the params.yaml entry of a user-defined backbone; None for all others.
         fingerprint_without_epochs: the same hash without the number of epochs and the method's name, or empty if the
             steps depend on this number. A run can continue from the checkpoint of a run with the same hash.
-        backbone_config: the params.yaml entry of a user-defined backbone; None for all others.
     """
 
     preprocessing: Preprocessing
@@ -32,5 +32,5 @@ class Job:
     precision: str
     dynamics: DynamicsConfig
     fingerprint: str
-    fingerprint_without_epochs: str = ""
     backbone_config: ExtensionBackboneConfig | None = None
+    fingerprint_without_epochs: str = ""

@@ -13,7 +13,7 @@ import numpy as np
 
 from rr.compute.buffers import BufferPool
 from rr.views.argument_checks import check_device, check_images, normalization_coefficients
-from rr.views.augmentation import Augmentation
+from rr.views.augmentation import PAPER_AUGMENTATION, Augmentation
 from rr.views.view_parameters import ViewParameters, sample_precropped_view_parameters, sample_view_parameters
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "PAPER_AUGMENTATION",
     "Augmentation",
     "ViewParameters",
     "apply_view_parameters",
@@ -43,7 +44,7 @@ def make_views(
     num_views: int,
     mean: Sequence[float],
     std: Sequence[float],
-    device: str | torch.device,
+    device: str | torch.device | None = None,
 ) -> torch.Tensor:
     """Return K random views of each of M images.
 
@@ -53,14 +54,16 @@ def make_views(
 
     Args:
         images: uint8 (M, S, S, 3); a tensor may already be on the device.
-        image_indices: int64 (M,), the index of each image in its dataset, in host memory.
+        image_indices: int64 (M,), the index of each image in its dataset, in host memory. This is not the position in
+            the mini-batch: in the same epoch, images with the same index get the same crops and colors.
         augmentation: the augmentation policy, or a sequence of policies that the views use in turn.
         seed: seed for the random parameters, in [0, 2**64).
         epoch: number of the epoch, in [0, 2**32).
         num_views: number of views per image, K, at least 1.
         mean: mean of each of the three channels, for pixel values in [0, 1].
         std: standard deviation of each channel, for pixel values in [0, 1].
-        device: device on which the views are computed and returned; "auto" is a GPU if there is one.
+        device: device on which the views are computed and returned; "auto" is a GPU if there is one. The default is the
+            device of `images`, which is the CPU for an array.
 
     Returns:
         float32 (K * M, 3, S, S) in channels_last memory format. The first M rows are view 1 of all images.
@@ -72,8 +75,10 @@ def make_views(
 
     num_images, image_size = check_images(images, torch.uint8 if isinstance(images, torch.Tensor) else np.uint8)
     indices = np.asarray(image_indices)
-    if len(indices) != num_images:
-        raise ValueError(f"image_indices must have one entry per image, got {len(indices)} for {num_images} images")
+    if indices.shape != (num_images,):
+        raise ValueError(f"image_indices must have shape ({num_images},), one entry per image, got {indices.shape}")
+    if device is None:
+        device = images.device if isinstance(images, torch.Tensor) else "cpu"
     device = check_device(str(device))
     parameters = sample_view_parameters(augmentation, seed, epoch, indices, num_views, image_size)
     return apply_view_parameters(images, parameters, mean, std, device)

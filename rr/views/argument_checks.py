@@ -27,9 +27,11 @@ def check_device(device: str) -> str:
     try:
         if device == "auto" or device.startswith("cuda"):
             return resolve_device(device, "device")
-        torch.device(device)
-    except (UserError, RuntimeError) as error:
+        torch.empty(0, device=device)
+    except UserError as error:
         raise ValueError(str(error)) from error
+    except Exception as error:  # torch raises various exceptions for devices that it was not built for
+        raise ValueError(f"device {device}: {str(error).splitlines()[0]}") from error
     return device
 
 
@@ -39,7 +41,9 @@ def check_images(images: Any, dtype: Any) -> tuple[int, int]:
     Raises:
         ValueError: if the array or tensor has a different shape or type.
     """
-    shape = tuple(getattr(images, "shape", ()))
+    if not hasattr(images, "shape"):
+        raise ValueError(f"images must be an array or a tensor, got {type(images).__name__}")
+    shape = tuple(images.shape)
     if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or shape[1] < 1:
         raise ValueError(f"images must be square and of shape (M, S, S, 3), got shape {shape}")
     if images.dtype != dtype:

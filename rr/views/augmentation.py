@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+# For each operation with strengths: the strengths, each with an example of the operation's value.
+_STRENGTHS = {
+    "crop": {"scale": "resized", "ratio": "resized", "padding": "padded"},
+    "jitter": dict.fromkeys(("brightness", "contrast", "saturation", "hue"), "0.8"),
+    "blur": {"blur_sigma": "0.5"},
+    "affine": dict.fromkeys(("degrees", "translate", "zoom", "shear"), "0.5"),
+    "erase": {"erase_area": "0.5"},
+}
 
 
 @dataclass(frozen=True)
@@ -42,8 +53,8 @@ class Augmentation:
             image is never erased.
 
     Raises:
-        ValueError: if a value is out of range, or if an operation is on but its strengths leave every image as it is;
-            the message names the field.
+        ValueError: if a value is out of range, if an operation is on but its strengths leave every image as it is, or
+            if a strength is given without its operation; the message names the field.
     """
 
     crop: Literal["none", "resized", "padded"] = "none"
@@ -124,6 +135,38 @@ class Augmentation:
             raise ValueError(f"{name} must be a tuple (low, high) with 0 < low <= high <= {high:g}, got {value!r}")
 
 
+def check_given_fields(given: Collection[str]) -> None:
+    """Raise ValueError if a strength is given without its operation, which is off by default.
+
+    An operation that is switched off explicitly may have strengths, so that a variant of a policy can be made with
+    `dataclasses.replace`, or with YAML's merge key: `{<<: *paper, jitter: 0.0}`.
+    """
+    for operation, strengths in _STRENGTHS.items():
+        names = [name for name in strengths if name in given]
+        if names and operation not in given:
+            verb = "has" if len(names) == 1 else "have"
+            off = "none" if operation == "crop" else "0.0"
+            raise ValueError(
+                f"{' and '.join(names)} {verb} no effect without {operation}: set {operation}, for example to "
+                f"{strengths[names[0]]}, or to {off} if it is meant to be off"
+            )
+
+
+def _with_check_of_given_fields(init: Callable[..., None]) -> Callable[..., None]:
+    """Return the constructor of `Augmentation` with `check_given_fields`, which must not see the default values."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def checked_init(self: Augmentation, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        check_given_fields(signature.bind(self, *args, **kwargs).arguments)
+
+    return checked_init
+
+
+Augmentation.__init__ = _with_check_of_given_fields(Augmentation.__init__)  # type: ignore[method-assign]
+
+
 def as_policies(augmentation: Augmentation | Sequence[Augmentation]) -> tuple[Augmentation, ...]:
     """Return the policies that the views of an image use in turn.
 
@@ -147,3 +190,9 @@ def blur_radius(image_size: int) -> int:
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+PAPER_AUGMENTATION = Augmentation(
+    crop="resized", flip=0.5, jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grayscale=0.2
+)
+"""The paper's augmentation for relational reasoning and SimCLR."""

@@ -50,9 +50,9 @@ def relation_loss(
 
     Raises:
         ValueError: if the head is not a RelationHead, or the config not a PairLossConfig; if a tensor has an invalid
-            shape, dtype or device; if a row is out of range (checked only on the CPU, because reading a tensor on a
-            different device would wait for that device); if there is only one pair to normalize in training mode (K = 2
-            and M = 1); or if the head overrides `forward` or `aggregate`.
+            shape, dtype or device; if a row is out of range or is its own negative partner (checked only on the CPU,
+            because reading a tensor on a different device would wait for that device); if there is only one pair to
+            normalize in training mode (K = 2 and M = 1); or if the head overrides `forward` or `aggregate`.
     """
     if negative_rows is None and isinstance(features_KMD, Tensor) and features_KMD.ndim == 3:
         negative_rows = roll_negative_rows(*features_KMD.shape[:2], device=features_KMD.device)
@@ -73,6 +73,11 @@ def relation_loss(
             raise ValueError(
                 f"{name} must contain rows of the mini-batch, 0 to {M - 1}, but contains "
                 f"{int(lowest if lowest < 0 else highest)}"
+            )
+        if name == "negative_rows" and (rows == torch.arange(M)).any():
+            raise ValueError(
+                "negative_rows must not contain a row's own number, because the negative partner must be another "
+                "image: use rr.partners(K, M, generator) for random partners"
             )
     work = K * M * max(K - 1, head.linear.in_features // FEATURES_PER_PARTNER) * len(head.linear.weight)
     is_small = features_KMD.device.type == "cpu" and work < SINGLE_THREAD_MAX_WORK
@@ -109,9 +114,9 @@ def check_tensors(
 ) -> None:
     """Raise ValueError if an argument of `relation_loss` has an invalid shape, dtype or device."""
     if not isinstance(features_KMD, Tensor):
-        raise ValueError(f"features must be a tensor, got {type(features_KMD).__name__}")
+        raise ValueError(f"features_KMD must be a tensor, got {type(features_KMD).__name__}")
     if features_KMD.ndim != 3:
-        raise ValueError(f"features must have shape (views K, images M, size D), got {tuple(features_KMD.shape)}")
+        raise ValueError(f"features_KMD must have shape (views K, images M, size D), got {tuple(features_KMD.shape)}")
     K, M, D = features_KMD.shape
     if K < 2 or M < 1:
         raise ValueError(f"at least 2 views of at least 1 image are needed, got K = {K} views of M = {M} images")
@@ -134,6 +139,8 @@ def check_tensors(
         ("positive_rows", positive_rows, M),
     ):
         shape = (K * (K - 1) // 2, num_columns)
+        if not isinstance(rows, Tensor | None):
+            raise ValueError(f"{name} must be a tensor, got {type(rows).__name__}")
         if rows is not None and (
             tuple(rows.shape) != shape or rows.dtype != torch.int64 or rows.device != features_KMD.device
         ):

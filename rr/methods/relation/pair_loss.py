@@ -60,6 +60,12 @@ class PairStatistics(NamedTuple):
     log_likelihood_positives: Tensor
     log_likelihood_negatives: Tensor
 
+    @property
+    def accuracy(self) -> Tensor:
+        """The fraction of the pairs that are classified correctly, 0-d."""
+        num_pairs = self.num_positives + self.num_negatives
+        return (self.correct_positives + self.correct_negatives) / num_pairs
+
 
 def pair_loss(positive_logits: Tensor, negative_logits: Tensor, config: PairLossConfig) -> Tensor:
     """Return the mean loss over the logits of positive and negative pairs; `negative_logits` may be empty."""

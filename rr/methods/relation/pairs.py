@@ -30,8 +30,12 @@ def partners(
         int64 (K(K-1)/2, M). For a single image, there are no negatives, and the shape is (K(K-1)/2, 0).
 
     Raises:
-        ValueError: if K < 2 or M < 1.
+        ValueError: if K < 2 or M < 1, or if an argument has the wrong type.
     """
+    if not (isinstance(num_views, int) and isinstance(num_images, int)):
+        raise ValueError(f"num_views and num_images must be integers, got {num_views!r} and {num_images!r}")
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator must be a torch.Generator or None, got {generator!r}")
     if generator is None:
         return roll_negative_rows(num_views, num_images, device=device)
     return sample_negative_rows(num_views, num_images, generator).to(device or generator.device)

@@ -20,6 +20,19 @@ PREPROCESSING = api.Preprocessing(image_size=32, mean=(0.4, 0.5, 0.6), std=(0.2,
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
 
 
+def test_built_backbone_can_be_saved_and_has_the_weights_of_the_seed(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    network = api.build_backbone("conv4")
+    torch.manual_seed(3)
+    expected = backbones.build("conv4").state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+    head = api.RelationHead(network.num_features)
+    api.save_backbone(network, tmp_path / "x.safetensors", PREPROCESSING, "conv4", relation_head=head)
+    check_same_features(tmp_path / "x.safetensors", network)
+    with pytest.raises(UserError, match="unknown backbone 'conv5'; did you mean 'conv4'"):
+        api.build_backbone("conv5")
+
+
 def make_resnet() -> nn.Module:
     torch.manual_seed(0)
     network = torchvision.models.resnet18()

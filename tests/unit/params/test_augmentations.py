@@ -12,8 +12,9 @@ from pydantic import TypeAdapter
 
 from rr.errors import UserError
 from rr.params import load_params
-from rr.params.augmentations import _STRENGTHS, Augmentation, AugmentationConfig
-from rr.views import sample_view_parameters
+from rr.params.augmentations import AugmentationConfig
+from rr.views import Augmentation, sample_view_parameters
+from rr.views.augmentation import _STRENGTHS
 
 PARSER = TypeAdapter(AugmentationConfig)
 FULL = json.loads(PARSER.dump_json(Augmentation()))
@@ -26,9 +27,9 @@ def parse(values: dict[str, Any]) -> Augmentation:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"scale": [0.2, 1.0], "ratio": [0.75, 1.3]}, "scale and ratio have no effect without crop: add crop, such"),
-        ({"padding": 0.1}, "padding has no effect without crop: add crop, such as `crop: padded`, or `crop: none` if"),
-        ({"brightness": 0.8, "hue": 0.2}, "brightness and hue have no effect without jitter: add jitter, such as"),
+        ({"scale": [0.2, 1.0], "ratio": [0.75, 1.3]}, "scale and ratio have no effect without crop: set crop, for"),
+        ({"padding": 0.1}, "padding has no effect without crop: set crop, for example to padded, or to none if it"),
+        ({"brightness": 0.8, "hue": 0.2}, "brightness and hue have no effect without jitter: set jitter,"),
         ({"contrast": 0.0}, "contrast has no effect without jitter"),
         ({"blur_sigma": [0.1, 2.0]}, "blur_sigma has no effect without blur"),
         ({"affine": 0.5, "degrees": 5.0, "erase_area": 0.2}, "erase_area has no effect without erase"),

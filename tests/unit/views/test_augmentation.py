@@ -1,12 +1,17 @@
 """Tests of the augmentation policy."""
 
+import copy
 import dataclasses
+import inspect
+import pickle
 import subprocess
 import sys
 
 import pytest
+from helpers import ROOT
 
-from rr.views import Augmentation
+from rr.params import load_params
+from rr.views import PAPER_AUGMENTATION, Augmentation
 from rr.views.augmentation import blur_radius
 
 
@@ -67,3 +72,19 @@ def test_blur_kernel_has_the_size_of_simclr(image_size, radius):
     assert blur_radius(image_size) == radius
     if image_size >= 32:  # the formula of SimCLR's GaussianBlur
         assert blur_radius(image_size) == (image_size // 10) // 2
+
+
+def test_strength_without_its_operation_raises() -> None:
+    message = "brightness and contrast have no effect without jitter: set jitter, for example to 0.8, or to 0.0 if it"
+    with pytest.raises(ValueError, match=message):
+        Augmentation("resized", (0.4, 1.0), brightness=0.4, contrast=0.4)
+    off = dataclasses.replace(PAPER_AUGMENTATION, jitter=0.0)
+    assert off == Augmentation(
+        crop="resized", flip=0.5, jitter=0.0, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grayscale=0.2
+    )
+    assert copy.deepcopy(off) == pickle.loads(pickle.dumps(off)) == off
+    assert list(inspect.signature(Augmentation).parameters)[:3] == ["crop", "scale", "ratio"]
+
+
+def test_paper_augmentation_is_that_of_params_yaml() -> None:
+    assert load_params(ROOT / "params.yaml").methods["relational"].augmentation == PAPER_AUGMENTATION

@@ -293,10 +293,18 @@ def test_automatic_device_and_list_of_policies_are_accepted(monkeypatch):
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_views_are_on_the_device_of_the_images_by_default(device):
+    images = make_images(8) if device == "cpu" else torch.zeros(NUM_IMAGES, 8, 8, 3, dtype=torch.uint8, device=device)
+    options = {"augmentation": POLICIES["paper"], "seed": 0, "epoch": 0, "num_views": 2, "mean": MEAN, "std": STD}
+    assert make_views(images, np.arange(NUM_IMAGES), **options).device.type == device
+
+
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("gpu", "gpu"),
+        ("gpu", "device gpu: Expected one of cpu, cuda,"),
+        ("mps", "device mps: "),
         ("cuda:x", "device cuda:x: unknown device; use auto, cpu, cuda or cuda:<number>"),
         ("cuda", "device cuda: torch found no GPU on this machine; use device cpu"),
     ],
@@ -327,7 +335,9 @@ def test_empty_batch_gives_empty_views():
         ({"images": np.zeros((2, 3, 8, 8), np.uint8)}, "images must be square and of shape"),
         ({"images": np.zeros((2, 8, 9, 3), np.uint8)}, "images must be square and of shape"),
         ({"images": np.zeros((8, 8, 3), np.uint8)}, "images must be square and of shape"),
-        ({"image_indices": np.arange(3)}, "image_indices must have one entry per image, got 3 for 2 images"),
+        ({"image_indices": np.arange(3)}, r"image_indices must have shape \(2,\), one entry per image, got \(3,\)"),
+        ({"image_indices": 3}, r"image_indices must have shape \(2,\), one entry per image, got \(\)"),
+        ({"images": [np.zeros((8, 8, 3), np.uint8)]}, "images must be an array or a tensor, got list"),
         ({"num_views": 0}, "num_views must be"),
         ({"mean": (0.5, 0.5)}, r"mean must be three numbers in \[0, 1\], got \(0\.5, 0\.5\)"),
         ({"mean": (125, 123, 114)}, r"mean must be three numbers in \[0, 1\], got \(125, 123, 114\)"),
