@@ -14,8 +14,9 @@ import pyarrow as pa
 import torch
 
 from rr.compute.device import resolve_device
+from rr.data.folder_listing import raise_if_url
 from rr.data.preprocessing import Preprocessing
-from rr.data.printable_names import path_to_text
+from rr.data.printable_names import display_name, path_to_text
 from rr.data.skipped_files import SkippedFiles, UnreadablePolicy
 from rr.errors import UserError
 from rr.evaluate.similarity import cosine_similarities, find_nearest
@@ -174,13 +175,17 @@ def embed(
         and equals `hit.image.name` in the results of `Gallery.search`. For files, it is the path that was passed.
 
     Raises:
-        UserError: if a folder has no images, if an image cannot be read (unless `on_unreadable` is "skip"), or if no
-            image in a folder can be read.
+        UserError: if a folder does not exist or has no images, if an image cannot be read (unless `on_unreadable` is
+            "skip"), or if no image in a folder can be read.
         ValueError: if `backbone` has the wrong type, or if `on_unreadable` has an invalid value.
     """
     _check_backbone(backbone)
-    if isinstance(images, (str, os.PathLike)) and expand_user(images).is_file():
-        images = [images]
+    if isinstance(images, (str, os.PathLike)):
+        path = expand_user(images)
+        raise_if_url(path)
+        if not path.exists():
+            raise UserError(f"{display_name(path)} does not exist: use a folder of images, or the path of an image")
+        images = [images] if path.is_file() else images
     if isinstance(images, (str, os.PathLike)):
         gallery = _embed_folder(images, backbone, None, make_skipped_files(on_unreadable, _SKIP_HINT))
         names, vectors = [image.name for image in gallery.images], gallery.vectors

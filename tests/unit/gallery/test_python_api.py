@@ -537,8 +537,10 @@ def test_single_image_can_be_embedded(backbone: FeatureExtractor, monkeypatch: p
         table = rr.embed(path, backbone)
         assert table["path"].to_pylist() == [name]
         np.testing.assert_array_equal(np.stack(table["vector"].to_numpy()), backbone(["g/0.png"]))
-    with pytest.raises(rr.UserError, match="none does not exist or is not a folder"):
+    with pytest.raises(rr.UserError, match=r"^none does not exist: use a folder of images, or the path of an image$"):
         rr.embed("none", backbone)
+    with pytest.raises(rr.UserError, match="is a URL"):
+        rr.embed("https://x.org/a.png", backbone)
 
 
 def test_unreadable_images_of_a_list_raise_or_are_skipped(
