@@ -11,15 +11,18 @@ if TYPE_CHECKING:  # the same names as in `_MODULES`, for type checkers and edit
     from rr.errors import UserError as UserError
     from rr.exchange.save_network import build_backbone as build_backbone
     from rr.exchange.save_network import save_backbone as save_backbone
+    from rr.gallery.feature_extractor import FeatureExtractor as FeatureExtractor
     from rr.gallery.feature_extractor import wrap_network as wrap_network
     from rr.gallery.python_api import Gallery as Gallery
     from rr.gallery.python_api import compare as compare
     from rr.gallery.python_api import cosine_similarity as cosine_similarity
     from rr.gallery.python_api import embed as embed
     from rr.gallery.python_api import load_backbone as load_backbone
+    from rr.gallery.search_results import Hit as Hit
     from rr.methods.relation.head import RelationHead as RelationHead
     from rr.methods.relation.loss import relation_loss as relation_loss
     from rr.methods.relation.pair_loss import PairLossConfig as PairLossConfig
+    from rr.methods.relation.pair_loss import PairStatistics as PairStatistics
     from rr.methods.relation.pairs import partners as partners
     from rr.views import PAPER_AUGMENTATION as PAPER_AUGMENTATION
     from rr.views import Augmentation as Augmentation
@@ -30,9 +33,12 @@ __version__ = "0.2.0.dev0"
 # The module that defines each public name.
 _MODULES = {
     "Augmentation": "rr.views",
+    "FeatureExtractor": "rr.gallery.feature_extractor",
     "Gallery": "rr.gallery.python_api",
+    "Hit": "rr.gallery.search_results",
     "PAPER_AUGMENTATION": "rr.views",
     "PairLossConfig": "rr.methods.relation.pair_loss",
+    "PairStatistics": "rr.methods.relation.pair_loss",
     "Preprocessing": "rr.data.preprocessing",
     "RelationHead": "rr.methods.relation.head",
     "UserError": "rr.errors",

@@ -222,9 +222,7 @@ def check(
     dataset: FetchedDatasetArgument,
     weights: Annotated[
         Path | None,
-        typer.Option(
-            "--weights", help="backbone.safetensors from a run. If given, also compare the images by their features."
-        ),
+        typer.Option("--weights", help=f"{_WEIGHTS_HELP} If given, also compare the images by their features."),
     ] = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",

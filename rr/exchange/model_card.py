@@ -41,8 +41,8 @@ pipeline_tag: image-feature-extraction
 _USE = """```python
 import rr
 
-backbone = rr.load_backbone("{file}")
-features = backbone("image.png")  # float32 (1, {num_features})
+extractor = rr.load_backbone("{file}")
+features = extractor("image.png")  # float32 (1, {num_features})
 ```
 """
 

@@ -1,6 +1,7 @@
 """Search a folder of images: `rr embed` writes feature vectors, and `rr retrieve` finds the most similar images.
 
     images             list the image files in a folder and decode them
+    image_arguments    check the images that are passed to a feature extractor
     feature_extractor  a backbone, with the image size, mean and std that it expects
     index_file         a Parquet file of feature vectors, which is reused as an index as long as it is valid
     index_update       compute the vectors of new and changed images, and update the index

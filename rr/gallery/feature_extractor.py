@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from operator import call
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,14 @@ from rr.data.image_decoding import UnreadableImageError, crop_center, decode_ima
 from rr.data.preprocessing import Preprocessing, parse_preprocessing, shorter_side_before_crop
 from rr.errors import UserError
 from rr.evaluate.feature_extraction import batch_size_for
-from rr.gallery.images import read_images
+from rr.gallery.image_arguments import ImageLike, check_image_path, check_pixels, is_single_image
+from rr.gallery.images import change_time, read_images
 from rr.paths import expand_user
 from rr.runtime.hashing import code_sha256, file_sha256
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 from rr.runtime.weights_lookup import find_weights
 from rr.views import normalize
 from rr.views.argument_checks import normalization_coefficients
-
-# The path of an image file, a PIL image, RGB pixels, uint8 (H, W, 3), or a float tensor (3, S, S). An array or tensor
-# may also contain several images (see `FeatureExtractor.__call__`).
-ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
 
 # Batch limits: large enough to be fast, but small enough that the activations of a large backbone fit in memory.
 _MAX_BATCH_PIXELS, _MAX_BATCH_IMAGES = 1 << 22, 512
@@ -69,6 +66,8 @@ class FeatureExtractor:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     stored_size: int | None = None
+    # Status of the weights file when its hash was last found to be `sha256`. An unchanged file is not hashed again.
+    _hashed_status: tuple[int, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def check_unchanged(self, reason: str) -> Path:
         """Check that the backbone still has the weights in its file, and return the path of the file.
@@ -90,8 +89,12 @@ class FeatureExtractor:
                 f"{self.weights} does not exist: it was moved or deleted, or the current folder has changed, since the "
                 "backbone was loaded: load it again"
             )
-        if file_sha256(self.weights) != self.sha256:
-            raise UserError(f"{self.weights} has changed since the backbone was loaded: load it again")
+        status = _file_status(self.weights)
+        if status != self._hashed_status:
+            if file_sha256(self.weights) != self.sha256:
+                raise UserError(f"{self.weights} has changed since the backbone was loaded: load it again")
+            object.__setattr__(self, "_hashed_status", status)
+        # The version of a tensor does not change if its `data` is modified, so the values are always compared.
         with torch.device("cpu"), torch.inference_mode(False):
             saved = load_file(self.weights)
         for name, value in self.backbone.state_dict().items():
@@ -124,6 +127,11 @@ class FeatureExtractor:
         return self.backbone.num_features
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """The image size, mean, std and stored size, as `wrap_network` and `save_backbone` take them."""
+        return Preprocessing(self.image_size, self.mean, self.std, self.stored_size)  # type: ignore[arg-type]
+
+    @property
     def device(self) -> torch.device:
         """Torch device of the backbone, on which the features are computed."""
         return next(self.backbone.parameters()).device
@@ -154,31 +162,37 @@ class FeatureExtractor:
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Return the features of one or more images.
 
-        Images of any size are accepted, and are decoded, resized and normalized as in `rr evaluate`. Only float tensors
-        must already have the size `image_size`.
+        Images of any size are accepted, and are decoded, resized and normalized as in `rr evaluate`. Images that are
+        not square are center-cropped, so only their central square is used. Only float tensors must already have the
+        size `image_size`.
 
         Args:
             images: an image or a sequence of images. An image is a path, a PIL image, or the RGB pixels as an array or
-                tensor, uint8 (H, W, 3). An array or tensor may also contain several images, uint8 (B, H, W, 3). A
-                tensor may also be float (3, S, S) or (B, 3, S, S) with S = image_size and values in [0, 1], like the
-                images that torchvision's `ToTensor` returns.
+                tensor, uint8 (H, W, 3), or as a float tensor (3, S, S) with S = image_size and values in [0, 1], like
+                the images that torchvision's `ToTensor` returns. An array or tensor may also contain several images,
+                uint8 (B, H, W, 3) or float (B, 3, S, S).
 
         Returns:
             The features, float32 (B, D). For a single image, B is 1.
 
         Raises:
-            UserError: if a file cannot be read, or if a feature is NaN or infinite.
-            ValueError: if an array or tensor has the wrong shape, type or range of values, or if a PIL image has no
-                defined range of values (modes I and F).
+            UserError: if a file does not exist or cannot be read, if a path is that of a folder, or if a feature is NaN
+                or infinite.
+            ValueError: if an image has another type, if an array or tensor has the wrong shape, type or range of
+                values, or if a PIL image has no defined range of values (modes I and F).
         """
         if isinstance(images, torch.Tensor) and images.is_floating_point():
             return self._extract_in_batches(images[None] if images.ndim == 3 else images, self._normalize_floats)
-        if isinstance(images, (str, bytes, bytearray, os.PathLike, Image.Image)) or getattr(images, "ndim", 0) == 3:
-            images = [images]  # type: ignore[list-item]
+        sequence: Any = [images] if is_single_image(images) else images
         features = [np.empty((0, self.num_features), np.float32)]
-        decoded = map_ordered(call, map(self._prepare_load, images), DECODING_THREADS)
-        while batch := list(islice(decoded, self.batch_size)):
-            features.append(self.extract(np.stack(batch)))
+        loaded = map_ordered(call, map(self._prepare_load, sequence), DECODING_THREADS)
+        while batch := list(islice(loaded, self.batch_size)):
+            for is_float, group in groupby(batch, torch.is_tensor):
+                values: list[Any] = list(group)
+                if is_float:
+                    features.append(self._extract_in_batches(torch.stack(values), self._normalize_floats))
+                else:
+                    features.append(self.extract(np.stack(values)))
         return np.concatenate(features)
 
     def extract(self, images_BSS3: np.ndarray) -> np.ndarray:
@@ -220,7 +234,7 @@ class FeatureExtractor:
             for module in training:
                 module.training = True
 
-    def _prepare_load(self, image: ImageLike) -> Callable[[], np.ndarray]:
+    def _prepare_load(self, image: ImageLike) -> Callable[[], np.ndarray | torch.Tensor]:
         """Return a function that loads an image and can be called from another thread.
 
         Images that Pillow reads from a file are loaded now, because they are not thread-safe, and because an iterator
@@ -231,23 +245,25 @@ class FeatureExtractor:
             return lambda: pixels
         return partial(self._load, image)
 
-    def _load(self, image: ImageLike) -> np.ndarray:
-        """Return the pixels of an image, resized, uint8 (image_size, image_size, 3)."""
+    def _load(self, image: ImageLike) -> np.ndarray | torch.Tensor:
+        """Return the pixels of an image, resized, uint8 (image_size, image_size, 3).
+
+        A float tensor is returned as float32 (3, image_size, image_size), on the device of the backbone.
+        """
         if isinstance(image, (str, os.PathLike)):
-            return read_images([expand_user(image)], self.decode_and_resize)[0]
-        if isinstance(image, (bytes, bytearray)):
-            raise ValueError(
-                "an image must be a path, a PIL image or RGB pixels, got bytes: for an encoded image, pass "
-                "PIL.Image.open(io.BytesIO(DATA))"
-            )
-        if not isinstance(image, Image.Image):
-            pixels = image.cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
-            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            path = expand_user(image)
+            check_image_path(path)
+            return read_images([path], self.decode_and_resize)[0]
+        if isinstance(image, torch.Tensor) and image.is_floating_point():
+            shape = (3, self.image_size, self.image_size)
+            if tuple(image.shape) != shape:
                 raise ValueError(
-                    f"an image must be a path, a PIL image or RGB pixels, uint8 (H, W, 3), got {type(image).__name__} "
-                    f"of {pixels.dtype} with shape {pixels.shape}; for float values, pass a tensor (B, 3, "
-                    f"{self.image_size}, {self.image_size}) with values in [0, 1]"
+                    f"a float tensor in a sequence must have shape {shape}, got {tuple(image.shape)}: pass a batch (B, "
+                    f"{', '.join(map(str, shape))}) by itself, without labels"
                 )
+            return image.to(self.device, torch.float32)
+        if not isinstance(image, Image.Image):
+            pixels = check_pixels(image, self.image_size)
             if self.stored_size is None and pixels.shape[:2] == (self.image_size, self.image_size):
                 return pixels
             image = Image.fromarray(pixels)
@@ -326,7 +342,8 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing) -> FeatureExt
             shape and type, or if its output does not have the shape (B, D).
     """
     if not isinstance(network, nn.Module):
-        raise ValueError(f"network must be a torch.nn.Module, got {type(network).__name__}")
+        hint = ": pass its .backbone" if isinstance(network, FeatureExtractor) else ""
+        raise ValueError(f"network must be a torch.nn.Module, got {type(network).__name__}{hint}")
     if not isinstance(preprocessing, Preprocessing):
         raise ValueError(f"preprocessing must be an rr.Preprocessing, got {preprocessing!r}")
     if next(network.parameters(), None) is None:
@@ -336,16 +353,23 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing) -> FeatureExt
     try:
         with extractor._evaluating():
             output: object = network(torch.zeros(2, 3, size, size, dtype=torch.float32, device=extractor.device))
-    except RuntimeError as error:
+    except Exception as error:  # networks raise many different exceptions
         raise ValueError(
-            f"the network cannot process float32 images of shape (2, 3, {size}, {size}) ({error}): use a float32 "
-            "network, and the image_size with which it was trained"
+            f"the network cannot process float32 images of shape (2, 3, {size}, {size}) ({type(error).__name__}: "
+            f"{error}): use a float32 network that takes RGB images (B, 3, S, S), and the image_size S with which it "
+            "was trained"
         ) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 2:
         what = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(f"for 2 images, the output of the network must have shape (2, D), got {what}")
     extractor.backbone.num_features = output.shape[1]
     return extractor
+
+
+def _file_status(path: Path) -> tuple[int, ...]:
+    """Return a value that changes if a file is modified or replaced, even if its modification time is then reset."""
+    info = os.stat(path)
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, change_time(info)
 
 
 class _WrappedNetwork(Backbone):

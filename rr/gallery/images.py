@@ -1,6 +1,7 @@
 """List the image files in a folder, detect changed files and decode images."""
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,19 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
             "use a different folder"
         )
     return sorted(images, key=lambda image: image.name)
+
+
+def find_own_rows(queries: Sequence[Path], images: Sequence[ImageFile]) -> list[list[int]]:
+    """Return, for each query, the rows of the gallery images that are the query file itself."""
+    rows_by_time = defaultdict(list)
+    for row, image in enumerate(images):
+        rows_by_time[image.size, image.change_time_ns].append(row)
+    own_rows = []
+    for query in queries:
+        info = os.stat(query)
+        candidates = rows_by_time[info.st_size, change_time(info)]
+        own_rows.append([row for row in candidates if os.path.samefile(query, images[row].path)])
+    return own_rows
 
 
 def decode_images(paths: Iterable[Path], decode: Decoder, skipped: SkippedFiles) -> Iterator[np.ndarray | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -31,13 +31,22 @@ def make_skipped_files(on_unreadable: UnreadablePolicy, option: str = "add --on-
     return SkippedFiles(on_unreadable, f"repair or remove {{them}}, or {option}")
 
 
+def print_warning(message: str) -> None:
+    """Print a warning for the users of a command."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def embed_batches(
-    extractor: FeatureExtractor, images: list[ImageFile], cached: CachedVectors, skipped: SkippedFiles
+    extractor: FeatureExtractor,
+    images: list[ImageFile],
+    cached: CachedVectors,
+    skipped: SkippedFiles,
+    warn: Callable[[str], None] = print_warning,
 ) -> Iterator[ImageVectors]:
     """Yield images and their vectors in batches, so that memory use does not grow with the number of images.
 
     Vectors in `cached` are not computed again. Images that cannot be read are reported to `skipped`. If all vectors are
-    equal, a warning is printed.
+    equal, `warn` is called with a message.
 
     Raises:
         UserError: if a feature is NaN or infinite.
@@ -67,15 +76,19 @@ def embed_batches(
                 num_images, are_equal = num_images + len(readable), are_equal and bool((vectors_BD == first_D).all())
                 yield ImageVectors(readable, vectors_BD)
     if are_equal and first_D is not None and (num_images > 1 or not first_D.any()):
-        print(
-            f"warning: all {num_images:,} images have the same features: if the images differ, the weights are "
-            f"unusable{f' ({extractor.weights})' if extractor.weights else ''}; use other weights",
-            file=sys.stderr,
+        warn(
+            f"all {num_images:,} images have the same features: if the images differ, the weights are "
+            f"unusable{f' ({extractor.weights})' if extractor.weights else ''}; use other weights"
         )
 
 
 def update_index(
-    path: Path | None, extractor: FeatureExtractor, folder: Path, images: list[ImageFile], skipped: SkippedFiles
+    path: Path | None,
+    extractor: FeatureExtractor,
+    folder: Path,
+    images: list[ImageFile],
+    skipped: SkippedFiles,
+    warn: Callable[[str], None] = print_warning,
 ) -> tuple[ImageVectors, int]:
     """Embed new and changed images, and rewrite the index at `path` if its contents change.
 
@@ -99,7 +112,7 @@ def update_index(
         )
     batches: list[ImageVectors] = []
     try:
-        for batch in embed_batches(extractor, images, cached, skipped):
+        for batch in embed_batches(extractor, images, cached, skipped, warn):
             batches.append(batch)
     except BaseException:  # a signal, or an unusable feature
         if path:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from rr.errors import UserError
 from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery import index_file
 from rr.gallery.feature_extractor import load_feature_extractor
-from rr.gallery.images import ImageFile, change_time, list_images, read_images
+from rr.gallery.images import find_own_rows, list_images, read_images
 from rr.gallery.index_file import ImageVectors
 from rr.gallery.index_update import check_index_path, make_skipped_files, update_index
 from rr.gallery.pair_scorer import PairScorer, load_pair_scorer
@@ -134,7 +132,7 @@ def _search(
     scorer: PairScorer | None,
 ) -> list[QueryResult]:
     """Return the `top` gallery images that are most similar to each query, without the query itself."""
-    own_rows = _find_own_rows(queries, gallery.images)
+    own_rows = find_own_rows(queries, gallery.images)
     first, second = (gallery.vectors[rows] for rows in sample_pairs(len(gallery.images)))
     reference = scorer.head.logits(first, second) if scorer else cosine_similarities(first, second)
     num_candidates = max(top, num_reranked)
@@ -157,19 +155,6 @@ def _search(
         ]
         results.append(QueryResult(query, hits[:top]))
     return results
-
-
-def _find_own_rows(queries: Sequence[Path], images: Sequence[ImageFile]) -> list[list[int]]:
-    """Return, for each query, the rows of the gallery images that are the query file itself."""
-    rows_by_time = defaultdict(list)
-    for row, image in enumerate(images):
-        rows_by_time[image.size, image.change_time_ns].append(row)
-    own_rows = []
-    for query in queries:
-        info = os.stat(query)
-        candidates = rows_by_time[info.st_size, change_time(info)]
-        own_rows.append([row for row in candidates if os.path.samefile(query, images[row].path)])
-    return own_rows
 
 
 def _hit_facts(hit: Hit) -> dict[str, Any]:

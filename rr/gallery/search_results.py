@@ -13,8 +13,10 @@ class Hit(NamedTuple):
     Attributes:
         rank: the rank, starting at 1.
         similarity: the cosine similarity to the query.
-        image: the image.
+        image: the image. Its `name`, the path relative to the gallery's folder, is also the value of the `path` column
+            in the table that `rr.embed` returns for the folder.
         probability: the probability that both are views of the same image, or None if the relation head was not used.
+            Only `rr retrieve --rerank` uses it, so the probability is None in the results of `Gallery.search`.
         percentile: the percentage of random pairs of gallery images with a lower score, or NaN if this was not
             computed or if there are too few pairs. The score is the value that ranks the hits: the similarity, or the
             relation head's logit.

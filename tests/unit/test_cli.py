@@ -16,6 +16,12 @@ from rr import __version__, cli, commands
 from rr.data.dataset_index import read_class_names
 
 
+def test_commands_describe_the_same_weights(rr: RunRr) -> None:
+    for command in ("check", "retrieve", "embed", "compare"):
+        text = " ".join(rr(command, "--help").out.replace("│", " ").split())
+        assert "the name of released weights, or hf-hub:OWNER/NAME (Hugging Face Hub)." in text, command
+
+
 def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys; sys.argv = ['rr', '--help']\n"

@@ -34,6 +34,16 @@ def test_example_of_the_readme(folder: Path, capsys: pytest.CaptureFixture[str])
     assert -1 <= float(lines[-1]) <= 1
 
 
+def test_example_of_the_search_guide(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = python_blocks("docs/guides/search.md")
+    names: dict[str, Any] = {}
+    exec(example, names)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert not any(line.startswith("robin/0.png") for line in lines)
+    assert names["table"]["path"].to_pylist() == ["robin.png", "wren.png"]
+
+
 def test_parquet_file_of_embed_is_read_into_a_matrix_in_one_line(folder: Path, rr: Any) -> None:
     assert rr("embed", "birds", "-o", "features.parquet", "--weights", "backbone.safetensors").code == 0
     (line,) = python_blocks("docs/reference/python.md")

@@ -154,6 +154,18 @@ def test_removed_layers_of_an_own_backbone_are_ignored(extensions: Path, rr: Run
     assert outcome.code == 0, outcome.err
 
 
+def test_backbone_of_a_feature_extractor_is_saved(tmp_path: Path) -> None:
+    network, first, second = make_resnet(), tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    extractor = api.wrap_network(network, PREPROCESSING)
+    with pytest.raises(ValueError, match=r"must be a torch\.nn\.Module, got FeatureExtractor: pass its \.backbone$"):
+        api.save_backbone(extractor, first, PREPROCESSING, "resnet18")  # type: ignore[arg-type]
+    api.save_backbone(extractor.backbone, first, extractor.preprocessing, "resnet18")
+    loaded = api.load_backbone(first, device="cpu")
+    api.save_backbone(loaded.backbone, second, loaded.preprocessing, "resnet18")
+    for path in (first, second):
+        check_same_features(path, network)
+
+
 class _Scaled(nn.Module):
     def __init__(self) -> None:
         super().__init__()

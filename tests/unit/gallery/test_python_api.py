@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import io
+import itertools
 import json
 import math
 import os
@@ -21,12 +22,15 @@ import torch
 from networks import random_backbone
 from own_images import save_file, save_tree
 from PIL import EpsImagePlugin, Image, ImageSequence
+from torch.utils.data import DataLoader
 
 import rr
 from rr.backbones.weights import load_backbone, save_backbone
 from rr.data.preprocessing import Preprocessing
 from rr.gallery.compare import compare
 from rr.gallery.feature_extractor import FeatureExtractor
+from rr.gallery.retrieve import retrieve
+from rr.runtime.hashing import file_sha256
 
 SIZE, MEAN, STD = 16, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
@@ -49,6 +53,18 @@ def png(image: Image.Image, **options: object) -> bytes:
 def test_backbone_has_image_size_mean_and_std(backbone: FeatureExtractor) -> None:
     assert (backbone.image_size, backbone.mean, backbone.std) == (SIZE, MEAN, STD)
     assert backbone.num_features == 64
+    assert backbone.preprocessing == rr.Preprocessing(SIZE, MEAN, STD)
+    photographs = rr.Preprocessing(SIZE, MEAN, STD, stored_size=20)
+    assert rr.load_backbone("w", photographs).preprocessing == photographs
+
+
+def test_network_is_frozen_until_it_is_finetuned(backbone: FeatureExtractor) -> None:
+    modules, parameters = list(backbone.backbone.modules()), list(backbone.backbone.parameters())
+    assert not any(module.training for module in modules)
+    assert not any(parameter.requires_grad for parameter in parameters)
+    backbone.backbone.train().requires_grad_()
+    assert all(module.training for module in modules)
+    assert all(parameter.requires_grad for parameter in parameters)
 
 
 def test_wrapped_network_gives_the_features_of_its_backbone(backbone: FeatureExtractor, tmp_path: Path) -> None:
@@ -107,6 +123,18 @@ def test_wrapped_network_can_be_trained() -> None:
     np.testing.assert_allclose(extractor(PIXELS), 2 * before, rtol=1e-6)
 
 
+class FixedSizeNetwork(torch.nn.Conv2d):
+    """A network that rejects images of other sizes, like the vision transformers of timm and torchvision."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.shape[-1] != 224:
+            raise AssertionError("expected 224 × 224")
+        return super().forward(images)
+
+
 def test_default_dtype_does_not_matter_for_wrapping() -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIZE**2, 2))
     torch.set_default_dtype(torch.float64)
@@ -125,6 +153,14 @@ def test_default_dtype_does_not_matter_for_wrapping() -> None:
         ),
         (torch.nn.Conv2d(3, 4, 3).half(), r"cannot process float32 images .*: use a float32 network"),
         (torch.nn.Conv2d(3, 4, 3), r"must have shape \(2, D\), got shape \(2, 4, 14, 14\)"),
+        (
+            FixedSizeNetwork(),
+            r"\(AssertionError: expected 224 × 224\): use a float32 network that takes RGB images \(B, 3, S",
+        ),
+        (
+            torch.nn.Bilinear(3, 3, 1),
+            r"cannot process .* \(TypeError: .*RGB images \(B, 3, S, S\), and the image_size S",
+        ),
         (torch.nn.Flatten(), "network must have parameters"),
         (lambda images: images, r"network must be a torch\.nn\.Module, got function"),
     ],
@@ -158,12 +194,20 @@ def test_arrays_and_tensors_give_the_features_of_the_network(backbone: FeatureEx
         inputs = torch.from_numpy(normalized).permute(0, 3, 1, 2).float()
         expected = load_backbone(Path("w"))(inputs).numpy()
     floats = torch.from_numpy(PIXELS).permute(0, 3, 1, 2) / 255
-    for images in (PIXELS, list(PIXELS), torch.from_numpy(PIXELS), floats, floats.double()):
+    for images in (PIXELS, list(PIXELS), torch.from_numpy(PIXELS), floats, floats.double(), list(floats)):
         features = backbone(images)
         assert features.dtype == np.float32
         assert_same_features(features, expected)
     for single in (PIXELS[2], floats[2], Image.fromarray(PIXELS[2])):
         assert_same_features(backbone(single), expected[2:3])
+    mixed = [floats[0], PIXELS[1], Image.fromarray(PIXELS[2]), floats[3].double(), floats[4]]
+    assert_same_features(backbone(mixed), expected)
+
+
+def test_images_that_are_not_square_are_center_cropped(backbone: FeatureExtractor) -> None:
+    for axis, shape in ((1, (SIZE, 10, 3)), (0, (10, SIZE, 3))):
+        image = np.concatenate([np.full(shape, 255, np.uint8), PIXELS[0], np.zeros(shape, np.uint8)], axis=axis)
+        assert_same_features(backbone(image), backbone(PIXELS[:1]))
 
 
 def test_features_do_not_depend_on_the_mode_of_the_network(backbone: FeatureExtractor) -> None:
@@ -336,9 +380,33 @@ def test_no_images_give_no_rows(backbone: FeatureExtractor) -> None:
         (np.zeros((1, SIZE, SIZE, 3)), r"uint8 \(H, W, 3\), got ndarray of float64 with shape \(16, 16, 3\)"),
         (np.zeros((1, 3, SIZE, SIZE), np.uint8), r"got ndarray of uint8 with shape \(3, 16, 16\)"),
         (np.zeros((0, 5, 3), np.uint8), r"got ndarray of uint8 with shape \(0, 5, 3\)"),
+        (np.zeros((9, 8), np.uint8), r"got ndarray of uint8 with shape \(9, 8\)"),
+        (
+            torch.zeros(3, 8, 9, dtype=torch.uint8),
+            r"shape \(3, 8, 9\): move the channels to the end with permute\(1, 2, 0",
+        ),
+        (torch.zeros(2, 3, 8, 9, dtype=torch.uint8), r"or with permute\(0, 2, 3, 1\) for a batch"),
+        (np.zeros((3, 8, 9), np.uint8), r"to the end with transpose\(1, 2, 0\), or with transpose\(0, 2, 3, 1\)"),
+        ([torch.zeros(3, 8, 8)], r"in a sequence must have shape \(3, 16, 16\), got \(3, 8, 8\)"),
+        (
+            [torch.zeros(2, 3, SIZE, SIZE), torch.zeros(2)],
+            r"got \(2, 3, 16, 16\): pass a batch \(B, 3, 16, 16\) by itself, w",
+        ),
+        ([torch.full((3, SIZE, SIZE), 1.5)], r"values in \[0, 1\], got 1.5 to 1.5"),
+        (
+            [(PIXELS[0], 3), (PIXELS[1], 5)],
+            r"got tuple: if the items are \(image, label\) pairs or batches from a DataL",
+        ),
+        ((PIXELS[0], 3), r"got int: if the items are \(image, label\) pairs"),
+        (
+            DataLoader([(PIXELS[0], 3)]),
+            r"got list: if the items are \(image, label\) pairs or batches from a DataLoader, ",
+        ),
+        (None, r"got None, which cv2\.imread returns for a file that it cannot read: check the path"),
+        ([PIXELS[0], None], r"got None, which cv2\.imread returns"),
     ],
 )
-def test_wrong_arrays_raise(backbone: FeatureExtractor, images: torch.Tensor | np.ndarray, message: str) -> None:
+def test_wrong_images_raise(backbone: FeatureExtractor, images: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         backbone(images)
 
@@ -348,6 +416,15 @@ def test_unreadable_file_raises(backbone: FeatureExtractor) -> None:
     for path in ("broken.png", "missing.png"):
         with pytest.raises(rr.UserError, match=path):
             backbone(path)
+    Path("g").mkdir()
+    for path, message in {
+        "missing.png": r"^missing\.png does not exist: use the path of an image$",
+        "broken.png/a.png": "does not exist: use the path of an image$",
+        "g": r"^g is a folder: pass it to rr\.embed or rr\.Gallery, or pass the paths of its images$",
+        "https://x.org/a.png": r"^https://x\.org/a\.png is a URL: download the files",
+    }.items():
+        with pytest.raises(rr.UserError, match=message):
+            backbone([PIXELS[0], path])
 
 
 def test_gallery_finds_the_same_image_first(backbone: FeatureExtractor) -> None:
@@ -364,6 +441,39 @@ def test_gallery_finds_the_same_image_first(backbone: FeatureExtractor) -> None:
     assert hits[1].similarity == pytest.approx(similarity, abs=1e-6)
     assert len(gallery.search("g/0.png", top=99)) == 5
     assert {path.name for path in Path().iterdir()} == {"g", "w"}  # nothing was written
+
+
+def test_query_is_left_out_of_its_results_on_request(backbone: FeatureExtractor) -> None:
+    save_tree(Path("g"), {"": 4})
+    shutil.copy("g/2.png", "g/copy.png")
+    Path("link.png").symlink_to("g/2.png")
+    gallery = rr.Gallery("g", backbone)
+    names = [hit.image.name for hit in gallery.search("g/2.png", top=5)]
+    assert names[:2] == ["2.png", "copy.png"]
+    for query in ("g/2.png", Path("link.png")):
+        hits = gallery.search(query, top=5, include_query=False)
+        assert [hit.image.name for hit in hits] == names[1:]
+        assert [hit.rank for hit in hits] == [1, 2, 3, 4]
+    (hit,) = gallery.search("g/2.png", top=1, include_query=False)
+    assert hit.image.name == "copy.png"
+    with pytest.raises(ValueError, match="query must be a path if include_query is False, got ndarray"):
+        gallery.search(PIXELS[0], include_query=False)
+
+
+def test_search_gives_the_percentiles_of_retrieve(backbone: FeatureExtractor) -> None:
+    """Five images form ten pairs, the smallest number for which percentiles are computed."""
+    save_tree(Path("g"), {"": 5})
+    gallery = rr.Gallery("g", backbone)
+    pairs = [rr.cosine_similarity(a, b) for a, b in itertools.combinations(gallery.vectors, 2)]
+    for hit in gallery.search(PIXELS[0], top=5):
+        assert hit.percentile == 10 * sum(similarity < hit.similarity for similarity in pairs)
+        assert hit.probability is None
+    options = {"page_path": None, "index_path": None, "preprocessing": None, "on_unreadable": "raise", "device": "cpu"}
+    text = retrieve([Path("g/1.png")], Path("g"), Path("w"), top=5, num_reranked=0, as_json=True, **options)
+    (query,) = json.loads(text)["queries"]
+    hits = gallery.search("g/1.png", top=5, include_query=False)
+    assert [hit.percentile for hit in hits] == [hit["percentile"] for hit in query["hits"]]
+    assert math.isnan(rr.Gallery(save_tree(Path("h"), {"": 4}), backbone).search(PIXELS[0])[0].percentile)
 
 
 def test_gallery_keeps_its_features_in_an_index(backbone: FeatureExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +504,11 @@ def test_unreadable_images_of_a_gallery_raise_or_are_skipped(backbone: FeatureEx
     save_file(Path("g/broken.png"), b"\x89PNG")
     with pytest.raises(rr.UserError, match=r'broken\.png(.|\n)*or pass on_unreadable="skip"'):
         rr.Gallery("g", backbone)
-    assert len(rr.Gallery("g", backbone, on_unreadable="skip")) == 2
+    save_file(Path("g/notes.txt"), b"text")
+    save_file(Path("g/todo.md"), b"text")
+    gallery = rr.Gallery("g", backbone, on_unreadable="skip")
+    assert len(gallery) == 2
+    assert gallery.skipped == {"an image that cannot be decoded": 1, "not an image": 2}
     save_file(Path("none/broken.png"), b"\x89PNG")
     for index in (None, "i.parquet"):
         with pytest.raises(rr.UserError, match="none of the images in none can be read: repair them or"):
@@ -414,6 +528,55 @@ def test_embed_returns_a_table(backbone: FeatureExtractor) -> None:
     os.rename("g/0.png", name)
     assert rr.embed([name], backbone)["path"].to_pylist() == ["g/\\xff.png"]
     assert rr.embed([], backbone).schema == listed.schema
+
+
+def test_single_image_can_be_embedded(backbone: FeatureExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tree(Path("g"), {"": 1})
+    monkeypatch.setenv("HOME", str(Path("g").absolute()))
+    for path, name in (("g/0.png", "g/0.png"), (Path("g/0.png"), "g/0.png"), ("~/0.png", "~/0.png")):
+        table = rr.embed(path, backbone)
+        assert table["path"].to_pylist() == [name]
+        np.testing.assert_array_equal(np.stack(table["vector"].to_numpy()), backbone(["g/0.png"]))
+    with pytest.raises(rr.UserError, match=r"^none does not exist: use a folder of images, or the path of an image$"):
+        rr.embed("none", backbone)
+    with pytest.raises(rr.UserError, match="is a URL"):
+        rr.embed("https://x.org/a.png", backbone)
+
+
+def test_unreadable_images_of_a_list_raise_or_are_skipped(
+    backbone: FeatureExtractor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tree(Path("g"), {"": 20})
+    save_file(Path("broken.png"), b"\x89PNG")
+    files = ["g/3.png", "broken.png", *(f"g/{i}.png" for i in range(20)), "missing.png"]
+    with pytest.raises(rr.UserError) as raised:
+        rr.embed(files, backbone)
+    first, *problems, hint = str(raised.value).splitlines()
+    assert first == "2 images cannot be read:"
+    assert [line.split(":")[0] for line in problems] == ["  broken.png", "  missing.png"]
+    assert hint == 'use different images, or pass on_unreadable="skip"'
+    assert capsys.readouterr().err == ""
+    table = rr.embed(files, backbone, on_unreadable="skip")
+    readable = [files[0], *files[2:-1]]
+    assert table["path"].to_pylist() == readable
+    assert_same_features(np.stack(table["vector"].to_numpy()), backbone(readable))
+    skipped = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in skipped] == ["skipped broken.png", "skipped missing.png"]
+    assert rr.embed(["missing.png"], backbone, on_unreadable="skip").num_rows == 0
+
+
+def test_equal_features_of_all_images_cause_a_python_warning(
+    backbone: FeatureExtractor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tree(Path("g"), {"": 3})
+    for value in backbone.backbone.state_dict().values():
+        value.zero_()
+    calls: list[Callable[[], object]] = [lambda: rr.Gallery("g", backbone), lambda: rr.embed("g", backbone)]
+    for call in calls:
+        with pytest.warns(UserWarning, match=r"^all 3 images have the same features: if the images differ") as warned:
+            call()
+        assert [warning.filename for warning in warned] == [__file__]
+    assert "same features" not in capsys.readouterr().err
 
 
 def test_cosine_similarity_matches_values_computed_by_hand(backbone: FeatureExtractor) -> None:
@@ -452,6 +615,49 @@ def test_compare_gives_the_probability_of_the_command(tmp_path: Path, monkeypatc
     shutil.copy(rr.load_backbone("conv4-cifar10-relational").weights, "mine")
     with pytest.raises(rr.UserError, match="mine has changed since the backbone was loaded: load it again"):
         rr.compare("a.png", "b.png", mine)
+
+
+def test_comparison_notices_every_change_of_the_weights_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hash is computed only once, but a file of the same size, with the same modification time, is noticed."""
+    weights = tmp_path / "mine"
+    shutil.copy(rr.load_backbone("conv4-cifar10-relational-k4").weights, weights)
+    backbone = rr.load_backbone(weights)
+    hashed: list[Path] = []
+    monkeypatch.setattr(
+        "rr.gallery.feature_extractor.file_sha256", lambda path: (hashed.append(path), file_sha256(path))[1]
+    )
+    with pytest.warns(UserWarning, match="not calibrated"):
+        probabilities = [rr.compare(PIXELS[0], PIXELS[1], backbone) for _ in range(3)]
+    assert probabilities == [probabilities[0]] * 3
+    assert hashed == [weights]
+    before = weights.stat()
+    shutil.copy(rr.load_backbone("conv4-cifar10-relational").weights, weights)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    with pytest.raises(rr.UserError, match="mine has changed since the backbone was loaded: load it again"):
+        rr.compare(PIXELS[0], PIXELS[1], backbone)
+    other = rr.load_backbone(weights)
+    with pytest.warns(UserWarning, match="not calibrated"):
+        assert rr.compare(PIXELS[0], PIXELS[1], other) != probabilities[0]
+    with torch.no_grad():
+        next(other.backbone.parameters()).data.mul_(2)  # does not change the version of the tensor
+    with pytest.raises(rr.UserError, match="the weights of this backbone are no longer those in"):
+        rr.compare(PIXELS[0], PIXELS[1], other)
+
+
+def test_comparison_embeds_both_images_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = rr.load_backbone("conv4-cifar10-relational-k4")
+    images = np.random.default_rng(2).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    expected = rr.compare(images[0], images[1], backbone)
+    sizes: list[int] = []
+    extract = FeatureExtractor.extract
+    monkeypatch.setattr(
+        FeatureExtractor, "extract", lambda self, pixels: (sizes.append(len(pixels)), extract(self, pixels))[1]
+    )
+    floats = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    for first, second in (([images[0]], images[1:]), (Image.fromarray(images[0]), images[1]), (floats[0], floats[1:])):
+        assert rr.compare(first, second, backbone) == pytest.approx(expected, abs=1e-5)  # type: ignore[arg-type]
+    assert sizes == [2, 2]  # float images do not need `extract`
 
 
 def test_search_rejects_several_queries_and_no_results(backbone: FeatureExtractor) -> None:
@@ -526,7 +732,8 @@ def test_statistics_of_another_scale_raise(backbone: FeatureExtractor) -> None:
 
 
 def test_device_may_be_a_torch_device(backbone: FeatureExtractor) -> None:
-    assert rr.load_backbone("w", device=torch.device("cpu")).device == torch.device("cpu")
+    for device in (torch.device("cpu"), torch.device("cpu", 0)):
+        assert rr.load_backbone("w", device=device).device == torch.device("cpu")
 
 
 def test_arguments_of_a_wrong_type_raise(backbone: FeatureExtractor) -> None:
