@@ -95,7 +95,7 @@ def check_method(
         UserError: if the parameter file contains mistakes or lacks a trainable method with that name, or if `loss` or
             `update_pseudo_labels` returns an invalid result.
     """
-    params_file = Path(params_file)
+    params_file = paths.expand_user(params_file)
     params = load_params(params_file)
     config = lookup(params.methods, name, f"{params_file}: methods")
     if not isinstance(config, TrainableConfig):
@@ -151,7 +151,7 @@ def check_backbone(name: str, *, image_size: int = 32, params_file: str | os.Pat
         UserError: if the parameter file contains mistakes or lacks a backbone with that name, or if the backbone does
             not define `num_features` or has tensors with reserved names.
     """
-    params_file = Path(params_file)
+    params_file = paths.expand_user(params_file)
     config = lookup(load_params(params_file).backbones, name, f"{params_file}: backbones")
     images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
 
@@ -199,7 +199,7 @@ def check_source(name: str, *, params_file: str | os.PathLike[str] = paths.PARAM
         UserError: if the parameter file contains mistakes or lacks a dataset with that name, or if the images or class
             names are invalid.
     """
-    params_file = Path(params_file)
+    params_file = paths.expand_user(params_file)
     config = lookup(load_params(params_file).datasets, name, f"{params_file}: datasets")
     download_dir = paths.DatasetPaths(name).download_dir
     with tempfile.TemporaryDirectory() as folder:
@@ -230,7 +230,7 @@ def check_protocol(name: str, *, params_file: str | os.PathLike[str] = paths.PAR
         UserError: if the parameter file contains mistakes or lacks a protocol with that name, or if the result is
             invalid.
     """
-    params_file = Path(params_file)
+    params_file = paths.expand_user(params_file)
     config = lookup(load_params(params_file).protocols, name, f"{params_file}: protocols")
     with tempfile.TemporaryDirectory() as folder:
         betons = {split: Path(folder, f"{split}.beton") for split in raw.SPLITS}

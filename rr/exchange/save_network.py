@@ -30,12 +30,17 @@ def build_backbone(architecture: str, image_size: int | None = None) -> Backbone
     Args:
         architecture: name of the backbone, such as `conv4`, `resnet32` or `timm-convnext_tiny`, or a name in the
             `backbones` section of `params.yaml` in the current folder.
-        image_size: height and width of the images in pixels, S. Conv-4 and the ResNets accept any size.
+        image_size: height and width of the images in pixels, S, at least 8. It is required for timm backbones; Conv-4
+            and the ResNets accept all sizes.
 
     Raises:
         UserError: if the architecture is unknown, or does not accept images of that size.
-        ValueError: if the architecture requires an image size.
+        ValueError: if an argument is invalid, or if the architecture requires an image size.
     """
+    if not isinstance(architecture, str):
+        raise ValueError(f"architecture must be the name of a backbone, got {architecture!r}")
+    if image_size is not None and not is_valid_image_size(image_size):
+        raise ValueError(f"image_size: {image_size!r} is not an image size that backbones may have")
     from rr.exchange.import_weights import find_architecture  # imports pydantic
 
     return find_architecture(architecture, image_size, PARAMS_FILE).build()

@@ -63,8 +63,8 @@ class FeatureExtractor:
     weights: Path | None
     sha256: str
     image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     stored_size: int | None = None
     # Status of the weights file when its hash was last found to be `sha256`. An unchanged file is not hashed again.
     _hashed_status: tuple[int, ...] = field(default=(), init=False, repr=False, compare=False)
@@ -129,7 +129,7 @@ class FeatureExtractor:
     @property
     def preprocessing(self) -> Preprocessing:
         """The image size, mean, std and stored size, as `wrap_network` and `save_backbone` take them."""
-        return Preprocessing(self.image_size, self.mean, self.std, self.stored_size)  # type: ignore[arg-type]
+        return Preprocessing(self.image_size, self.mean, self.std, self.stored_size)
 
     @property
     def device(self) -> torch.device:
@@ -190,7 +190,8 @@ class FeatureExtractor:
             for is_float, group in groupby(batch, torch.is_tensor):
                 values: list[Any] = list(group)
                 if is_float:
-                    features.append(self._extract_in_batches(torch.stack(values), self._normalize_floats))
+                    batch_B3SS = torch.stack([value.to(values[0].device, torch.float32) for value in values])
+                    features.append(self._extract_in_batches(batch_B3SS, self._normalize_floats))
                 else:
                     features.append(self.extract(np.stack(values)))
         return np.concatenate(features)
@@ -248,7 +249,7 @@ class FeatureExtractor:
     def _load(self, image: ImageLike) -> np.ndarray | torch.Tensor:
         """Return the pixels of an image, resized, uint8 (image_size, image_size, 3).
 
-        A float tensor is returned as float32 (3, image_size, image_size), on the device of the backbone.
+        A float tensor is returned as it is, (3, image_size, image_size).
         """
         if isinstance(image, (str, os.PathLike)):
             path = expand_user(image)
@@ -257,11 +258,11 @@ class FeatureExtractor:
         if isinstance(image, torch.Tensor) and image.is_floating_point():
             shape = (3, self.image_size, self.image_size)
             if tuple(image.shape) != shape:
-                raise ValueError(
-                    f"a float tensor in a sequence must have shape {shape}, got {tuple(image.shape)}: pass a batch (B, "
-                    f"{', '.join(map(str, shape))}) by itself, without labels"
+                remedy = (
+                    "pass a batch by itself, without labels" if image.ndim == 4 else "resize it, or pass uint8 pixels"
                 )
-            return image.to(self.device, torch.float32)
+                raise ValueError(f"a float image must have shape {shape}, got {tuple(image.shape)}: {remedy}")
+            return image
         if not isinstance(image, Image.Image):
             pixels = check_pixels(image, self.image_size)
             if self.stored_size is None and pixels.shape[:2] == (self.image_size, self.image_size):
@@ -278,6 +279,7 @@ class FeatureExtractor:
             raise ValueError(
                 f"float images must have shape (B, {', '.join(map(str, shape))}), got {tuple(images_B3SS.shape)}"
             )
+        images_B3SS = images_B3SS.to(self.device, torch.float32)
         lowest, highest = images_B3SS.aminmax()
         if not (lowest >= 0 and highest <= 1):
             raise ValueError(
@@ -288,7 +290,7 @@ class FeatureExtractor:
             torch.from_numpy(values).to(self.device).view(3, 1, 1)
             for values in normalization_coefficients(self.mean, self.std)
         )
-        return images_B3SS.to(self.device, torch.float32) * scale + offset
+        return images_B3SS * scale + offset
 
 
 def load_feature_extractor(
@@ -324,7 +326,10 @@ def load_feature_extractor(
         if preprocessing is None:
             raise UserError(f"{weights}: its metadata lacks the image size, mean or std: {hint}")
     check_image_size(backbone, preprocessing.image_size, weights)
-    return FeatureExtractor(backbone, weights, file_sha256(weights), **vars(preprocessing))
+    status = _file_status(weights)
+    extractor = FeatureExtractor(backbone, weights, file_sha256(weights), **vars(preprocessing))
+    object.__setattr__(extractor, "_hashed_status", status)
+    return extractor
 
 
 def wrap_network(network: nn.Module, preprocessing: Preprocessing) -> FeatureExtractor:

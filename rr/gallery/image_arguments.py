@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
 def is_single_image(images: object) -> bool:
     """Return whether an argument of a feature extractor is one image, and not a sequence or a batch of images.
 
-    None is what `cv2.imread` returns for a file that it cannot read.
+    An object that is neither is treated as an image, so that `check_pixels` explains the mistake.
     """
     is_image = isinstance(images, (str, bytes, bytearray, os.PathLike, Image.Image))
-    return images is None or is_image or getattr(images, "ndim", 0) in (2, 3)
+    is_sequence = isinstance(images, Iterable) and not isinstance(images, Mapping)
+    return is_image or not is_sequence or getattr(images, "ndim", 0) in (2, 3)
 
 
 def check_image_path(path: Path) -> None:
@@ -53,13 +55,14 @@ def check_pixels(image: object, image_size: int) -> np.ndarray:
     if isinstance(image, (bytes, bytearray)):
         raise ValueError(f"{expected} bytes: for an encoded image, pass PIL.Image.open(io.BytesIO(DATA))")
     kind = type(image).__name__
-    is_collection = isinstance(image, (tuple, list, dict))
-    if is_collection or np.ndim(image) == 0:  # type: ignore[arg-type]
+    if isinstance(image, (tuple, list, dict)):
         raise ValueError(
             f"{expected} {kind}: if the items are (image, label) pairs or batches from a DataLoader, pass only the "
             "images"
         )
     pixels = image.cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    if pixels.ndim == 0:
+        raise ValueError(f"{expected} {kind}")
     if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size:
         return pixels
     found = f"{kind} of {pixels.dtype} with shape {pixels.shape}"

@@ -85,17 +85,24 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
     return sorted(images, key=lambda image: image.name)
 
 
-def find_own_rows(queries: Sequence[Path], images: Sequence[ImageFile]) -> list[list[int]]:
-    """Return, for each query, the rows of the gallery images that are the query file itself."""
-    rows_by_time = defaultdict(list)
-    for row, image in enumerate(images):
-        rows_by_time[image.size, image.change_time_ns].append(row)
-    own_rows = []
-    for query in queries:
+class OwnRows:
+    """Find the rows of the gallery images that are the query file itself.
+
+    Args:
+        images: the images of the gallery.
+    """
+
+    def __init__(self, images: Sequence[ImageFile]) -> None:
+        self._images = images
+        self._rows = defaultdict(list)
+        for row, image in enumerate(images):
+            self._rows[image.size, image.change_time_ns].append(row)
+
+    def find(self, query: Path) -> list[int]:
+        """Return the rows whose file is `query`."""
         info = os.stat(query)
-        candidates = rows_by_time[info.st_size, change_time(info)]
-        own_rows.append([row for row in candidates if os.path.samefile(query, images[row].path)])
-    return own_rows
+        candidates = self._rows.get((info.st_size, change_time(info)), [])
+        return [row for row in candidates if os.path.samefile(query, self._images[row].path)]
 
 
 def decode_images(paths: Iterable[Path], decode: Decoder, skipped: SkippedFiles) -> Iterator[np.ndarray | None]:

@@ -1,7 +1,6 @@
 """Compute the probability that two images are views of the same image, with a trained relation head."""
 
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +33,7 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
     Raises:
         UserError: if the file is missing or damaged, or has no relation head.
     """
-    head = _load_head(weights, sha256)
+    head = load_relation_head(weights)
     if head is None:
         raise UserError(
             f"{weights} has no relation head: use the backbone.safetensors from a run whose method has "
@@ -59,15 +58,6 @@ def load_pair_scorer(weights: Path, sha256: str) -> PairScorer:
                 "scores to views of the same image than to views of different images: train longer, or on more images"
             )
     return PairScorer(head, None, f"not calibrated, because {reason}")
-
-
-@lru_cache(maxsize=4)
-def _load_head(weights: Path, sha256: str) -> NumpyRelationHead | None:
-    """Load the relation head of a backbone file. Because the hash is a key of the cache, a changed file is read again.
-
-    The calibration is not cached, because an evaluation may be added, and the current folder may change.
-    """
-    return load_relation_head(weights)
 
 
 def _evaluated_weights_sha256(metrics_file: Path) -> str:

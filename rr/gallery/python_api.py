@@ -22,7 +22,7 @@ from rr.errors import UserError
 from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery.feature_extractor import FeatureExtractor, load_feature_extractor
 from rr.gallery.image_arguments import ImageLike, is_single_image
-from rr.gallery.images import decode_images, find_own_rows, list_images
+from rr.gallery.images import OwnRows, decode_images, list_images
 from rr.gallery.index_file import ImageVectors
 from rr.gallery.index_update import check_index_path, make_skipped_files, update_index
 from rr.gallery.pair_scorer import load_pair_scorer
@@ -138,7 +138,7 @@ class Gallery:
                 "which file in the gallery is the query"
             )
         vector_1D = _require_one(self.backbone(query), "query")
-        own_rows = [] if include_query else find_own_rows([expand_user(query)], self.images)[0]  # type: ignore[arg-type]
+        own_rows = [] if include_query else self._own_rows.find(expand_user(query))  # type: ignore[arg-type]
         rows, similarities = (values[0] for values in find_nearest(vector_1D, self.vectors, top + len(own_rows)))
         is_other = ~np.isin(rows, own_rows)
         rows, similarities = rows[is_other][:top], similarities[is_other][:top]
@@ -149,6 +149,10 @@ class Gallery:
             Hit(rank, similarity, self.images[row], percentile=percentile)
             for rank, (row, similarity, percentile) in enumerate(values, 1)
         ]
+
+    @cached_property
+    def _own_rows(self) -> OwnRows:
+        return OwnRows(self.images)
 
     @cached_property
     def _random_similarities(self) -> np.ndarray:
@@ -191,7 +195,7 @@ def embed(
         names, vectors = [image.name for image in gallery.images], gallery.vectors
     else:
         skipped = SkippedFiles(on_unreadable, f"use different images, or {_SKIP_HINT}")
-        names, vectors = _embed_files([os.fspath(path) for path in images], backbone, skipped)
+        names, vectors = _embed_files(_list_files(images), backbone, skipped)
     values = pa.array(vectors.reshape(-1), pa.float32())
     return pa.table(
         {
@@ -275,12 +279,35 @@ def _embed_folder(
     return gallery
 
 
+def _list_files(images: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return the paths in an argument.
+
+    Raises:
+        UserError: if a path is a URL, or that of a folder.
+        ValueError: if `images` contains something else.
+    """
+    files = list(images) if isinstance(images, Iterable) else [images]
+    for file in files:
+        if not isinstance(file, (str, os.PathLike)):
+            raise ValueError(
+                f"images must be paths, got {type(file).__name__}: for images in memory, call the extractor itself"
+            )
+        raise_if_url(Path(file))
+        if os.path.isdir(expand_user(file)):
+            raise UserError(
+                f"{display_name(Path(file))} is a folder: pass it by itself, or pass the paths of its images"
+            )
+    return [os.fspath(file) for file in files]
+
+
 def _embed_files(files: list[str], backbone: FeatureExtractor, skipped: SkippedFiles) -> tuple[list[str], np.ndarray]:
     """Return the paths of those image files that can be read, as text, and their features, float32 (N, D)."""
     decoded = decode_images(map(expand_user, files), backbone.decode_and_resize, skipped)
     readable = ((file, pixels) for file, pixels in zip(files, decoded, strict=True) if pixels is not None)
     names, vectors = [], [np.empty((0, backbone.num_features), np.float32)]
     while batch := list(islice(readable, backbone.batch_size)):
+        if skipped.will_raise:  # only list the other unreadable images
+            continue
         names += [path_to_text(file) for file, _ in batch]
         vectors.append(backbone.extract(np.stack([pixels for _, pixels in batch])))
     skipped.raise_if_unreadable()

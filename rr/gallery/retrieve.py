@@ -18,7 +18,7 @@ from rr.errors import UserError
 from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery import index_file
 from rr.gallery.feature_extractor import load_feature_extractor
-from rr.gallery.images import find_own_rows, list_images, read_images
+from rr.gallery.images import OwnRows, list_images, read_images
 from rr.gallery.index_file import ImageVectors
 from rr.gallery.index_update import check_index_path, make_skipped_files, update_index
 from rr.gallery.pair_scorer import PairScorer, load_pair_scorer
@@ -132,7 +132,7 @@ def _search(
     scorer: PairScorer | None,
 ) -> list[QueryResult]:
     """Return the `top` gallery images that are most similar to each query, without the query itself."""
-    own_rows = find_own_rows(queries, gallery.images)
+    own_rows = list(map(OwnRows(gallery.images).find, queries))
     first, second = (gallery.vectors[rows] for rows in sample_pairs(len(gallery.images)))
     reference = scorer.head.logits(first, second) if scorer else cosine_similarities(first, second)
     num_candidates = max(top, num_reranked)

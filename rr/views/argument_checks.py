@@ -31,7 +31,7 @@ def check_device(device: str) -> str:
     except UserError as error:
         raise ValueError(str(error)) from error
     except Exception as error:  # torch raises various exceptions for devices that it was not built for
-        raise ValueError(f"device {device}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"device {device}: torch cannot use it; use auto, cpu, cuda or cuda:<number>") from error
     return device
 
 

@@ -144,11 +144,12 @@ def check_given_fields(given: Collection[str]) -> None:
     for operation, strengths in _STRENGTHS.items():
         names = [name for name in strengths if name in given]
         if names and operation not in given:
-            verb = "has" if len(names) == 1 else "have"
+            *others, last = names
+            subject = f"{', '.join(others)} and {last} have" if others else f"{last} has"
             off = "none" if operation == "crop" else "0.0"
             raise ValueError(
-                f"{' and '.join(names)} {verb} no effect without {operation}: set {operation}, for example to "
-                f"{strengths[names[0]]}, or to {off} if it is meant to be off"
+                f"{subject} no effect without {operation}: set {operation}, for example to {strengths[names[0]]}, or "
+                f"to {off} if it is meant to be off"
             )
 
 

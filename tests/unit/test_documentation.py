@@ -33,7 +33,7 @@ def test_reference_pages_are_up_to_date(page: str, function: str) -> None:
 def test_python_page_is_up_to_date() -> None:
     text = (ROOT / "docs/reference/python.md").read_text(encoding="utf-8")
     assert text == generate["python_page"](text), "run make docs"
-    assert all(f"`rr.{name}" in text for name in rr.__all__)
+    assert all(f"| `rr.{name}" in text for name in rr.__all__ if name != "PAPER_AUGMENTATION")
 
 
 @pytest.mark.parametrize("path", generate["METHOD_PAGES"], ids=lambda path: path.stem)

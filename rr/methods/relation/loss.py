@@ -54,6 +54,7 @@ def relation_loss(
             because reading a tensor on a different device would wait for that device); if there is only one pair to
             normalize in training mode (K = 2 and M = 1); or if the head overrides `forward` or `aggregate`.
     """
+    given_rows = {"negative_rows": negative_rows, "positive_rows": positive_rows}
     if negative_rows is None and isinstance(features_KMD, Tensor) and features_KMD.ndim == 3:
         negative_rows = roll_negative_rows(*features_KMD.shape[:2], device=features_KMD.device)
     check_tensors(head, features_KMD, negative_rows, positive_rows)
@@ -65,7 +66,7 @@ def relation_loss(
     K, M, _ = features_KMD.shape
     if head.norm.training and K == 2 and M == 1:
         raise ValueError("batch statistics need more than one pair, but K = 2 views of M = 1 image make a single pair")
-    for name, rows in (("negative_rows", negative_rows), ("positive_rows", positive_rows)):
+    for name, rows in given_rows.items():
         if rows is None or rows.device.type != "cpu" or not rows.numel() or torch.compiler.is_compiling():
             continue
         lowest, highest = rows.aminmax()
@@ -74,7 +75,7 @@ def relation_loss(
                 f"{name} must contain rows of the mini-batch, 0 to {M - 1}, but contains "
                 f"{int(lowest if lowest < 0 else highest)}"
             )
-        if name == "negative_rows" and (rows == torch.arange(M)).any():
+        if name == "negative_rows" and (rows == torch.arange(M, device="cpu")).any():
             raise ValueError(
                 "negative_rows must not contain a row's own number, because the negative partner must be another "
                 "image: use rr.partners(K, M, generator) for random partners"

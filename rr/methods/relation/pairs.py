@@ -6,6 +6,8 @@ m of view j (a positive: the same image) and with row `negative_rows[pair, m]` o
 Notation: with K = `num_views` views of M = `num_images` images, there are Q = K(K-1)/2 pairs of views.
 """
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -32,8 +34,11 @@ def partners(
     Raises:
         ValueError: if K < 2 or M < 1, or if an argument has the wrong type.
     """
-    if not (isinstance(num_views, int) and isinstance(num_images, int)):
-        raise ValueError(f"num_views and num_images must be integers, got {num_views!r} and {num_images!r}")
+    try:
+        num_views, num_images = operator.index(num_views), operator.index(num_images)
+    except TypeError as error:
+        message = f"num_views and num_images must be integers, got {num_views!r} and {num_images!r}"
+        raise ValueError(message) from error
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator must be a torch.Generator or None, got {generator!r}")
     if generator is None:

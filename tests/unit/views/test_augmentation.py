@@ -78,6 +78,8 @@ def test_strength_without_its_operation_raises() -> None:
     message = "brightness and contrast have no effect without jitter: set jitter, for example to 0.8, or to 0.0 if it"
     with pytest.raises(ValueError, match=message):
         Augmentation("resized", (0.4, 1.0), brightness=0.4, contrast=0.4)
+    with pytest.raises(ValueError, match="scale, ratio and padding have no effect without crop: set crop, for example"):
+        Augmentation(scale=(0.4, 1.0), ratio=(0.5, 2.0), padding=0.1)
     off = dataclasses.replace(PAPER_AUGMENTATION, jitter=0.0)
     assert off == Augmentation(
         crop="resized", flip=0.5, jitter=0.0, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, grayscale=0.2
@@ -87,4 +89,5 @@ def test_strength_without_its_operation_raises() -> None:
 
 
 def test_paper_augmentation_is_that_of_params_yaml() -> None:
-    assert load_params(ROOT / "params.yaml").methods["relational"].augmentation == PAPER_AUGMENTATION
+    methods = load_params(ROOT / "params.yaml").methods
+    assert methods["relational"].augmentation == methods["simclr"].augmentation == PAPER_AUGMENTATION

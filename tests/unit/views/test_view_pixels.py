@@ -303,8 +303,8 @@ def test_views_are_on_the_device_of_the_images_by_default(device):
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("gpu", "device gpu: Expected one of cpu, cuda,"),
-        ("mps", "device mps: "),
+        ("gpu", "device gpu: torch cannot use it; use auto, cpu, cuda or cuda:<number>"),
+        ("mps", "device mps: torch cannot use it; use auto, cpu, cuda or cuda:<number>"),
         ("cuda:x", "device cuda:x: unknown device; use auto, cpu, cuda or cuda:<number>"),
         ("cuda", "device cuda: torch found no GPU on this machine; use device cpu"),
     ],

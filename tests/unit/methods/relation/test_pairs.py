@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -142,6 +143,7 @@ def test_partners_are_rolled_by_default_and_random_with_a_generator() -> None:
     assert torch.equal(partners(3, 4), roll_negative_rows(3, 4))
     random = sample_negative_rows(3, 4, torch.Generator().manual_seed(1))
     assert torch.equal(partners(3, 4, torch.Generator().manual_seed(1)), random)
+    assert torch.equal(partners(np.int64(3), np.int64(4)), partners(3, 4))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"num_views and num_images must be integers, got 3\.0 and 4"):
         partners(3.0, 4)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"generator must be a torch\.Generator or None, got 1"):

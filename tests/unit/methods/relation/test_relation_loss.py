@@ -192,6 +192,9 @@ def test_negative_partner_must_be_another_image() -> None:
     negative_rows[1, 2] = 2
     with pytest.raises(ValueError, match="negative_rows must not contain a row's own number"):
         relation_loss(RelationHead(8), torch.randn(3, 4, 8), negative_rows)
+    head, features, rows = RelationHead(8), torch.randn(3, 4, 8), roll_negative_rows(3, 4)
+    with torch.device("meta"):  # a default device that the user has set
+        relation_loss(head, features, rows)
     own = torch.arange(4).expand(3, 4)
     relation_loss(RelationHead(8), torch.randn(3, 4, 8), positive_rows=own)
 
