@@ -179,7 +179,7 @@ def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: P
     expected, record = read_artifacts(), json.loads((RUN_FOLDER / "run.json").read_text())
     assert record["processes"] == 2
     assert record["views"] == 200 * 2 * 4
-    assert not list(Path("runs").rglob("*.pt"))
+    assert not list(Path("runs").rglob("resume*.pt"))
     assert not list(Path(".rr/status").rglob("*.json"))
 
     shutil.rmtree("runs")
@@ -203,7 +203,7 @@ def test_torchrun_training_continues_after_a_signal_and_a_kill(shapes_project: P
 
     assert continue_with_torchrun() > stopped
     assert read_artifacts() == expected
-    assert not list(Path("runs").rglob("*.pt"))
+    assert not list(Path("runs").rglob("resume*.pt"))
     assert not list(Path().rglob(".*.tmp*"))
 
     assert rr(*EXTRACT).code == 0
