@@ -158,9 +158,13 @@ def checkpoint_path(folder: Path) -> Path:
 
 
 def read_artifacts(folder: Path) -> dict[str, bytes]:
-    """Return all stage outputs, except the records, which contain times, and the report, which shows these times."""
+    """Return all stage outputs except the records, which contain times, and the report, which shows these times."""
     files = (path for top in ("data", "runs") for path in (folder / top).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != "run.json"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if path.name != "run.json" and "resume" not in path.parts
+    }
 
 
 def resume_position(folder: Path) -> tuple[int, int]:
