@@ -198,19 +198,21 @@ def _find_start(path: Path, fingerprint: str, fingerprint_without_epochs: str, n
     """Return the most advanced checkpoint from which a run can continue, or None; see `choose_checkpoint`."""
     own = paths.kept_checkpoint(path, fingerprint)
     candidates = [own] if own.is_file() else []
-    finished = _read_candidate(paths.finished_checkpoint(path, fingerprint_without_epochs))
-    has_finished = finished is not None and finished["fingerprint"] == fingerprint
-    if fingerprint_without_epochs and not has_finished:  # otherwise, a repetition would not start from the beginning
+    if fingerprint_without_epochs:
         candidates = _list_kept_checkpoints(path)
         candidates += paths.find_finished_checkpoints(path, fingerprint_without_epochs)
+    checkpoints = {file: checkpoint for file in candidates if (checkpoint := _read_candidate(file))}
+    finished = checkpoints.get(paths.finished_checkpoint(path, fingerprint_without_epochs))
+    # If the run has finished before, it is repeated, so it must not continue from the checkpoint of another run.
+    is_repetition = finished is not None and finished["fingerprint"] == fingerprint
     starts = []
-    for file in candidates:
-        if checkpoint := _read_candidate(file):
-            position = TrainState(**checkpoint["state"]).position
-            has_same_start = checkpoint.get("fingerprint_without_epochs") == fingerprint_without_epochs
-            # The last epoch of another run must not have started, because the state at its start is an output.
-            if checkpoint["fingerprint"] == fingerprint or (has_same_start and position <= (num_epochs - 1, 0)):
-                starts.append(_Start(position, file, checkpoint))
+    for file, checkpoint in checkpoints.items():
+        position = TrainState(**checkpoint["state"]).position
+        has_same_start = checkpoint.get("fingerprint_without_epochs") == fingerprint_without_epochs
+        # The last epoch of another run must not have started, because the state at its start is an output.
+        is_usable = has_same_start and position <= (num_epochs - 1, 0) and not is_repetition
+        if file == own or is_usable:
+            starts.append(_Start(position, file, checkpoint))
     return max(starts, key=lambda start: start.position, default=None)
 
 
