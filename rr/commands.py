@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rr import paths
-from rr.compute.process_group import process_group, require_single_process, translate_comm_errors
+from rr.compute.process_group import process_group, require_single_process
 from rr.errors import UserError
 from rr.evaluate.protocol_checks import DatasetLabels
 from rr.methods.requirements import depends_on_num_epochs
@@ -218,10 +218,10 @@ def _delete_outputs_on_failure(run: stage_runs.StageRun, params_file: Path, *, i
     except BaseException:
         if is_first and (is_new or not params_file.is_file()):
             # Delete nothing if another process is writing there. Only the holder of a lock may delete its file.
-            with suppress(UserError, OSError), exclusive_lock(run.folder), exclusive_lock(params_file):
+            with suppress(UserError, OSError), exclusive_lock(run.folder), exclusive_lock(paths.PARAMS_FILE):
                 shutil.rmtree(run.folder, ignore_errors=True)
                 if not params_file.is_file():
-                    locks = [paths.lock_file(path) for path in (run.folder, params_file)]
+                    locks = [paths.lock_file(path) for path in (run.folder, paths.PARAMS_FILE)]
                     files = [*locks, paths.status_file(run.stage, run.folder.parts[2:])]
                     for file in files:
                         file.unlink(missing_ok=True)
@@ -355,8 +355,8 @@ def run_convert(dataset: str, params_file: Path) -> str:
         from rr.data.conversion_checkpoint import ConvertedParts
 
         parts = ConvertedParts(files.unfinished_conversion_dir, recorder.fingerprint(pillow=PIL.__version__))
+        recorder.clean_up = parts.delete
         recorder.facts = convert(files.images, config, files.betons, files.index, parts, threads=params.threads)
-    parts.delete()  # they are needed until all outputs and their record have been written
     _finish_run(run, params_file)
     size = f"{config.image_size} x {config.image_size} pixels"
     if config.stored_size:
@@ -388,7 +388,7 @@ def run_pretrain(run: paths.PretrainPaths, device: str, params_file: Path, tenso
             from rr.runtime.tensorboard import EventWriter
 
             event_writer = EventWriter(tensorboard.joinpath(run.dataset, run.backbone, run.method, str(run.seed)))
-        with record_run(stage_run, is_main=group.is_main) as recorder, translate_comm_errors():
+        with record_run(stage_run, is_main=group.is_main) as recorder:
             from rr.compute.device import device_name
             from rr.compute.torch_threads import configure_torch
             from rr.data.dataset_index import read_class_names, read_preprocessing
@@ -416,6 +416,7 @@ def run_pretrain(run: paths.PretrainPaths, device: str, params_file: Path, tenso
             num_classes = len(read_class_names(files.index))
             preprocessing = read_preprocessing(files.index)
             fingerprints = _make_fingerprints(recorder, run, params.methods[run.method])
+            recorder.clean_up = partial(finish_checkpoints, run.checkpoint, *fingerprints)
             job = _make_job(params, run, preprocessing, num_classes, *fingerprints)
             beton = files.betons["train"]
             beton = ensure_local_copy(beton, recorder.inputs[str(beton)])
@@ -434,14 +435,12 @@ def run_pretrain(run: paths.PretrainPaths, device: str, params_file: Path, tenso
             recorder.earlier_sessions = sessions[:-1]
             recorder.facts = {
                 **about_this_process,
-                "claims": sessions[0]["claims"],  # as in params.yaml when training started
+                "claims": sessions[0].get("claims", []),  # as in params.yaml when training started
                 "preprocessing": {f"datasets.{run.dataset}": asdict(preprocessing)},
                 **facts,
             }
         if not group.is_main:
             return ""
-        # The checkpoints are needed until all outputs and their record have been written.
-        finish_checkpoints(run.checkpoint, *fingerprints)
     _finish_run(stage_run, params_file)
     speed = f"{facts['views']:,} views, {facts['views_per_second']:,} per second"
     return f"{run.weights}: {speed if facts['views'] else 'nothing was trained'}"
@@ -670,7 +669,8 @@ def _recompute_random_run(params: Params, device: str) -> tuple[bool, str]:
             "grid.method, or omit --recompute"
         )
     stages = {run: stage_runs.make_pretrain_run(params, run) for run in runs}
-    complete = [run for run, stage in stages.items() if all(map(Path.is_file, [*stage.inputs, *stage.outputs]))]
+    files_of = {run: [paths.record_file(run.folder), *stage.inputs, *stage.outputs] for run, stage in stages.items()}
+    complete = [run for run, files in files_of.items() if all(map(Path.is_file, files))]
     if not complete:
         raise UserError(
             "--recompute: for each training run in the grid, an output or the images are missing (the state at the "

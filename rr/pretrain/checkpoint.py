@@ -201,19 +201,25 @@ def _find_start(path: Path, fingerprint: str, fingerprint_without_epochs: str, n
     if fingerprint_without_epochs:
         candidates = _list_kept_checkpoints(path)
         candidates += paths.find_finished_checkpoints(path, fingerprint_without_epochs)
-    checkpoints = {file: checkpoint for file in candidates if (checkpoint := _read_candidate(file))}
-    finished = checkpoints.get(paths.finished_checkpoint(path, fingerprint_without_epochs))
-    # If the run has finished before, it is repeated, so it must not continue from the checkpoint of another run.
-    is_repetition = finished is not None and finished["fingerprint"] == fingerprint
-    starts = []
-    for file, checkpoint in checkpoints.items():
-        position = TrainState(**checkpoint["state"]).position
-        has_same_start = checkpoint.get("fingerprint_without_epochs") == fingerprint_without_epochs
+    finished = paths.finished_checkpoint(path, fingerprint_without_epochs)
+    own_start = other_start = None
+    is_repetition = False
+    for file in candidates:
+        checkpoint = _read_candidate(file)
+        # Checkpoints of other versions of the code may have other keys, but never the same fingerprints.
+        if not checkpoint or checkpoint.get("fingerprint_without_epochs") != fingerprint_without_epochs:
+            continue
+        start = _Start(TrainState(**checkpoint["state"]).position, file, checkpoint)
+        if file == own:
+            own_start = start
+        elif file == finished and checkpoint["fingerprint"] == fingerprint:
+            is_repetition = True
         # The last epoch of another run must not have started, because the state at its start is an output.
-        is_usable = has_same_start and position <= (num_epochs - 1, 0) and not is_repetition
-        if file == own or is_usable:
-            starts.append(_Start(position, file, checkpoint))
-    return max(starts, key=lambda start: start.position, default=None)
+        elif start.position <= (num_epochs - 1, 0) and (not other_start or start.position > other_start.position):
+            other_start = start
+    # If the run has finished before, it is repeated, so it must not continue from the checkpoint of another run.
+    starts = [own_start, None if is_repetition else other_start]
+    return max(filter(None, starts), key=lambda start: start.position, default=None)
 
 
 def _read_candidate(path: Path) -> dict[str, Any] | None:
@@ -278,9 +284,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
 def finish_checkpoints(path: Path, fingerprint: str, fingerprint_without_epochs: str) -> None:
     """Delete the files of a run that has just finished, but not those that are kept for a run with other settings.
 
-    The last checkpoint is kept as `paths.finished_checkpoint` if a run with more epochs can continue from it. Kept
-    checkpoints that are then useless, because they are from the same run with other epochs and less advanced, are
-    deleted.
+    The last checkpoint is kept as `paths.finished_checkpoint` if a run with more epochs can continue from it.
 
     Args:
         path: the path of the run's newest checkpoint.
@@ -293,7 +297,6 @@ def finish_checkpoints(path: Path, fingerprint: str, fingerprint_without_epochs:
     finished = paths.finished_checkpoint(path, fingerprint_without_epochs)
     if fingerprint_without_epochs and path.is_file():
         os.replace(path, finished)
-        _delete_superseded(path, finished)
     path.unlink(missing_ok=True)
     for file in set(path.parent.glob(paths.finished_checkpoint(path, "*").name)) - {finished}:
         file.unlink()  # of a run with other settings, whose outputs this run has replaced
@@ -301,13 +304,3 @@ def finish_checkpoints(path: Path, fingerprint: str, fingerprint_without_epochs:
     for start in path.parent.glob(paths.last_epoch_start(path, "*").name):
         if not paths.kept_checkpoint(path, start.suffixes[0].removeprefix(".")).exists():
             start.unlink()
-
-
-def _delete_superseded(path: Path, finished: Path) -> None:
-    """Delete kept checkpoints that are not more advanced than `finished` and differ only in their number of epochs."""
-    kept = {file: checkpoint for file in _list_kept_checkpoints(path) if (checkpoint := _read_candidate(file))}
-    if kept and (last := _read_candidate(finished)):
-        for file, checkpoint in kept.items():
-            has_same_start = checkpoint.get("fingerprint_without_epochs") == last["fingerprint_without_epochs"]
-            if has_same_start and TrainState(**checkpoint["state"]).position <= TrainState(**last["state"]).position:
-                file.unlink()

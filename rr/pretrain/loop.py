@@ -53,6 +53,7 @@ from rr.pretrain.job import Job
 from rr.pretrain.view_grid import save_view_grid
 from rr.runtime.atomic import atomic_write, write_text
 from rr.runtime.hashing import file_sha256
+from rr.runtime.machine import RESULT_PACKAGES
 from rr.runtime.progress import Progress
 from rr.runtime.signals import defer_signals, exit_for_signal
 from rr.views.torch_views import to_device
@@ -423,7 +424,8 @@ def describe_changes(sessions: Sequence[Mapping[str, Any]]) -> str:
     def list_facts(session: Mapping[str, Any]) -> dict[str, Any]:
         machine = session.get("machine", {})
         facts = {"device": session.get("device"), "processes": session.get("processes")}
-        return facts | {"processor": machine.get("processor"), **machine.get("versions", {})}
+        versions = {name: machine.get("versions", {}).get(name) for name in RESULT_PACKAGES}
+        return facts | {"processor": machine.get("processor"), **versions}
 
     *earlier, now = map(list_facts, sessions)
     changes = (

@@ -36,7 +36,7 @@ def acquire_device(name: str) -> str:
                 f"--device {name} selects one GPU, but RR_GPUS={listed} is set: use --device cuda, or unset RR_GPUS"
             )
         return resolve_device(name)
-    gpu = acquire_gpu()  # before torch looks for GPUs
+    gpu = acquire_gpu(listed)  # before torch looks for GPUs
     import torch
 
     if not torch.cuda.is_available():
@@ -47,23 +47,20 @@ def acquire_device(name: str) -> str:
     return "cuda"
 
 
-def acquire_gpu() -> str | None:
-    """Reserve a GPU from RR_GPUS that none of this user's other runs holds, and make it the only visible one.
+def acquire_gpu(listed: str) -> str:
+    """Reserve a GPU of `listed` (RR_GPUS) that no other run of this user holds, and make it the only visible one.
 
     If all are in use, wait until one is free. The kernel releases the lock when this process ends. This function does
     not check whether the GPU exists.
 
     Returns:
-        The number or UUID of the GPU, or None if RR_GPUS is not set.
+        The number or UUID of the GPU.
 
     Raises:
         UserError: if RR_GPUS is not a list of GPUs, or if CUDA_VISIBLE_DEVICES is also set, as in many
             cluster jobs.
     """
     global _acquired
-    listed = os.environ.get("RR_GPUS")
-    if not listed:
-        return None
     if _acquired is not None:
         return _acquired[0]
     if "CUDA_VISIBLE_DEVICES" in os.environ:

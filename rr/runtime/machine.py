@@ -5,11 +5,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "relational-reasoning",
+RESULT_PACKAGES = (
     "torch",
     "torchvision",
     "ffcv",
@@ -21,9 +21,12 @@ PACKAGES = (
     "pillow",
     "pillow-heif",
     "timm",
-    "dvc",
-    "snakemake",
 )
+"""The packages that can affect a result."""
+
+# Recorded, but a different version does not change a result; the code of this project is compared by its hashes.
+_WORKFLOW_PACKAGES = ("relational-reasoning", "dvc", "snakemake")
+
 _TRACKED_PATHS = ("rr", "workflow", "dvc.yaml", "Snakefile")  # not params.yaml: records contain the parameters
 _GIT_OPTIONS: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1, "stdin": subprocess.DEVNULL}
 
@@ -53,14 +56,14 @@ def describe_machine() -> dict[str, Any]:
         "system": platform.platform(),
         "processor": _processor_name(),
         "cores": os.cpu_count(),
-        "versions": package_versions(),
+        "versions": package_versions(_WORKFLOW_PACKAGES + RESULT_PACKAGES),
     }
 
 
-def package_versions() -> dict[str, str]:
-    """Return the version of each package that can affect a result."""
+def package_versions(packages: Sequence[str] = RESULT_PACKAGES) -> dict[str, str]:
+    """Return the version of each package, or "not installed"."""
     versions = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

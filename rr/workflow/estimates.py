@@ -112,41 +112,49 @@ def _estimate_checkpoint_size(method: Method, config: TrainableConfig) -> int:
 def estimate_min_step_bytes(params: Params, backbone: str, dataset: str, num_views: int, precision: str) -> int:
     """Return a lower bound on the memory in bytes that a training step with `num_views` views needs.
 
-    The bound includes the weights, their gradients and one optimizer moment, the views, and the convolution outputs
-    that the backward pass needs. Actual memory use is usually two to three times as high.
+    The bound includes the weights, the gradients of those that are trained, the views, and the convolution outputs that
+    the backward pass needs. Actual memory use is usually two to three times as high.
     """
     image_size = params.datasets[dataset].image_size
-    network = _measure_network(params, backbone, dataset)
+    network = measure_network(params, backbone, dataset)
     bytes_per_output = 2 if precision == "bfloat16" else 4
     bytes_per_view = 4 * 3 * image_size**2 + bytes_per_output * network.num_conv_outputs
-    return 3 * 4 * network.num_weights + int(num_views * bytes_per_view)
+    return 4 * (network.num_weights + network.num_trained) + int(num_views * bytes_per_view)
 
 
 def estimate_features_bytes(params: Params, extraction: paths.FeaturePaths, num_images: int) -> int:
     """Return the size in bytes of the float32 features of `num_images` images."""
-    network = _measure_network(params, extraction.pretraining.backbone, extraction.target)
+    network = measure_network(params, extraction.pretraining.backbone, extraction.target)
     return 4 * network.num_features * num_images
 
 
 def estimate_pretrain_output_bytes(params: Params, run: paths.PretrainPaths) -> int:
     """Estimate the size in bytes of the files that remain after a run.
 
-    These are the backbone, the state before the last epoch and, for some methods, the last checkpoint. The state and
-    the checkpoint contain the weights and two optimizer moments per weight.
+    These are the backbone and, for methods that are trained, the state before the last epoch and, unless they depend
+    on the number of epochs, the last checkpoint. The state and the checkpoint contain the weights and two optimizer
+    moments per weight.
     """
-    num_states = 1 if depends_on_num_epochs(params.methods[run.method]) else 2
-    return (1 + 3 * num_states) * 4 * _measure_network(params, run.backbone, run.dataset).num_weights
+    config = params.methods[run.method]
+    num_states = 0
+    if isinstance(config, TrainableConfig):
+        num_states = 1 if depends_on_num_epochs(config) else 2
+    return (1 + 3 * num_states) * 4 * measure_network(params, run.backbone, run.dataset).num_weights
 
 
 class _NetworkSize(NamedTuple):
-    """A backbone's numbers of weights and features, and how many values its convolutions output for one image."""
+    """A backbone's numbers of weights and features, and how many values its convolutions output for one image.
+
+    `num_trained` is the number of weights that are not frozen.
+    """
 
     num_weights: int
+    num_trained: int
     num_features: int
     num_conv_outputs: float
 
 
-def _measure_network(params: Params, backbone: str, dataset: str) -> _NetworkSize:
+def measure_network(params: Params, backbone: str, dataset: str) -> _NetworkSize:
     """Return the size of a backbone that is built for the images of a dataset."""
     return _build_and_measure(backbone, params.datasets[dataset].image_size, params.backbones.get(backbone))
 
@@ -175,4 +183,5 @@ def _build_and_measure(name: str, image_size: int, config: ExtensionBackboneConf
     if config:
         backbones.check_output(backbone, config.kind, side, "cpu")
     num_weights = sum(parameter.numel() for parameter in backbone.parameters())
-    return _NetworkSize(num_weights, backbone.num_features, num_outputs * (image_size / side) ** 2)
+    num_trained = sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad)
+    return _NetworkSize(num_weights, num_trained, backbone.num_features, num_outputs * (image_size / side) ** 2)

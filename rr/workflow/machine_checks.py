@@ -6,9 +6,11 @@ import resource
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rr import paths
 from rr.errors import UserError
@@ -98,13 +100,13 @@ def find_machine_problems(params: Params, device: str) -> list[str]:
 
 def _find_memory_problems(params: Params, runs: list[paths.PretrainPaths], device: str) -> list[str]:
     """Return one line per backbone that cannot be built and per training or finetuning that does not fit in memory."""
-    from rr.workflow.estimates import estimate_pretrain_output_bytes
+    from rr.workflow.estimates import measure_network
 
     one_run_per_setting = {(run.dataset, run.backbone, run.method): run for run in runs}.values()  # ignores seeds
     problems = [find_memory_problem(params, run, device) for run in one_run_per_setting]
     for run in one_run_per_setting:
         try:
-            estimate_pretrain_output_bytes(params, run)  # builds the backbone, also for methods that do not train
+            measure_network(params, run.backbone, run.dataset)  # also for methods that do not train
         except UserError as error:  # the user-defined backbone is faulty
             problems.append(str(error))
     evaluations = {  # ignores seeds and methods
@@ -120,24 +122,31 @@ def _find_disk_problems(params: Params, runs: list[paths.PretrainPaths]) -> list
     """Return one line per disk with too little space for the files that the grid still has to write."""
     from rr.workflow.estimates import estimate_features_bytes, estimate_pretrain_output_bytes
 
+    disk_usage = cache(shutil.disk_usage)  # the free space may change during the check
     needed: Counter[_Disk] = Counter()
+    largest_replaced: Counter[_Disk] = Counter()
+
+    def add(folder: Path, num_bytes: int) -> None:
+        disk, existing = _find_disk(folder, disk_usage), _folder_bytes(folder)
+        needed[disk] += max(0, num_bytes - existing)
+        # The previous outputs of a run are deleted only when the new ones are complete.
+        largest_replaced[disk] = max(largest_replaced[disk], min(num_bytes, existing))
+
     for run in runs:
-        needed[_find_disk(run.folder)] += estimate_pretrain_output_bytes(params, run)
+        add(run.folder, estimate_pretrain_output_bytes(params, run))
     datasets = {name: find_dataset_labels(params, name) for name in grid.dataset_names(params)}
     num_images = {name: labels.num_images if labels else 0 for name, labels in datasets.items()}
     for name, count in num_images.items():
         if not find_current_record(stage_runs.make_convert_run(params, name)):
-            folder = paths.DatasetPaths(name).beton_dir
-            needed[_find_disk(folder)] += count * params.datasets[name].estimated_image_bytes
+            add(paths.DatasetPaths(name).beton_dir, count * params.datasets[name].estimated_image_bytes)
     for extraction in grid.extractions(params):
         if not find_current_record(stage_runs.make_extract_run(params, extraction)):
-            num_bytes = estimate_features_bytes(params, extraction, num_images[extraction.target])
-            needed[_find_disk(extraction.folder)] += num_bytes
+            add(extraction.folder, estimate_features_bytes(params, extraction, num_images[extraction.target]))
     return [
         f"the grid's betons, weights and features need {num_bytes / 1e9:,.1f} GB on the disk at "
         f"{disk.mount_point}, but {disk.free / 1e9:,.1f} GB are free: free some space, or remove datasets from "
         "grid.data in params.yaml"
-        for disk, num_bytes in needed.items()
+        for disk, num_bytes in (needed + largest_replaced).items()
         if num_bytes > disk.free
     ]
 
@@ -151,11 +160,16 @@ class _Disk:
     mount_point: Path = field(compare=False)
 
 
-def _find_disk(folder: Path) -> _Disk:
+def _folder_bytes(folder: Path) -> int:
+    """Return the total size of the files in a folder, which may be missing."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _find_disk(folder: Path, disk_usage: Callable[[Path], Any]) -> _Disk:
     """Return the disk that holds a folder or, if the folder is missing, the disk on which it will be created."""
     path = folder.resolve()
     mount_point = next(parent for parent in (path, *path.parents) if parent.is_mount())
-    usage = shutil.disk_usage(mount_point)
+    usage = disk_usage(mount_point)
     return _Disk(usage.total, usage.free, mount_point)
 
 

@@ -16,7 +16,8 @@ from rr.data.photograph_beton import open_split
 from rr.pretrain.checkpoint import load_epoch_start
 from rr.pretrain.job import Job
 from rr.pretrain.loop import Trainer, format_history, save_method
-from rr.runtime.machine import describe_machine
+from rr.runtime.machine import describe_machine, package_versions
+from rr.runtime.signals import exit_for_signal
 
 # On a different kind of machine, values are added in a different order, and rounding differences grow with each step.
 _TOLERANCES = {"loss": {"rel_tol": 0.02}, "accuracy": {"rel_tol": 0.0, "abs_tol": 0.02}}
@@ -64,6 +65,17 @@ def _is_close(column: str, recorded: str, repeated: str) -> bool:
     return math.isclose(float(recorded), float(repeated), **_TOLERANCES[column])
 
 
+class _EpochTrainer(Trainer):
+    """Trains without checkpoints, because a repeated epoch cannot be continued."""
+
+    def save(self) -> bool:
+        return False
+
+    def exit_on_signal(self, signal_number: int, is_saved: bool) -> None:
+        if signal_number:
+            exit_for_signal(signal_number)
+
+
 def recompute_last_epoch(
     job: Job, beton: Path, run: paths.PretrainPaths, *, device: str, threads: int
 ) -> RecomputedEpoch:
@@ -74,7 +86,7 @@ def recompute_last_epoch(
     backbone = backbones.build(job.backbone, job.preprocessing.image_size, job.backbone_config)
     method = methods.build(job.method, backbone, job.num_classes, len(data)).to(device)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(job, method, data, Path(folder, "resume.pt"), device, ProcessGroup())
+        trainer = _EpochTrainer(job, method, data, Path(folder, "resume.pt"), device, ProcessGroup())
         load_epoch_start(run.last_epoch, method, trainer.optimizer)
         state = trainer.state
         state.epoch = len(recorded) - 1
@@ -92,13 +104,13 @@ def compare_with_record(epoch: RecomputedEpoch, record: dict[str, Any], folder: 
 
     They must be identical, bit for bit, if both ran in one process on the same CPU and with the same packages.
     """
-    machine = describe_machine()
+    processor, versions = describe_machine()["processor"], package_versions()
     sessions = [*record.get("earlier_sessions", []), record]
     same_device = all((session["device"], session["processes"]) == (device_name(device), 1) for session in sessions)
     # Records written by earlier versions of this project do not list all of these packages.
     same_machine = all(
-        session["machine"]["processor"] == machine["processor"]
-        and session["machine"]["versions"].items() <= machine["versions"].items()
+        session["machine"]["processor"] == processor
+        and all(session["machine"]["versions"].get(name, version) == version for name, version in versions.items())
         for session in sessions
     )
     title = f"epoch {epoch.recorded['epoch']} of {folder}"

@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,7 @@ class RunRecorder:
         facts: entries that the stage adds to the record.
         earlier_sessions: the earlier processes that worked on the run, each with `started` and `seconds`, if the run
             was interrupted or continued from a run with fewer epochs.
+        clean_up: deletes the files that are needed until the outputs and the record have been replaced.
     """
 
     params: dict[str, Any]
@@ -88,6 +89,7 @@ class RunRecorder:
     code: dict[str, str]
     facts: dict[str, Any] = field(default_factory=dict)
     earlier_sessions: list[dict[str, Any]] = field(default_factory=list)
+    clean_up: Callable[[], object] | None = None
 
     def fingerprint(self, **arguments: Any) -> str:
         """Return a hash of everything that determines the result, including command-line `arguments`."""
@@ -99,7 +101,8 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
     """Lock the run's folder and execute the body, then replace the outputs and the record (`run.json`).
 
     The outputs that the body writes become visible only when it has succeeded. If it fails or is killed, the
-    previous outputs and their record are unchanged.
+    previous outputs and their record are unchanged. If the process is killed while the files are being replaced, the
+    record is missing.
 
     In a distributed run, only the main process writes the record. The others (`is_main=False`) only check the inputs.
 
@@ -140,6 +143,8 @@ def record_run(run: StageRun, *, is_main: bool = True) -> Iterator[RunRecorder]:
             write_text(record_file, json.dumps(with_digest(record), indent=1) + "\n")
             # While the files are being replaced, no record may exist that describes different versions of them.
             record_file.unlink(missing_ok=True)
+        if recorder.clean_up:
+            recorder.clean_up()
 
 
 def _start_recorder(run: StageRun) -> RunRecorder:

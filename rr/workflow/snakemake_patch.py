@@ -194,6 +194,5 @@ def _code_inputs(job: Job) -> set[str]:
     return {*job.input.get("code", []), *job.input.get("extension", [])}
 
 
-@cache  # safe, because each stage reads the files again and fails if they change while it runs
-def _code_hashes(stage: str) -> dict[str, str]:
-    return code_hashes(stage)
+# The hashes can be cached, because each stage reads the files again and fails if they change while it runs.
+_code_hashes = cache(code_hashes)

@@ -233,7 +233,7 @@ def hang(seconds: float) -> None:
     from rr.compute import process_group
 
     def hang_in_last_process(*_: object) -> None:
-        with process_group.process_group() as group, process_group.translate_comm_errors():
+        with process_group.process_group() as group:
             group.check_identical({"version": "1"})
             if group.rank == group.world_size - 1:
                 time.sleep(600)

@@ -56,6 +56,7 @@ def test_result_must_be_exact_on_the_same_device_and_machine(
     for changes in (
         {},
         {"machine": machine | {"versions": {"numpy": versions["numpy"]}}},  # of an earlier version of rr
+        {"machine": machine | {"versions": versions | {"dvc": "1.0"}}},  # cannot affect a result
         {"earlier_sessions": [session]},
     ):
         is_same, message = repeat(**changes)

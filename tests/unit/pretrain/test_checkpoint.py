@@ -177,7 +177,7 @@ def test_most_advanced_checkpoint_with_other_epochs_is_used(path: Path) -> None:
     assert choose("4" * 64, 31) == (5, repeated)
 
 
-def test_useless_checkpoints_are_deleted_when_a_run_finishes(path: Path) -> None:
+def test_checkpoints_of_other_runs_are_kept_when_a_run_finishes(path: Path) -> None:
     for fingerprint, epoch, without_epochs in (("1", 3, "same"), ("2", 5, "same"), ("3", 2, "different")):
         training = Training(fingerprint * 64)
         training.state.epoch = epoch
@@ -190,8 +190,17 @@ def test_useless_checkpoints_are_deleted_when_a_run_finishes(path: Path) -> None
     training.state.epoch = 4
     checkpoint.save_checkpoint(path, training.fingerprint, training.state, training.model, training.optimizer, "same")
     checkpoint.finish_checkpoints(path, "4" * 64, "same")
-    kept = [paths.kept_checkpoint(path, number * 64).name for number in "23"]
+    kept = [paths.kept_checkpoint(path, number * 64).name for number in "123"]
     assert {file.name for file in path.parent.iterdir()} == {*kept, paths.finished_checkpoint(path, "same").name}
+
+
+def test_checkpoint_with_other_keys_is_not_used(path: Path) -> None:
+    """An earlier version of this project may have written it."""
+    earlier = paths.kept_checkpoint(path, "1" * 64)
+    checkpoint._write_checkpoint(earlier, {"fingerprint": "1" * 64, "run": {"epoch": 3}})
+    checkpoint.choose_checkpoint(path, "2" * 64, "same", 4)
+    assert earlier.exists()
+    assert not path.exists()
 
 
 def test_unusable_checkpoints_of_other_runs_are_reported(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

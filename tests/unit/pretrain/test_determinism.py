@@ -206,6 +206,8 @@ def test_changed_packages_and_devices_are_reported() -> None:
     assert describe_changes([before, now]) == "device: H100, now cpu; torch: 2, now 3"
     assert describe_changes([before, now, before, now]) == "device: H100, now cpu; torch: 2, now 3"
     assert describe_changes([now, now]) == describe_changes([{}, now]) == describe_changes([before]) == ""
+    other_dvc = now | {"machine": {"processor": "EPYC", "versions": {"torch": "3", "numpy": "1", "dvc": "4"}}}
+    assert describe_changes([other_dvc, now]) == ""  # DVC cannot affect a result
 
 
 @pytest.mark.slow

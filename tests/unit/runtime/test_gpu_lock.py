@@ -19,7 +19,7 @@ RUN = """
 import os, pathlib, sys, time
 from rr.runtime import gpu_lock
 gpu_lock.LOCK_DIR = pathlib.Path(sys.argv[2])
-gpu_lock.acquire_gpu()
+gpu_lock.acquire_gpu(os.environ["RR_GPUS"])
 start = time.monotonic()
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 time.sleep(float(sys.argv[1]))
@@ -132,7 +132,7 @@ def test_numbers_with_leading_zeros_share_a_lock(
     assert first.stdout
     assert first.stdout.readline() == "0\n"
     monkeypatch.setenv("RR_GPUS", "00,005")
-    assert gpu_lock.acquire_gpu() == os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    assert gpu_lock.acquire_gpu(os.environ["RR_GPUS"]) == os.environ["CUDA_VISIBLE_DEVICES"] == "5"
 
 
 def test_lock_folder_does_not_depend_on_tmpdir(tmp_path: Path) -> None:
@@ -167,5 +167,5 @@ def test_rr_gpus_with_cuda_visible_devices_raises(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RR_GPUS", "0,1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with pytest.raises(UserError, match="both set"):
-        gpu_lock.acquire_gpu()
+        gpu_lock.acquire_gpu(os.environ["RR_GPUS"])
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"

@@ -169,8 +169,8 @@ def test_file_is_updated_without_progress(monkeypatch: pytest.MonkeyPatch) -> No
         with Progress("evaluate", unit="images", note="features") as bar:
             bar.advance(1200)
             wait_until(lambda: single_run().get("done") == 1200)
-        assert "1,200 images" in status.render_status(as_json=False)
-        assert status.render_status(as_json=False).endswith("features")
+            assert "1,200 images" in status.render_status(as_json=False)
+            assert status.render_status(as_json=False).endswith("features")
     assert status.list_unfinished_runs() == []
 
 

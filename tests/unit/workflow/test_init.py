@@ -357,16 +357,17 @@ def test_default_name_is_that_of_the_folder_without_accents(
         assert rr("init", folder, "--name", "mine").code == 0
 
 
-def test_ambiguous_folder_leaves_the_file_unchanged(params_file: Path, rr: RunRr) -> None:
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_ambiguous_folder_leaves_the_file_unchanged(params_file: Path, rr: RunRr, *, is_absolute: bool) -> None:
     save_tree(Path("images"), {"fold1/cat": 3, "fold1/dog": 3, "fold2/cat": 3, "fold2/dog": 3})
     text = params_file.read_text()
-    outcome = rr("init", "images")
+    outcome = rr("init", "images", "--params", params_file.resolve() if is_absolute else params_file)
     assert outcome.code == 2
     assert "contain the same subfolders" in outcome.err
     assert "params.yaml is unchanged" in outcome.err
     assert "    source: {kind: imagefolder, path: images}" in outcome.err
     assert params_file.read_text() == text
-    assert not Path("data/raw/images/images.parquet").exists()
+    assert not Path("data/raw/images").exists()
 
 
 NUMPY = " (it contains NumPy arrays; to read them, see 'Read another file format' in docs/guides/datasets.md)"
