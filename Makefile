@@ -30,7 +30,7 @@ endif
 # Compare the published results with their records, and write their reports. Nothing is trained.
 results: setup
 	python workflow/check_records.py docs/results/*/
-	for name in cifar-conv4 cifar100-conv4 cifar-seeds cifar10-k32 cifar-views; do \
+	for name in cifar-conv4 cifar100-conv4 cifar-seeds cifar10-k32 cifar-views cifar10-budget; do \
 	    workflow/results.sh check docs/results/$$name .results/$$name || exit; \
 	done
 	@echo "reports: $(CURDIR)/.results/*/report/index.html"

@@ -28,6 +28,7 @@ METHODS = {
     "rotation-paper": ("rotation", "RotationNet"),
     "infomax-paper": ("infomax", "Deep InfoMax"),
     "simclr-paper": ("simclr", "SimCLR"),
+    "simclr-400": (None, "SimCLR, 400 epochs"),
     "relational-k2": (None, "relational, K = 2"),
     "relational-k4": (None, "relational, K = 4"),
     "relational-paper": ("relational", "relational, K = 32"),
