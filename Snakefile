@@ -9,7 +9,6 @@ import shutil
 import signal
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
@@ -32,18 +31,18 @@ container: "docker-daemon://relational-reasoning:latest"
 
 
 # --configfile names one or more suites. The stages then read a file in which the suites are merged into params.yaml.
-SUITES = config.pop("suites", {})
+# Snakemake reads YAML with PyYAML, in which 1e-5 is a string and 010 is 8 (YAML 1.1), so `rr` reads the files again.
 try:
+    SUITES = suites.read_suite_files(workflow.overwrite_configfiles)
     PARAMS_FILE = suites.merge_suites(SUITES, Path("params.yaml")) if SUITES else Path("params.yaml")
     PARAMS = load_params(PARAMS_FILE)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# Snakemake reads YAML with PyYAML. Unlike the parser that rr uses, it follows YAML 1.1, in which 1e-5 is a string.
-if config != yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")):
+if workflow.config_settings.config:
     raise WorkflowError(
-        "--config and --configfile accept only suites, such as workflow/suites/cifar.yaml: set all other parameters in "
-        "params.yaml"
+        "--config is not supported: set parameters in params.yaml, or name suites, such as workflow/suites/cifar.yaml, "
+        "with --configfile"
     )
 
 # The first command is Snakemake's default prefix. Without RR_ENGINE, `rr` would register every run with DVC.

@@ -7,6 +7,7 @@ for both engines; `merge_suites` writes several suites, such as those passed to 
 
 import copy
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,6 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
         UserError: if a suite is not valid, if two suites define a method differently, if a suite uses a method of
             `params_file` that another suite changes, or if the result is not valid.
     """
-    if not isinstance(suites, dict):
-        raise UserError(
-            f"suites must be a mapping, got {suites!r:.100}: name suites with --configfile {SUITES}/NAME.yaml"
-        )
     for name in suites:
         if not isinstance(name, str):
             raise UserError(f"suites: the name {name!r} is not text: put it in quotes in the suite file")
@@ -127,7 +124,8 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
     _check_uses_of_changed_methods(suites, changed, params_file)
     target = paths.suite_params_file("+".join(suites))
     text = dump_yaml(make_yaml(), params)
-    parse_params(text, target)
+    # The parameter file is valid, so an error is in a suite.
+    parse_params(text, Path(f"{'suite' if len(suites) == 1 else 'suites'} {' + '.join(suites)}"))
     # Every Snakemake job runs this; write only if the content changed.
     if not target.is_file() or target.read_text(encoding="utf-8") != text:
         write_text(target, text, concurrent=True)
@@ -170,20 +168,43 @@ def load_suite(name: str) -> dict[str, Any]:
     """
     _require_suite(name)
     path = SUITES / f"{name}.yaml"
-    content = parse_yaml(_read_text(name), path)
-    if not isinstance(content, dict) or set(content) != {"suites"}:
-        raise UserError(
-            f"{path}: the file must contain only the key 'suites', got {_describe(content)}: put the suite under this "
-            "key, and remove other keys"
-        )
-    suites = content["suites"]
-    if not isinstance(suites, dict) or set(suites) != {name}:
+    suites = _read_suites(path)
+    if set(suites) != {name}:
         raise UserError(
             f"{path}, suites: must contain only the key '{name}', the name of the file, got {_describe(suites)}: "
             "rename the suite or the file, and remove other keys"
         )
     _validate_suite(suites[name], str(path))
     return {"methods": {}} | suites[name]
+
+
+def read_suite_files(files: Iterable[Path]) -> dict[str, Any]:
+    """Return the suites in several files by name, as Snakemake's --configfile accepts them.
+
+    Raises:
+        UserError: if a file contains anything else than suites, or if two files contain a suite with the same name.
+    """
+    suites: dict[str, Any] = {}
+    for file in dict.fromkeys(files):
+        for name, suite in _read_suites(file).items():
+            if name in suites:
+                raise UserError(f"{file}: another file also contains a suite named {name}: rename one of them")
+            suites[name] = suite
+    return suites
+
+
+def _read_suites(path: Path) -> dict[Any, Any]:
+    """Return the `suites` section of a suite file, whose contents have not been checked."""
+    content = parse_yaml(read_utf8(path), path)
+    if not isinstance(content, dict) or set(content) != {"suites"}:
+        raise UserError(
+            f"{path}: the file must contain only the key 'suites', got {_describe(content)}: put the suite under this "
+            "key, and remove other keys"
+        )
+    suites = content["suites"]
+    if not isinstance(suites, dict):
+        raise UserError(f"{path}, suites: must be a mapping from names to suites, got {_describe(suites)}")
+    return suites
 
 
 def _describe(value: Any) -> str:

@@ -114,17 +114,37 @@ def test_command_waits_until_another_process_has_edited_the_file(
     assert params.load_params(params_file).threads == 3
 
 
+def test_merge_of_a_suite_whose_name_is_a_number_raises(params_file: Path) -> None:
+    with pytest.raises(UserError, match="suites: the name 7 is not text: put it in quotes in the suite file"):
+        suites.merge_suites({7: {}}, params_file)  # type: ignore[dict-item]
+
+
+def test_suite_files_are_read_as_yaml_1_2(params_file: Path) -> None:
+    grid = "{data: [shapes], dataset: [shapes], backbone: [conv4], method: [on], seed: [010], target: [], protocol: []}"
+    mine = Path("mine.yaml")
+    mine.write_text(f"suites: {{mine: {{grid: {grid}, methods: {{on: {{base: relational, learning_rate: 1e-4}}}}}}}}")
+    merged = params.load_params(suites.merge_suites(suites.read_suite_files([mine, mine]), params_file))
+    assert (merged.grid[0].seed, merged.grid[0].method, merged.methods["on"].learning_rate) == ([10], ["on"], 1e-4)
+    mine.write_text(mine.read_text().replace("1e-4", "-1"))
+    with pytest.raises(UserError, match=r"^suite mine: methods\.on\.learning_rate"):
+        suites.merge_suites(suites.read_suite_files([mine]), params_file)
+
+
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("text", "message"),
     [
-        ("cifar", "suites must be a mapping, got 'cifar': name suites with --configfile workflow/suites/NAME.yaml"),
-        (["cifar"], r"suites must be a mapping, got \['cifar'\]: name suites with --configfile"),
-        ({7: {}}, "suites: the name 7 is not text: put it in quotes in the suite file"),
+        ("suites: cifar", "other.yaml, suites: must be a mapping from names to suites, got 'cifar'"),
+        ("suites: {}\nthreads: 3", "other.yaml: the file must contain only the key 'suites', got suites, threads"),
+        ("suites: {one: 1}\nsuites: {two: 2}", "other.yaml is not valid YAML: .*duplicate"),
+        ("suites: {mine: {}}", "other.yaml: another file also contains a suite named mine: rename one of them"),
     ],
 )
-def test_merge_of_a_name_in_place_of_a_suite_raises(params_file: Path, value: object, message: str) -> None:
+def test_invalid_suite_file_raises(tmp_path: Path, text: str, message: str) -> None:
+    mine, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
+    mine.write_text("suites: {mine: {}}")
+    other.write_text(text)
     with pytest.raises(UserError, match=message):
-        suites.merge_suites(value, params_file)  # type: ignore[arg-type]
+        suites.read_suite_files([mine, other])
 
 
 @pytest.mark.slow
@@ -227,7 +247,7 @@ def test_invalid_suite_leaves_the_file_unchanged(content: str, message: str, par
             "suites: {a: {}, broken: {}}",
             ", suites: must contain only the key 'broken', the name of the file, got a, bro",
         ),
-        ("suites:", ", suites: must contain only the key 'broken', the name of the file, got nothing: rename the sui"),
+        ("suites:", ", suites: must be a mapping from names to suites, got nothing"),
         ("# A comment", ": the file must contain only the key 'suites', got nothing: put the suite under this key"),
         ("grid: {}", ": the file must contain only the key 'suites', got grid: put the suite under this key, and"),
         ("suites: {broken: {}}\nmore: 1", ": the file must contain only the key 'suites', got suites, more: put"),
