@@ -524,7 +524,9 @@ def import_(
     with Progress("import"):
         from rr.exchange.import_weights import import_backbone
 
-        message = import_backbone(file, backbone, output, key, image_size, mean, std, params)
+        message = import_backbone(
+            file, backbone, output, key, image_size=image_size, mean=mean, std=std, params_file=params
+        )
     print(message)
 
 

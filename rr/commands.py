@@ -118,24 +118,12 @@ def run_init_images(
     params, text = _load_or_make_params(params_file)
     require_single_grid(text, params_file)
     source = init.make_source_config(path, name, params, params_file, labels=labels, skip_unreadable=skip_unreadable)
-    if source["kind"] == "parquet" and labels not in ("auto", "none"):
-        raise UserError(
-            "--labels applies only to folders of images: in Parquet files, the labels are in a column, which the "
-            "key `label` of the source names"
-        )
     if accept_earlier and (known := init.find_in_grid(path, name, source, params)):
         # Images may have been added or removed.
         return f"{run_fetch(known, None, params_file)}\nthe grid in {params_file} already trains on {known}"
     name = init.choose_name(path, name, params, params_file)
-    init.check_base_method(params, params_file)
-    if is_new := name not in params.datasets:
-        params = parse_params(init.add_dataset(text, name, source, init.IMAGE_SIZES[0]), params_file)
-    defined = params.datasets[name].source.model_dump()
-    if any(defined.get(key) != value for key, value in source.items() if key in ("labels", "on_unreadable")):
-        raise UserError(
-            f"--labels, --no-labels and --skip-unreadable apply only to new datasets, but {params_file} already "
-            f"defines {name}: set `labels` or `on_unreadable` in its source there, or choose another name with --name"
-        )
+    is_new = name not in params.datasets
+    params = _define_dataset(name, source, params, text, params_file)
     files = paths.DatasetPaths(name)
     run = stage_runs.make_fetch_run(params, name)
     with _delete_outputs_on_failure(run, params_file, is_new=is_new):
@@ -159,6 +147,26 @@ def run_init_images(
     _warn_of_outdated_croissant(name)
     _finish_run(run, params_file)
     return f"{files.images}: {format_fetch_facts(facts)}{message}"
+
+
+def _define_dataset(name: str, source: dict[str, str], params: Params, text: str, params_file: Path) -> Params:
+    """Return the parameters with a dataset `name`, which is added if they do not define it. No file is changed.
+
+    Raises:
+        UserError: if the method that `rr init` copies is missing, or if the dataset is defined with other options.
+    """
+    from rr.workflow import init
+
+    init.check_base_method(params, params_file)
+    if name not in params.datasets:
+        return parse_params(init.add_dataset(text, name, source, init.IMAGE_SIZES[0]), params_file)
+    defined = params.datasets[name].source.model_dump()
+    if any(defined.get(key) != value for key, value in source.items() if key in ("labels", "on_unreadable")):
+        raise UserError(
+            f"--labels, --no-labels and --skip-unreadable apply only to new datasets, but {params_file} already "
+            f"defines {name}: set `labels` or `on_unreadable` in its source there, or choose another name with --name"
+        )
+    return params
 
 
 def _add_images(name: str, source: dict[str, str], facts: dict[str, Any], params_file: Path, *, is_new: bool) -> str:

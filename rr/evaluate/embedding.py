@@ -2,6 +2,9 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,6 +31,27 @@ _EXAMPLE_COLUMNS = _NUM_NEIGHBORS + 2
 _THUMBNAIL_SIZE = 48  # pixels
 
 
+@dataclass(frozen=True)
+class _Analysis:
+    """The map, the clusters and the most similar training images of R test images.
+
+    Attributes:
+        coordinates: x and y of each image on the map, float32 (R, 2).
+        clusters: the cluster of each image, int64 (R,).
+        center_distances: the distance of each image to the center of its cluster, float (R,).
+        train_neighbors: the rows of the most similar training images, int64 (R, K).
+        similarities: their cosine similarities, float32 (R, K).
+        outlier_scores: 1 minus the mean of these similarities, float32 (R,).
+    """
+
+    coordinates: np.ndarray
+    clusters: np.ndarray
+    center_distances: np.ndarray
+    train_neighbors: np.ndarray
+    similarities: np.ndarray
+    outlier_scores: np.ndarray
+
+
 def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResult:
     """Compute a t-SNE map, clusters, outliers and metrics from the features of `config.images` sampled test images.
 
@@ -47,24 +71,60 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     If the backbone was trained with a relation head, the metrics also include its calibration on pairs of the two views
     (`rr.evaluate.relation_head.measure_calibration`). `rr compare` uses this calibration to compute probabilities.
     """
-    from sklearn.exceptions import ConvergenceWarning  # imported here because the import takes a second
-
     train, test = inputs.train, inputs.test
     rows = sample_test_rows(len(test), config.images, inputs.seed)
     features = torch.from_numpy(test.features[rows]).to(inputs.device)
     normalized = F.normalize(features).cpu().numpy()
-    # With several threads, values would be summed in a different order in each run.
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # in case of a division by zero for a collapsed network
-        warnings.simplefilter("ignore", ConvergenceWarning)  # issued if there are fewer distinct features than clusters
-        silhouette = _compute_silhouette(normalized, test.labels[rows])
-        clusters, center_distances = _find_clusters(normalized, config.clusters, inputs.seed)
-    coordinates = compute_tsne(normalized, config.perplexity, inputs.seed)
-    neighbors, similarities = find_nearest(normalized, train.features, _NUM_NEIGHBORS)
-    outlier_scores = 1 - similarities.mean(1)
+    analysis = _analyze(normalized, train.features, config, inputs.seed)
+    metrics = _compute_metrics(inputs, config, rows, features, normalized)
+    images = inputs.read_images("test", rows)
+    return ProtocolResult(
+        metrics=metrics,
+        rows=rows,
+        columns={
+            "x": analysis.coordinates[:, 0],
+            "y": analysis.coordinates[:, 1],
+            "cluster": analysis.clusters,
+            "outlier_score": analysis.outlier_scores,
+            "train_neighbors": train.index[analysis.train_neighbors],
+            "similarities": analysis.similarities,
+            "neighbors": test.index[rows][nearest_other_images(normalized, NUM_MAP_NEIGHBORS)],
+            "thumbnail": np.array([_encode_thumbnail(image) for image in images], object),
+        },
+        examples=_render_examples(inputs, shrink_tiles(images), analysis),
+    )
+
+
+def sample_test_rows(num_test_images: int, max_images: int, seed: int) -> np.ndarray:
+    """Return the sorted row numbers of a random sample of test images, int64 (R,)."""
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(num_test_images)
+    return np.sort(order[:max_images])
+
+
+def _analyze(normalized: np.ndarray, train_features: np.ndarray, config: EmbeddingConfig, seed: int) -> _Analysis:
+    """Return the analysis of normalized features of test images, float32 (R, D)."""
+    clusters, center_distances = _find_clusters(normalized, config.clusters, seed)
+    train_neighbors, similarities = find_nearest(normalized, train_features, _NUM_NEIGHBORS)
+    return _Analysis(
+        coordinates=compute_tsne(normalized, config.perplexity, seed),
+        clusters=clusters,
+        center_distances=center_distances,
+        train_neighbors=train_neighbors,
+        similarities=similarities,
+        outlier_scores=1 - similarities.mean(1),
+    )
+
+
+def _compute_metrics(
+    inputs: EvaluationInputs, config: EmbeddingConfig, rows: np.ndarray, features: Tensor, normalized: np.ndarray
+) -> dict[str, float]:
+    """Return the metrics of the test images in `rows`, by name; see `evaluate`.
+
+    `features`, float32 (R, D), are on the device of `inputs`. `normalized` are the same features scaled to norm 1.
+    """
     first_views, second_views = _extract_features_of_two_views(inputs, config, rows)
     metrics = {
-        **silhouette,
+        **_compute_silhouette(normalized, inputs.test.labels[rows]),
         "rankme": rankme(features),
         "alignment": alignment(first_views, second_views),
         "uniformity": uniformity(features),
@@ -75,37 +135,22 @@ def evaluate(inputs: EvaluationInputs, config: EmbeddingConfig) -> ProtocolResul
     if head and len(rows) >= MIN_CALIBRATION_IMAGES:
         views = torch.stack((first_views, second_views)).cpu().numpy()
         metrics |= measure_calibration(head, views, inputs.seed)
-    images = inputs.read_images("test", rows)
-    columns = {
-        "x": coordinates[:, 0],
-        "y": coordinates[:, 1],
-        "cluster": clusters,
-        "outlier_score": outlier_scores,
-        "train_neighbors": train.index[neighbors],
-        "similarities": similarities,
-        "neighbors": test.index[rows][nearest_other_images(normalized, NUM_MAP_NEIGHBORS)],
-        "thumbnail": np.array([_encode_thumbnail(image) for image in images], object),
-    }
-    images = shrink_tiles(images)
-    outliers = np.argsort(-outlier_scores, kind="stable")[:_NUM_OUTLIERS]
-    examples = {
-        "Test images and, to the right, the most similar training images": _render_neighbors(inputs, images, neighbors),
-        "Clusters: in each row, the number of a cluster and the test images nearest to its center": _render_clusters(
-            images, clusters, center_distances
-        ),
-        "Outliers: the test images that are least similar to training images": make_image_grid(
-            images[outliers], _EXAMPLE_COLUMNS
-        ),
-        "Map: nearby images have similar features": render_map(images, coordinates),
-    }
-    sections = [part for title, image in examples.items() for part in (render_text(title, _MAP_SIZE, 48), image)]
-    return ProtocolResult(metrics, rows, columns, vstack_images(sections))
+    return metrics
 
 
-def sample_test_rows(num_test_images: int, max_images: int, seed: int) -> np.ndarray:
-    """Return the sorted row numbers of a random sample of test images, int64 (R,)."""
-    order = np.random.Generator(np.random.Philox(key=seed)).permutation(num_test_images)
-    return np.sort(order[:max_images])
+@contextmanager
+def _configure_scikit_learn() -> Iterator[None]:
+    """Let scikit-learn use one thread, and ignore its warnings about a collapsed network.
+
+    With several threads, values would be summed in a different order in each run. Only libraries that are imported
+    before this call are limited to one thread.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # imported here because the import takes a second
+
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # in case of a division by zero
+        warnings.simplefilter("ignore", ConvergenceWarning)  # issued if there are fewer distinct features than clusters
+        yield
 
 
 def _compute_silhouette(normalized: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -118,7 +163,8 @@ def _compute_silhouette(normalized: np.ndarray, labels: np.ndarray) -> dict[str,
     is_labeled = labels >= 0
     if not 2 <= len(np.unique(labels[is_labeled])) < is_labeled.sum():
         return {}
-    return {"silhouette": float(silhouette_score(normalized[is_labeled], labels[is_labeled]))}
+    with _configure_scikit_learn():
+        return {"silhouette": float(silhouette_score(normalized[is_labeled], labels[is_labeled]))}
 
 
 def compute_tsne(normalized: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
@@ -132,9 +178,7 @@ def compute_tsne(normalized: np.ndarray, perplexity: float, seed: int) -> np.nda
     from sklearn.manifold import TSNE
 
     perplexity = min(perplexity, (len(normalized) - 1) / 3)
-    # With several threads, values would be summed in a different order in each run.
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # in case of a division by zero for nearly identical features
+    with _configure_scikit_learn():
         return TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(normalized)
 
 
@@ -142,7 +186,8 @@ def _find_clusters(normalized: np.ndarray, num_clusters: int, seed: int) -> tupl
     """Return the cluster of each image, int64 (R,), and the image's distance to the cluster center, float (R,)."""
     from sklearn.cluster import KMeans
 
-    kmeans = KMeans(min(num_clusters, len(normalized)), n_init=10, random_state=seed).fit(normalized)
+    with _configure_scikit_learn():
+        kmeans = KMeans(min(num_clusters, len(normalized)), n_init=10, random_state=seed).fit(normalized)
     sizes = np.bincount(kmeans.labels_, minlength=kmeans.n_clusters)
     ranks = np.argsort(np.argsort(-sizes, kind="stable"))  # rank of each cluster by size; 0 is the largest
     distances = np.linalg.norm(normalized - kmeans.cluster_centers_[kmeans.labels_], axis=1)
@@ -156,6 +201,26 @@ def _encode_thumbnail(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     thumbnail.save(buffer, "WEBP", quality=90)
     return buffer.getvalue()
+
+
+def _render_examples(inputs: EvaluationInputs, images: np.ndarray, analysis: _Analysis) -> np.ndarray:
+    """Return the example image with its four titled sections. `images` are the test images, uint8 (R, S, S, 3)."""
+    outliers = np.argsort(-analysis.outlier_scores, kind="stable")[:_NUM_OUTLIERS]
+    sections = {
+        "Test images and, to the right, the most similar training images": _render_neighbors(
+            inputs, images, analysis.train_neighbors
+        ),
+        "Clusters: in each row, the number of a cluster and the test images nearest to its center": _render_clusters(
+            images, analysis.clusters, analysis.center_distances
+        ),
+        "Outliers: the test images that are least similar to training images": make_image_grid(
+            images[outliers], _EXAMPLE_COLUMNS
+        ),
+        "Map: nearby images have similar features": render_map(images, analysis.coordinates),
+    }
+    return vstack_images(
+        [part for title, image in sections.items() for part in (render_text(title, _MAP_SIZE, 48), image)]
+    )
 
 
 def _render_neighbors(inputs: EvaluationInputs, images: np.ndarray, neighbors: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Image retrieval: rank the training images by similarity to each test image."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,28 @@ _NUM_RERANKED = 100  # number of nearest images per query that the relation head
 _EXAMPLE_QUERIES, _EXAMPLE_NEIGHBORS = 10, 10
 # Blue and orange (Okabe-Ito) differ in lightness, and can be told apart with any kind of color vision.
 _FRAME_WIDTH, _CORRECT_COLOR, _WRONG_COLOR, _QUERY_COLOR = 2, (0, 114, 178), (230, 159, 0), (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The nearest gallery images of Q queries, and the precision of the rankings.
+
+    Attributes:
+        nearest: gallery rows of each query's nearest images, int64 (Q, num_neighbors).
+        similarity: their similarities to the query, float32 (Q, num_neighbors).
+        precision: the precisions at their ranks (see `_precisions_at`), float64 (Q, num_neighbors).
+        average_precision: average precision of each query's ranking of the whole gallery, float64 (Q,).
+    """
+
+    nearest: np.ndarray
+    similarity: np.ndarray
+    precision: np.ndarray
+    average_precision: np.ndarray
+
+    def for_queries(self, start: int, stop: int) -> "Ranking":
+        """Return the part for the queries from `start` to `stop` − 1; its arrays are views."""
+        arrays = (self.nearest, self.similarity, self.precision, self.average_precision)
+        return Ranking(*(array[start:stop] for array in arrays))
 
 
 def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResult:
@@ -44,10 +67,11 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
     max_cutoff = max(config.cutoffs)
     head = inputs.load_relation_head()
     num_neighbors = min(max(max_cutoff, _NUM_RERANKED if head else _EXAMPLE_NEIGHBORS), len(train))
-    nearest, similarity, precision, average_precision = rank_gallery(
+    ranking = rank_gallery(
         train.features, train.labels, test.features, test.labels, num_neighbors,
         euclidean=config.distance == "euclidean", threads=inputs.threads,
     )  # fmt: skip
+    nearest, average_precision = ranking.nearest, ranking.average_precision
     is_relevant = train.labels[nearest] == test.labels[:, None]
     num_relevant = np.bincount(train.labels, minlength=test.labels.max() + 1)[test.labels]
     metrics = {"mean_average_precision": float(average_precision.mean())}
@@ -65,7 +89,7 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
         reranked = np.take_along_axis(is_relevant_first, order, 1)
         # The average precision is the mean of the precisions at the ranks of the relevant images. Reordering the first
         # images changes only the precisions at their ranks.
-        gain = ((reranked_precision - precision[:, :_NUM_RERANKED]) * is_relevant_first).sum(1) / num_relevant
+        gain = ((reranked_precision - ranking.precision[:, :_NUM_RERANKED]) * is_relevant_first).sum(1) / num_relevant
         columns["reranked_average_precision"] = average_precision + gain
         metrics["reranked_mean_average_precision"] = float(columns["reranked_average_precision"].mean())
         for k in config.cutoffs:  # the images after the first 100 keep their places
@@ -80,7 +104,7 @@ def evaluate(inputs: EvaluationInputs, config: RetrievalConfig) -> ProtocolResul
             **columns,
             "neighbors": train.index[nearest[:, :max_cutoff]],
             "neighbor_labels": train.labels[nearest[:, :max_cutoff]],
-            "similarities": similarity[:, :max_cutoff],
+            "similarities": ranking.similarity[:, :max_cutoff],
         },
         examples=_render_examples(nearest[:, :_EXAMPLE_NEIGHBORS], is_relevant[:, :_EXAMPLE_NEIGHBORS], inputs),
     )
@@ -95,7 +119,7 @@ def rank_gallery(
     *,
     euclidean: bool,
     threads: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> Ranking:
     """Return each query's nearest gallery images, and the average precision of its ranking.
 
     Args:
@@ -106,58 +130,44 @@ def rank_gallery(
         num_neighbors: number of images to return for each query.
         euclidean: whether to use the negative squared Euclidean distance as similarity instead of the cosine.
         threads: number of threads to rank queries with.
-
-    Returns:
-        Gallery rows of the nearest images, int64 (Q, num_neighbors); their similarities, float32 (Q, num_neighbors);
-        the precisions at their ranks (see `_precisions_at`), float64 (Q, num_neighbors); and the average precision of
-        each query, float64 (Q,).
     """
     if not euclidean:
         gallery, queries = normalize_rows(gallery), normalize_rows(queries)
     squared_norms = np.square(gallery).sum(1)
     rows_by_class = {int(label): np.flatnonzero(gallery_labels == label) for label in np.unique(query_labels)}
-    nearest = np.empty((len(queries), num_neighbors), np.int64)
-    similarity = np.empty((len(queries), num_neighbors), np.float32)
-    precision = np.empty((len(queries), num_neighbors))
-    average_precision = np.empty(len(queries))
+    shape = (len(queries), num_neighbors)
+    ranking = Ranking(np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape), np.empty(len(queries)))
     for start in range(0, len(queries), _BATCH_SIZE):
         batch = queries[start : start + _BATCH_SIZE]
         products = batch @ gallery.T
         scores = (2 * products - squared_norms - np.square(batch).sum(1, keepdims=True)) if euclidean else products
         stop = start + len(batch)
         rank = partial(
-            _rank_gallery_for_queries, scores, query_labels[start:stop], rows_by_class,
-            nearest[start:stop], similarity[start:stop], precision[start:stop], average_precision[start:stop],
-        )  # fmt: skip
+            _rank_gallery_for_queries, ranking.for_queries(start, stop), scores, query_labels[start:stop], rows_by_class
+        )
         parallel_for(rank, len(batch), threads)
-    return nearest, similarity, precision, average_precision
+    return ranking
 
 
 def _rank_gallery_for_queries(
+    ranking: Ranking,
     scores: np.ndarray,
     query_labels: np.ndarray,
     rows_by_class: dict[int, np.ndarray],
-    nearest: np.ndarray,
-    similarity: np.ndarray,
-    precision: np.ndarray,
-    average_precision: np.ndarray,
     start: int,
     stop: int,
 ) -> None:
-    """Rank the gallery for the queries from `start` to `stop` − 1.
-
-    Write the results into `nearest`, `similarity`, `precision` and `average_precision`.
-    """
-    num_neighbors = nearest.shape[1]
+    """Rank the gallery for the queries from `start` to `stop` − 1, and write the results into `ranking`."""
+    num_neighbors = ranking.nearest.shape[1]
     for query in range(start, stop):
         row = scores[query]
         ascending = np.sort(row)  # several times faster than argsort
         candidates = np.flatnonzero(row >= ascending[-num_neighbors])
         order = candidates[np.argsort(-row[candidates], kind="stable")[:num_neighbors]]
-        nearest[query], similarity[query] = order, row[order]
+        ranking.nearest[query], ranking.similarity[query] = order, row[order]
         relevant = np.sort(row[rows_by_class[int(query_labels[query])]])
-        precision[query] = _precisions_at(row[order], ascending, relevant)
-        average_precision[query] = _precisions_at(relevant, ascending, relevant).mean()
+        ranking.precision[query] = _precisions_at(row[order], ascending, relevant)
+        ranking.average_precision[query] = _precisions_at(relevant, ascending, relevant).mean()
 
 
 def _precisions_at(scores: np.ndarray, all_scores: np.ndarray, relevant_scores: np.ndarray) -> np.ndarray:

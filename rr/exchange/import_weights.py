@@ -161,6 +161,7 @@ def import_backbone(
     backbone_name: str,
     output: Path | None = None,
     key: str | None = None,
+    *,
     image_size: int | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -196,6 +197,32 @@ def import_backbone(
     """
     architecture = find_architecture(backbone_name, image_size, params_file, f"--backbone {backbone_name}: ")
     preprocessing = _parse_preprocessing(image_size, mean, std)
+    _check_image_size(backbone_name, image_size, preprocessing)
+    if not file.is_file():
+        raise UserError(f"{file} does not exist or is not a file: use the path of a checkpoint")
+    is_default, output = output is None, output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
+    check_output_path("--output", output, [".safetensors"], file, must_be_utf8=True)
+    is_backbone_file = key is None and _contains_backbone(file, architecture)
+    if is_backbone_file and preprocessing:
+        raise UserError(
+            f"--mean, --std: {file} is already a backbone file: omit these options, or import the original checkpoint "
+            "with them"
+        )
+    if is_backbone_file:
+        backbone, details = load_backbone(file), ""
+    else:
+        backbone, details = _convert_checkpoint(file, architecture, key)
+    _check_weights(file, backbone)
+    with _write_output(output, is_default) as temporary:
+        if is_backbone_file:
+            shutil.copyfile(file, temporary)  # keeps the layers and preprocessing saved with the backbone
+        else:
+            save_backbone(backbone, temporary, preprocessing)
+    return _describe_imported(output, backbone, details)
+
+
+def _check_image_size(backbone_name: str, image_size: int | None, preprocessing: Preprocessing | None) -> None:
+    """Raise UserError if `--image-size` is missing, or if neither the backbone nor the preprocessing needs it."""
     if backbone_name in BUILTIN_BACKBONES and image_size is not None and preprocessing is None:
         raise UserError(f"--image-size {image_size}: {backbone_name} accepts images of any size; omit this option")
     if backbone_name not in BUILTIN_BACKBONES and image_size is None:
@@ -203,21 +230,14 @@ def import_backbone(
             f"--backbone {backbone_name}: this network is built for images of one size: pass your dataset's image_size "
             "with --image-size"
         )
-    if not file.is_file():
-        raise UserError(f"{file} does not exist or is not a file: use the path of a checkpoint")
-    is_default, output = output is None, output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
-    check_output_path("--output", output, [".safetensors"], file, must_be_utf8=True)
-    if key is None and _contains_backbone(file, architecture):
-        if preprocessing:
-            raise UserError(
-                f"--mean, --std: {file} is already a backbone file: omit these options, or import the original "
-                "checkpoint with them"
-            )
-        backbone = load_backbone(file)
-        _check_weights(file, backbone)
-        with _write_output(output, is_default) as temporary:
-            shutil.copyfile(file, temporary)  # keeps the layers and preprocessing saved with the backbone
-        return _describe_imported(output, backbone, "")
+
+
+def _convert_checkpoint(file: Path, architecture: Architecture, key: str | None) -> tuple[backbones.Backbone, str]:
+    """Return a backbone with the weights in a checkpoint, and the part of the message about their place in the file.
+
+    Raises:
+        UserError: if the file cannot be loaded, or if it does not contain exactly one matching set of weights.
+    """
     state_dicts = _find_state_dicts(_load_tensors(file))
     if not state_dicts:
         raise UserError(
@@ -229,11 +249,8 @@ def import_backbone(
     weights = _choose_candidate(file, architecture, state_dicts, key)
     backbone = architecture.build()
     backbone.load_state_dict(backbone.state_dict() | weights.state)
-    _check_weights(file, backbone)
-    with _write_output(output, is_default) as temporary:
-        save_backbone(backbone, temporary, preprocessing)
     place = "" if weights.key == "." else f", from the weights under '{weights.key}'"
-    return _describe_imported(output, backbone, f"{place}{_describe_ignored(weights, state_dicts)}")
+    return backbone, f"{place}{_describe_ignored(weights, state_dicts)}"
 
 
 def _check_weights(file: Path, backbone: backbones.Backbone) -> None:
@@ -355,45 +372,48 @@ def _load_tensors(file: Path) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_REPLACEMENTS):
             warnings.simplefilter("ignore")  # torch warns about a damaged file before it raises an error
             return load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise UserError(f"{file} is damaged ({error}): copy or download it again") from error
     except Exception as error:  # torch raises various exceptions for damaged files
-        if "TorchScript" in str(error):
-            raise UserError(
-                f"{file} is a TorchScript program: save its weights with torch.save(torch.jit.load(FILE).state_dict(), "
-                "NEW_FILE), and import the new file"
-            ) from error
-        if "locating file data.pkl" in str(error):
-            raise UserError(
-                f"{file} is a zip archive, but not a checkpoint. If torch.export saved it, save its weights with "
-                "torch.save(torch.export.load(FILE).state_dict, NEW_FILE), and import the new file"
-            ) from error
-        forbidden = re.search(r"GLOBAL (\S+)", str(error))
-        if forbidden:
-            raise UserError(
-                f"{file} contains more than tensors: loading it would run code ({forbidden[1]}), so it was not loaded. "
-                "If you trust this file, load it yourself with weights_only=False, save only the state_dict() of the "
-                "backbone, and import the saved file"
-            ) from error
-        with open(file, "rb") as opened:
-            start = opened.read(1024)
-        if re.match(rb"\x08[\x01-\x20][\x12\x3a]", start):  # version and producer, or version and graph
-            raise UserError(
-                f"{file} is an ONNX model, from which rr cannot read weights: import the PyTorch checkpoint from which "
-                "the model was exported, or use the original backbone.safetensors if rr export wrote the model"
-            ) from error
-        if start.startswith(b"\x93NUMPY") or _is_numpy_archive(file):
-            raise UserError(
-                f"{file} contains NumPy arrays: save a state dict instead, with torch.save({{NAME: "
-                "torch.from_numpy(ARRAY), …}, NEW_FILE), and import the new file"
-            ) from error
-        # torch.save writes zip archives, so a file that starts like one may be a damaged checkpoint.
-        if not start.startswith(b"PK") and (content := identify_unreadable_content(start)):
-            raise UserError(f"{file} is not a checkpoint ({content[0]}): use another file") from error
-        reason = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
-        raise UserError(
-            f"{file} is damaged or not a checkpoint ({reason}): copy or download it again, or use another file"
-        ) from error
+        raise UserError(_explain_load_error(file, error)) from error
+
+
+def _explain_load_error(file: Path, error: Exception) -> str:
+    """Return the message for a file that safetensors or torch cannot load: what it is, and how to import it."""
+    if isinstance(error, SafetensorError):
+        return f"{file} is damaged ({error}): copy or download it again"
+    text = str(error)
+    if "TorchScript" in text:
+        return (
+            f"{file} is a TorchScript program: save its weights with torch.save(torch.jit.load(FILE).state_dict(), "
+            "NEW_FILE), and import the new file"
+        )
+    if "locating file data.pkl" in text:
+        return (
+            f"{file} is a zip archive, but not a checkpoint. If torch.export saved it, save its weights with "
+            "torch.save(torch.export.load(FILE).state_dict, NEW_FILE), and import the new file"
+        )
+    if forbidden := re.search(r"GLOBAL (\S+)", text):
+        return (
+            f"{file} contains more than tensors: loading it would run code ({forbidden[1]}), so it was not loaded. "
+            "If you trust this file, load it yourself with weights_only=False, save only the state_dict() of the "
+            "backbone, and import the saved file"
+        )
+    with open(file, "rb") as opened:
+        start = opened.read(1024)
+    if re.match(rb"\x08[\x01-\x20][\x12\x3a]", start):  # version and producer, or version and graph
+        return (
+            f"{file} is an ONNX model, from which rr cannot read weights: import the PyTorch checkpoint from which "
+            "the model was exported, or use the original backbone.safetensors if rr export wrote the model"
+        )
+    if start.startswith(b"\x93NUMPY") or _is_numpy_archive(file):
+        return (
+            f"{file} contains NumPy arrays: save a state dict instead, with torch.save({{NAME: "
+            "torch.from_numpy(ARRAY), …}, NEW_FILE), and import the new file"
+        )
+    # torch.save writes zip archives, so a file that starts like one may be a damaged checkpoint.
+    if not start.startswith(b"PK") and (content := identify_unreadable_content(start)):
+        return f"{file} is not a checkpoint ({content[0]}): use another file"
+    reason = text.split("\n")[0].split(". ")[0] or type(error).__name__
+    return f"{file} is damaged or not a checkpoint ({reason}): copy or download it again, or use another file"
 
 
 def _is_numpy_archive(file: Path) -> bool:

@@ -38,13 +38,19 @@ tags: [image-feature-extraction{tag}]
 pipeline_tag: image-feature-extraction
 ---
 """
-_USE = """```python
+_USE = """## Use
+
+```python
 import rr
 
 extractor = rr.load_backbone("{file}")
 features = extractor("image.png")  # float32 (1, {num_features})
 ```
 """
+_LIMITS = (
+    "## Limits\n\nThe features reflect the training images. Evaluate them on your own images before you rely on them. "
+    "The terms of use of the training images may apply to the weights.\n"
+)
 
 
 def write_model_card(backbone: Backbone, weights: Path, output: Path, format: str, image_size: int) -> Path:
@@ -60,54 +66,26 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
     """
     metadata = read_metadata(weights)
     sha256 = file_sha256(weights)
-    record = None
-    if paths.record_file(weights.parent).is_file():
-        record = load_record(weights.parent)
-        record = record if sha256 in record["outputs"].values() else None
-    num_parameters = sum(parameter.numel() for parameter in backbone.parameters())
-    size = metadata.get("side") if format in ("safetensors", "state-dict") else image_size
-    inputs = f"RGB images of {size} × {size} pixels" if size else "RGB images"
-    if "mean" in metadata:
-        inputs += f", values in [0, 1], normalized with mean {metadata['mean']} and std {metadata['std']}"
+    record = load_record(weights.parent) if paths.record_file(weights.parent).is_file() else None
+    if record and sha256 not in record["outputs"].values():
+        record = None
     source_card = "" if record else _read_card(card_path(weights), sha256)
-    is_self_supervised = record and _is_self_supervised(_method_settings(record))
-    tag = _TAG if is_self_supervised or _TAG in source_card else ""
-    title = re.search(r"^# (.+)$", source_card, re.MULTILINE)
-    sections = [
-        _HEADER.format(tag=tag),
-        f"# {title[1] if title else _title(backbone, record)}\n",
-        "A network that maps images to feature vectors. It was exported with "
-        f"[relational-reasoning](https://arxiv.org/abs/2006.05849) {__version__}.\n",
-        _format_table(
-            {
-                "architecture": f"{backbone.name}, {num_parameters:,} parameters",
-                "input": inputs,
-                "output": f"{backbone.num_features} features",
-                "file": f"{output.name} ({format}), SHA-256 {file_sha256(output)}",
-                "source": f"{weights.name}, SHA-256 {sha256}",
-            }
-        ),
-    ]
+    num_parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    facts = {
+        "architecture": f"{backbone.name}, {num_parameters:,} parameters",
+        "input": _describe_input(metadata, format, image_size),
+        "output": f"{backbone.num_features} features",
+        "file": f"{output.name} ({format}), SHA-256 {file_sha256(output)}",
+        "source": f"{weights.name}, SHA-256 {sha256}",
+    }
+    sections = [_format_introduction(backbone, record, source_card), _format_table(facts)]
     if format == "safetensors" and "mean" in metadata:
-        sections += ["## Use\n", _USE.format(file=output.name, num_features=backbone.num_features)]
-    if copied := _training_sections(source_card):
-        sections.append(copied)
-    else:
-        sections += [
-            "## Training\n",
-            _describe_training(record) if record else "There is no record of how these weights were trained.\n",
-        ]
+        sections.append(_USE.format(file=output.name, num_features=backbone.num_features))
+    sections.append(_training_sections(source_card) or f"## Training\n\n{_describe_training(record)}")
     if record and (rows := list(_evaluation_rows(weights.parent, sha256))):
-        header = "| target | protocol | metric | value | 95% interval |\n| --- | --- | --- | ---: | ---: |\n"
-        note = f"\n{_INTERVAL}" if any(row[-1] != _NO_INTERVAL for row in rows) else ""
-        sections += ["## Evaluation\n", header + "".join(f"| {' | '.join(row)} |\n" for row in rows) + note]
-    sections += [
-        "## Limits\n",
-        "The features reflect the training images. Evaluate them on your own images before you rely on them. The terms "
-        "of use of the training images may apply to the weights.\n",
-    ]
+        sections.append(_format_evaluations(rows))
     path = card_path(output)
-    write_text(path, "\n".join(sections), concurrent=True)
+    write_text(path, "\n".join([*sections, _LIMITS]), concurrent=True)
     return path
 
 
@@ -126,6 +104,18 @@ def _training_sections(card: str) -> str:
     """Return the sections of a card about training and evaluation, or an empty string if it has none."""
     first, last = card.find("## Training\n"), card.find("## Limits\n")
     return card[first:last].rstrip("\n") + "\n" if 0 < first < last else ""
+
+
+def _format_introduction(backbone: Backbone, record: dict[str, Any] | None, source_card: str) -> str:
+    """Return the start of a card. The tag and the title are those of `source_card`, unless there is a record."""
+    is_self_supervised = _is_self_supervised(_method_settings(record)) if record else _TAG in source_card
+    title = re.search(r"^# (.+)$", source_card, re.MULTILINE)
+    return (
+        f"{_HEADER.format(tag=_TAG if is_self_supervised else '')}\n"
+        f"# {title[1] if title else _title(backbone, record)}\n\n"
+        "A network that maps images to feature vectors. It was exported with "
+        f"[relational-reasoning](https://arxiv.org/abs/2006.05849) {__version__}.\n"
+    )
 
 
 def _title(backbone: Backbone, record: dict[str, Any] | None) -> str:
@@ -157,7 +147,18 @@ def _is_self_supervised(settings: dict[str, Any]) -> bool:
     return role in (Role.SELF_SUPERVISED, Role.SEMI_SUPERVISED) and not is_extension_kind(settings["kind"])
 
 
-def _describe_training(record: dict[str, Any]) -> str:
+def _describe_input(metadata: dict[str, Any], format: str, image_size: int) -> str:
+    """Return which images the exported model accepts. `metadata` is that of the original backbone file."""
+    size = metadata.get("side") if format in ("safetensors", "state-dict") else image_size
+    images = f"RGB images of {size} × {size} pixels" if size else "RGB images"
+    if "mean" in metadata:
+        images += f", values in [0, 1], normalized with mean {metadata['mean']} and std {metadata['std']}"
+    return images
+
+
+def _describe_training(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "There is no record of how these weights were trained.\n"
     dataset, _, method, seed = _dataset_backbone_method_seed(record)
     versions, commit = record["machine"]["versions"], record["commit"]
     # In records written by earlier versions, `seconds` covers only the last process.
@@ -197,6 +198,13 @@ def _evaluation_rows(folder: Path, weights_sha256: str) -> Iterator[tuple[str, .
                 is_proportion = name in _ACCURACIES and 0 <= metrics[name] <= 1  # a user-defined protocol may differ
                 interval = _format_interval(metrics[name], metrics["test_images"]) if is_proportion else _NO_INTERVAL
                 yield target, protocol, name.replace("_", " "), f"{metrics[name]:.4f}", interval
+
+
+def _format_evaluations(rows: list[tuple[str, ...]]) -> str:
+    """Return the section with the rows from `_evaluation_rows`."""
+    header = "| target | protocol | metric | value | 95% interval |\n| --- | --- | --- | ---: | ---: |\n"
+    note = f"\n{_INTERVAL}" if any(row[-1] != _NO_INTERVAL for row in rows) else ""
+    return "## Evaluation\n\n" + header + "".join(f"| {' | '.join(row)} |\n" for row in rows) + note
 
 
 def _format_interval(accuracy: float, num_images: int) -> str:

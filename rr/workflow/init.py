@@ -187,15 +187,21 @@ def make_source_config(
         skip_unreadable: whether to leave out images that cannot be read.
 
     Raises:
-        UserError: if `path` is neither a folder nor a Parquet file, or if it contains both images and Parquet files
-            with images.
+        UserError: if `path` is neither a folder nor a Parquet file, if it contains both images and Parquet files with
+            images, or if `labels` is the path of a CSV file but the images are in Parquet files.
     """
     options = {"path": str(path)}
     if labels != "auto":
         options["labels"] = labels
     if skip_unreadable:
         options["on_unreadable"] = "skip"
-    return {"kind": _find_source_kind(path, name, params, params_file, options), **options}
+    kind = _find_source_kind(path, name, params, params_file, options)
+    if kind == "parquet" and labels not in ("auto", "none"):
+        raise UserError(
+            "--labels applies only to folders of images: in Parquet files, the labels are in a column, which the "
+            "key `label` of the source names"
+        )
+    return {"kind": kind, **options}
 
 
 def _find_source_kind(path: Path, name: str | None, params: Params, params_file: Path, options: dict[str, str]) -> str:

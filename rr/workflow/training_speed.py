@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -250,6 +250,34 @@ def _count_classes(params: Params, dataset: str) -> int:
     return len(labels.class_names) if labels else 0
 
 
+@dataclass
+class _TimeBudget:
+    """The time for the measurements of all training steps.
+
+    Attributes:
+        deadline: the value of `time.perf_counter` at which the measurements should be finished.
+        pairs_left: number of pairs of a backbone and an image size after the current one.
+        steps_left: number of training steps that have been neither measured nor skipped.
+        steps_skipped: number of training steps that were skipped because the time had run out.
+    """
+
+    deadline: float
+    pairs_left: int
+    steps_left: int
+    steps_skipped: int = 0
+
+    def allot_seconds(self, *, is_required: bool) -> float | None:
+        """Return the time for measuring the next step, or None if the step is skipped."""
+        # One second is reserved for the first step of each later pair.
+        seconds_left = self.deadline - time.perf_counter() - self.pairs_left
+        seconds = min(max(seconds_left / self.steps_left, 0.2), 1.0)
+        self.steps_left -= 1
+        if is_required or seconds_left > 0:
+            return seconds
+        self.steps_skipped += 1
+        return None
+
+
 def measure_views_per_second(
     params: Params, runs: Sequence[paths.PretrainPaths], device: str
 ) -> dict[paths.PretrainPaths, float]:
@@ -266,17 +294,10 @@ def measure_views_per_second(
     if not groups:
         return {}
     num_steps, limit = sum(map(len, groups.values())), _BASE_SECONDS + len(groups)
-    expected = f"up to {limit:.0f} s" if device == "cpu" else "up to a minute each, because each is compiled first"
-    kinds = format_count(num_steps, "kinds of training steps", "kind of training step")
-    print(
-        f"plan: measuring the speed of {kinds} on this machine ({expected})",
-        file=sys.stderr,
-        flush=True,
-    )
+    _announce_measurements(num_steps, limit, device)
     configure_torch(params.threads)
-    deadline = time.perf_counter() + limit
+    budget = _TimeBudget(time.perf_counter() + limit, len(groups), num_steps)
     rates: dict[paths.PretrainPaths, float] = {}
-    steps_left, num_assumed = num_steps, 0
     backbone: Backbone | None = None
     timer: StepTimer | None = None
     for pair, ((name, image_size), runs_by_step) in enumerate(groups.items()):
@@ -288,25 +309,42 @@ def measure_views_per_second(
         if pair == 0 and device == "cpu":  # compile kernels, which happens only once and does not count
             start, first = time.perf_counter(), next(iter(runs_by_step.values()))[0]
             timer.views_per_second(params.methods[first.method], _count_classes(params, first.dataset), 0.0)
-            deadline += time.perf_counter() - start
-        seconds_for_later_pairs = len(groups) - pair - 1  # one second for the first step of each
-        fastest = 0.0  # in forward passes per second, because their number per step differs between methods
-        for position, same_step in enumerate(runs_by_step.values()):
-            run, config = same_step[0], params.methods[same_step[0].method]
-            seconds_left = deadline - time.perf_counter() - seconds_for_later_pairs
-            if device != "cpu" or position == 0 or seconds_left > 0:
-                seconds = min(max(seconds_left / steps_left, 0.2), 1.0)
-                rate = timer.views_per_second(config, _count_classes(params, run.dataset), seconds)
-                fastest = max(fastest, rate * _step_duration_in_forward_passes(config))
-            else:
-                rate = fastest / _step_duration_in_forward_passes(config)
-                num_assumed += 1
-            rates |= dict.fromkeys(same_step, rate)
-            steps_left -= 1
-    if num_assumed:
+            budget.deadline += time.perf_counter() - start
+        budget.pairs_left -= 1
+        rates |= _measure_pair(timer, params, runs_by_step.values(), budget)
+    if budget.steps_skipped:
         print(
-            f"plan: {num_assumed:,} of the {num_steps:,} steps could not be measured in the time available; they are "
-            "assumed to be as fast as the fastest one with the same backbone and image size",
+            f"plan: {budget.steps_skipped:,} of the {num_steps:,} steps could not be measured in the time available; "
+            "they are assumed to be as fast as the fastest one with the same backbone and image size",
             file=sys.stderr,
         )
+    return rates
+
+
+def _announce_measurements(num_steps: int, limit: float, device: str) -> None:
+    """Print how many kinds of steps are measured and how long that may take; `limit` is in seconds."""
+    expected = f"up to {limit:.0f} s" if device == "cpu" else "up to a minute each, because each is compiled first"
+    kinds = format_count(num_steps, "kinds of training steps", "kind of training step")
+    message = f"plan: measuring the speed of {kinds} on this machine ({expected})"
+    print(message, file=sys.stderr, flush=True)
+
+
+def _measure_pair(
+    timer: StepTimer, params: Params, runs_by_step: Iterable[list[paths.PretrainPaths]], budget: _TimeBudget
+) -> dict[paths.PretrainPaths, float]:
+    """Return the views per second of all runs with one backbone and image size, grouped by training step.
+
+    Only on a CPU, a step other than the first may be skipped. It is assumed to be as fast as the fastest one.
+    """
+    rates: dict[paths.PretrainPaths, float] = {}
+    fastest = 0.0  # in forward passes per second, because their number per step differs between methods
+    for position, same_step in enumerate(runs_by_step):
+        run, config = same_step[0], params.methods[same_step[0].method]
+        seconds = budget.allot_seconds(is_required=timer.device != "cpu" or position == 0)
+        if seconds is None:
+            rate = fastest / _step_duration_in_forward_passes(config)
+        else:
+            rate = timer.views_per_second(config, _count_classes(params, run.dataset), seconds)
+            fastest = max(fastest, rate * _step_duration_in_forward_passes(config))
+        rates |= dict.fromkeys(same_step, rate)
     return rates

@@ -137,16 +137,15 @@ def test_reranked_precisions_match_scikit_learn(steps: int) -> None:
     labels, query_labels = rng.integers(0, 3, 60), rng.integers(0, 3, 40)
     ones = np.ones((1, 1), np.float32)
     head = NumpyRelationHead("max", ones, np.zeros(1, np.float32), ones[0], 0.0)  # the logit is the larger feature
-    nearest, similarity, old, average_precision = retrieval.rank_gallery(
-        train, labels, test, query_labels, 60, euclidean=True, threads=1
-    )
+    ranking = retrieval.rank_gallery(train, labels, test, query_labels, 60, euclidean=True, threads=1)
+    nearest = ranking.nearest
     is_relevant = labels[nearest] == query_labels[:, None]
     _, new = retrieval._rerank_nearest(head, train, test, nearest[:, :20], is_relevant[:, :20], threads=1)
-    gain = ((new - old[:, :20]) * is_relevant[:, :20]).sum(1) / is_relevant.sum(1)
-    scores = similarity.astype(np.float64)
+    gain = ((new - ranking.precision[:, :20]) * is_relevant[:, :20]).sum(1) / is_relevant.sum(1)
+    scores = ranking.similarity.astype(np.float64)
     scores[:, :20] = 1e4 + np.maximum(test, train[nearest[:, :20], 0])
     expected = [average_precision_score(*pair) for pair in zip(is_relevant, scores, strict=True)]
-    assert np.allclose(average_precision + gain, expected)
+    assert np.allclose(ranking.average_precision + gain, expected)
 
 
 def test_examples_frame_correct_and_wrong_neighbors(inputs: EvaluationInputs) -> None:
@@ -166,13 +165,11 @@ def test_examples_frame_correct_and_wrong_neighbors(inputs: EvaluationInputs) ->
 def test_ties_are_ranked_in_file_order_and_share_a_rank() -> None:
     gallery, queries = one_dimensional([1.0, 1.0, 1.0, 2.0]), one_dimensional([0.0])
     labels = np.array([1, 0, 1, 0])
-    nearest, _, precisions, precision = retrieval.rank_gallery(
-        gallery, labels, queries, np.array([0]), 2, euclidean=True, threads=1
-    )
-    assert nearest.tolist() == [[0, 1]]
+    ranking = retrieval.rank_gallery(gallery, labels, queries, np.array([0]), 2, euclidean=True, threads=1)
+    assert ranking.nearest.tolist() == [[0, 1]]
     # One of the three tied images is relevant: 1/3. At the last rank, two of four are relevant: 2/4.
-    assert precision[0] == pytest.approx((1 / 3 + 2 / 4) / 2)
-    assert precisions.tolist() == [[1 / 3, 1 / 3]]
+    assert ranking.average_precision[0] == pytest.approx((1 / 3 + 2 / 4) / 2)
+    assert ranking.precision.tolist() == [[1 / 3, 1 / 3]]
 
 
 @pytest.mark.parametrize("euclidean", [False, True])
@@ -184,20 +181,18 @@ def test_ranking_matches_scikit_learn(euclidean: bool, steps: int) -> None:
         gallery, queries = (np.rint(a[:, :1] * steps).astype(np.float32) for a in (gallery, queries))
         gallery, queries = (np.where(a == 0, 1, a) for a in (gallery, queries))
     labels, query_labels = rng.integers(0, 7, 300), rng.integers(0, 7, 600)
-    nearest, similarity, _, precision = retrieval.rank_gallery(
-        gallery, labels, queries, query_labels, 10, euclidean=euclidean, threads=2
-    )
+    ranking = retrieval.rank_gallery(gallery, labels, queries, query_labels, 10, euclidean=euclidean, threads=2)
     if euclidean:
         scores = -((queries[:, None] - gallery[None]) ** 2).sum(2)
     else:
         normalized = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (queries, gallery)]
         scores = normalized[0] @ normalized[1].T
     expected = [average_precision_score(labels == label, row) for label, row in zip(query_labels, scores, strict=True)]
-    assert np.allclose(precision, expected, atol=1e-4)
+    assert np.allclose(ranking.average_precision, expected, atol=1e-4)
     metric = "sqeuclidean" if euclidean else "cosine"
     distances, expected_nearest = (
         NearestNeighbors(n_neighbors=10, metric=metric, algorithm="brute").fit(gallery).kneighbors(queries)
     )
-    assert np.allclose(similarity, -distances if euclidean else 1 - distances, atol=1e-4)
+    assert np.allclose(ranking.similarity, -distances if euclidean else 1 - distances, atol=1e-4)
     if not steps:
-        assert np.array_equal(nearest, expected_nearest)
+        assert np.array_equal(ranking.nearest, expected_nearest)
