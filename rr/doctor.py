@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rr.errors import explain_error
-from rr.project import describe_outdated_files
+from rr.project import describe_outdated_files, is_in_work_tree
 
 SYSTEM_LIBRARIES = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}  # pkg-config module: apt package
 
@@ -152,19 +152,18 @@ def _check_repository() -> str:
     """Check that DVC can run, which requires a git repository and a .dvc folder."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
-    from dvc.scm import SCMError
 
+    if not is_in_work_tree(Path.cwd()):
+        raise RuntimeError(
+            "this folder is not in a git repository, so DVC cannot run: run `git init`, or start "
+            "from a clone of the project"
+        )
     try:
         with Repo() as repo:
             root = repo.root_dir
             _ = repo.index.stages  # reads dvc.yaml and dvc.lock
     except NotDvcRepoError:
         raise RuntimeError("the .dvc folder is missing, so DVC cannot run: run `dvc init`") from None
-    except SCMError:
-        raise RuntimeError(
-            "this folder is not in a git repository, so DVC cannot run: run `git init`, or start "
-            "from a clone of the project"
-        ) from None
     except DvcException as error:
         raise RuntimeError(f"DVC cannot run: {error}") from error
     if not os.path.samefile(root, "."):

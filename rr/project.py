@@ -4,6 +4,7 @@ A project contains the parameters, the pipeline files of both engines, the suite
 this link, the engines notice when a different version of the package is installed.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -44,21 +45,21 @@ def create_project(folder: Path) -> tuple[bool, list[str]]:
 
     Raises:
         UserError: if the folder contains unrelated files with the names of project files, if it is inside another
-            project, if git is missing, or if the params.yaml to copy contains user-defined classes. Nothing is written
-            in these cases.
+            project, if git is missing or fails, or if the params.yaml to copy contains user-defined classes. Nothing is
+            written in these cases.
     """
     check_can_create_project(folder)
     is_new = not _is_project(folder)
     gitignore = Path(".gitignore")
     missing = [file for file in _files_to_copy() if not (folder / file).exists() or file == gitignore]
     texts = {file: read_template(file) for file in missing}
+    if not is_in_work_tree(folder):
+        _initialize_git(folder)
     # If this function is interrupted, the `rr` link tells the next call that the other files belong to a project.
     # `rr init IMAGES` calls this function again only if params.yaml is missing, so params.yaml is written last.
     for name, destination in _LINKS.items():
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(destination)
-    if subprocess.run(["git", "rev-parse", "--git-dir"], cwd=folder, capture_output=True).returncode:
-        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     added = []
     for file, text in texts.items():
         target = folder / file
@@ -74,9 +75,40 @@ def create_project(folder: Path) -> tuple[bool, list[str]]:
 
 def check_can_create_project(folder: Path) -> None:
     """Raise UserError if `create_project` would refuse to create a project in `folder`."""
-    if shutil.which("git") is None:
-        raise UserError("git is not installed, and DVC needs it: install git, then run rr init again")
+    is_in_work_tree(folder)
     _check_folder(folder)
+
+
+def is_in_work_tree(folder: Path) -> bool:
+    """Return whether a folder is in a git repository that git can use.
+
+    Raises:
+        UserError: if git is not installed, or if the repository is damaged, bare or not trusted by git.
+    """
+    status = _run_git(folder, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    if status.returncode and "not a git repository" not in status.stderr:
+        raise UserError(f"git cannot be used in {folder}: {status.stderr.strip()}")
+    return not status.returncode
+
+
+def _initialize_git(folder: Path) -> None:
+    """Create a git repository in a folder. If git fails, raise UserError and leave no new repository behind."""
+    repository = folder / ".git"
+    is_new = not repository.exists()
+    init = _run_git(folder, "init", "--quiet")
+    if init.returncode:
+        if is_new:
+            shutil.rmtree(repository, ignore_errors=True)
+        raise UserError(f"git could not create a repository in {folder}: {init.stderr.strip()}")
+
+
+def _run_git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("git") is None:
+        raise UserError("git is not installed, and DVC needs it: install git")
+    environment = os.environ | {"LC_ALL": "C"}  # English messages
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
+    )
 
 
 def describe_outdated_files(folder: Path) -> str:

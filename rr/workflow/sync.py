@@ -14,6 +14,7 @@ from pathlib import Path
 from rr import paths
 from rr.errors import UserError
 from rr.params import Params, load_params
+from rr.project import is_in_work_tree
 from rr.workflow.records import code_hashes
 from rr.workflow.stage_runs import STAGE_PARAMETERS, StageRun, iter_stage_runs
 from rr.workflow.verify import find_grid_mismatches, find_mismatches
@@ -28,8 +29,8 @@ def sync_dvc(params: Params) -> tuple[int, int, int]:
         The numbers of registered runs, of runs without a record, and of all runs.
 
     Raises:
-        UserError: if DVC is not installed or cannot register the runs, or if the code in this folder differs from the
-            code of the running `rr`.
+        UserError: if DVC is not installed or cannot register the runs, if git cannot be used, or if the code in this
+            folder differs from the code of the running `rr`.
     """
     require_engines("rr sync", ["dvc"])
     for stage in STAGE_PARAMETERS:
@@ -95,7 +96,7 @@ def _register_with_dvc(runs: Sequence[StageRun]) -> None:
 
     `dvc commit --force` with the names of the runs does the same, but reads and writes the lock file once per name.
     """
-    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo, lock_repo
 
     logging.getLogger("dvc").setLevel(logging.WARNING)
@@ -108,8 +109,14 @@ def _register_with_dvc(runs: Sequence[StageRun]) -> None:
                 stage.commit()
             if stages:
                 stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
-    except DvcException as error:
-        raise UserError(f"DVC could not commit the outputs: {error}") from error
+    except LockError as error:
+        blocking = [f"process {pid}, {command}" for pid, command in re.findall(r"\(PID (\d+)\): (.*)", str(error))]
+        raise UserError(f"DVC is busy ({'; '.join(blocking)})" if blocking else f"DVC is busy: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # DVC, dulwich and SQLite raise errors of many types, such as ValueError
+        is_in_work_tree(Path.cwd())  # raises if git is the cause
+        raise UserError(f"DVC could not commit the outputs: {str(error) or type(error).__name__}") from error
 
 
 def _dvc_stage_name(run: StageRun) -> str:

@@ -99,8 +99,8 @@ def test_registration_with_a_locked_engine_prints_the_command_for_later(project:
         assert "could not register" not in output
         output = call(project, "rr", "convert", "--dataset", "shapes")
     assert (
-        "rr: DVC could not register this run and would rerun it (DVC could not commit the outputs: Unable to acquire "
-        "lock): run rr sync later"
+        "rr: DVC could not register this run and would rerun it (DVC is busy: Unable to acquire lock): run rr sync "
+        "later"
     ) in output
     call(project, "rr", "sync")
     assert "convert" not in call(project, "dvc", "status")

@@ -40,6 +40,17 @@ def test_repository_needs_git_and_dvc(repository: Path) -> None:
     assert "FAIL: the .dvc folder is missing, so DVC cannot run" in run_check("repository")
 
 
+@pytest.mark.parametrize(("file", "message"), [("index", "index file corrupt"), ("HEAD", "not in a git repository")])
+def test_damaged_git_repository_fails(repository: Path, file: str, message: str) -> None:
+    subprocess.run(["git", "init", "-q"], check=True)
+    (repository / ".git" / file).unlink(missing_ok=True)
+    if file == "index":
+        (repository / ".git/index").write_bytes(b"junk" * 25)
+    result = run_check("repository")
+    assert result.startswith("FAIL: ")
+    assert message in result
+
+
 @pytest.mark.parametrize("file", ["dvc.yaml", "dvc.lock"])
 def test_damaged_pipeline_file_fails(repository: Path, file: str) -> None:
     subprocess.run(["git", "init", "-q"], check=True)

@@ -168,6 +168,34 @@ def test_git_is_required_before_anything_is_written(tmp_path: Path, monkeypatch:
     assert list_tree(tmp_path) == set()
 
 
+@pytest.mark.parametrize("fault", ["bare", "config", "index"])
+def test_unusable_repository_is_reported_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    if fault == "config":
+        (tmp_path / "config").write_text("junk [[[\n")
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    else:
+        subprocess.run(["git", "init", "-q", *(["--bare"] if fault == "bare" else []), "."], cwd=tmp_path, check=True)
+    if fault == "index":
+        (tmp_path / ".git/index").write_bytes(b"junk" * 25)
+    before = list_tree(tmp_path)
+    expected = {"bare": "must be run in a work tree", "config": "bad config line 1", "index": "index file corrupt"}
+    with pytest.raises(UserError, match=f"git cannot be used in {tmp_path}: (.|\n)*{expected[fault]}"):
+        create_project(tmp_path)
+    assert list_tree(tmp_path) == before
+
+
+def test_failure_of_git_init_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_TEMPLATE_DIR", str(tmp_path / "template"))
+    (tmp_path / "template").mkdir()
+    (tmp_path / "template/config").write_text("junk [[[\n")
+    (tmp_path / "project").mkdir()
+    with pytest.raises(UserError, match=r"git could not create a repository in .*: fatal: bad config line 1"):
+        create_project(tmp_path / "project")
+    assert not list((tmp_path / "project").iterdir())
+
+
 def test_project_inside_another_project_is_refused(tmp_path: Path) -> None:
     create_project(tmp_path)
     inner = tmp_path / "photos/new"

@@ -1,11 +1,13 @@
 """Tests for registering stage runs with DVC: one that a user started, and all with `rr sync`."""
 
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.lock import LockError
 from helpers import ROOT, RunRr, write_params
 
 import rr.fetch as rr_fetch
@@ -114,6 +116,42 @@ def test_failed_registration_is_reported_with_the_command_for_later(
     assert outcome.err.splitlines()[-1] == (
         f"rr: DVC could not register this run and would rerun it ({message}): run rr sync later"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (AssertionError("Invalid index file header"), "DVC could not commit the outputs: Invalid index file header"),
+        (AssertionError(), "DVC could not commit the outputs: AssertionError"),
+        (
+            LockError(
+                "'runs' is busy, it is being blocked by:\n  (PID 7): dvc repro\n\nIf there are no processes with such "
+                "PIDs, you can manually remove '.dvc/tmp/rwlock' and try again."
+            ),
+            r"DVC is busy \(process 7, dvc repro\)",
+        ),
+    ],
+)
+def test_errors_of_dvc_and_its_libraries_are_user_errors(
+    project: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("dvc.repo.Repo", fail)
+    with pytest.raises(UserError, match=f"^{message}$"):
+        sync._register_with_dvc([])
+
+
+def test_damaged_git_index_is_named_as_the_cause(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise AssertionError("Invalid index file header")
+
+    subprocess.run(["git", "init", "-q"], check=True)
+    Path(".git/index").write_bytes(b"junk" * 25)
+    monkeypatch.setattr("dvc.repo.Repo", fail)
+    with pytest.raises(UserError, match=r"^git cannot be used in .*: (.|\n)*index file corrupt"):
+        sync._register_with_dvc([])
 
 
 def test_invalid_parameters_after_the_run_are_reported(
