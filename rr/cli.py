@@ -173,6 +173,7 @@ def init(
 ) -> None:
     """Create a project in this folder, or add IMAGES to the project, with a grid that trains on them."""
     from rr import commands
+    from rr.params.datasets import LABEL_FILE_SUFFIXES
 
     if images is None:
         if name or run or no_labels or labels or skip_unreadable:
@@ -184,8 +185,8 @@ def init(
         return
     if labels and no_labels:
         raise UserError("--labels and --no-labels exclude each other: use one of them")
-    if labels and labels.suffix.lower() != ".csv":
-        raise UserError("--labels must be the path of a CSV file (.csv)")
+    if labels and labels.suffix.lower() not in LABEL_FILE_SUFFIXES:
+        raise UserError("--labels must be the path of a CSV file (.csv or .tsv)")
     if run:
         commands.check_can_run(params)
     with Progress("init"):

@@ -12,6 +12,7 @@ from rr.data.printable_names import display_name, printable
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
 from rr.params import ExtensionSource, OwnImagesSource, SlimageNetSource, Source, TinyImageNetSource
+from rr.params.datasets import LABEL_FILE_SUFFIXES
 from rr.paths import expand_user
 from rr.runtime.formatting import format_count, format_names
 from rr.runtime.hashing import file_sha256
@@ -134,9 +135,10 @@ def format_fetch_facts(facts: dict[str, Any]) -> str:
     lines += format_sizes_and_problems(facts) if "sizes" in facts else []
     lines += format_skipped(facts["skipped"])
     is_folder = "columns" not in facts  # only Parquet files have columns
-    if is_folder and not num_classes and any(".csv" in by_suffix for by_suffix in facts["skipped"].values()):
+    suffixes = {suffix for by_suffix in facts["skipped"].values() for suffix in by_suffix}
+    if is_folder and not num_classes and (found := suffixes.intersection(LABEL_FILE_SUFFIXES)):
         lines.append(
-            "if a .csv file contains the labels: use rr init --labels FILE, or set `labels: FILE` in this dataset's "
-            "source in params.yaml"
+            f"if a {min(found)} file contains the labels: use rr init --labels FILE, or set `labels: FILE` in this "
+            "dataset's source in params.yaml"
         )
     return "\n".join(lines)

@@ -7,6 +7,8 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from rr.params.base import MAX_COUNT, Fraction, StrictModel
 from rr.params.extensions import accept_extensions
 
+LABEL_FILE_SUFFIXES = (".csv", ".tsv")
+
 # For pixel values in [0, 1]. The bounds reject statistics of pixel values in [0, 255], which would silently ruin a run.
 ChannelMean = Annotated[float, Field(ge=0, le=1)]
 ChannelStd = Annotated[float, Field(ge=0.001, le=1)]
@@ -142,8 +144,8 @@ class FolderSource(OwnImagesSource):
     @field_validator("labels")
     @classmethod
     def _check_labels(cls, value: str) -> str:
-        if value not in ("auto", "none") and not value.lower().endswith(".csv"):
-            raise ValueError("must be auto, none, or the path of a CSV file (.csv)")
+        if value not in ("auto", "none") and not value.lower().endswith(LABEL_FILE_SUFFIXES):
+            raise ValueError("must be auto, none, or the path of a CSV file (.csv or .tsv)")
         return value
 
 

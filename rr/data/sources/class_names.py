@@ -1,6 +1,7 @@
 """Recognize columns of labels, class names that are variants of one name, and names that mean "unlabeled"."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 # Names of the column of labels, in order of priority, and names that are used if there is only one such column. In a
@@ -11,18 +12,21 @@ LABEL_LIKE = re.compile(r"(.*[_ ])?(labels?|class(es)?|cls|category|categories|t
 _COPY = re.compile(
     r"(?P<base>.+?)(?: ?\([1-9]\d?\)|[ _-]+\(?(?:another |\d+\w\w )?(?:kopie|cop(?:y|ie|ia))\)?(?: ?\(?\d+\)?)?)"
 )
-_UNLABELED = re.compile(r"-1|nan|null|<na>|unlabell?ed(?:[ _-]?(?:data|images?))?")
+_UNLABELED = re.compile(r"(?:-1|nan|null|<na>|unlabell?ed(?:[ _-]?(?:data|images?))?)?")
+# Invisible characters that do not belong to the Unicode categories of control (Cc) and format characters (Cf).
+_INVISIBLE = "\u034f\u115f\u1160\u3164\ufe0e\ufe0f"
+_INTEGER = re.compile(r"\+?(-?)0*(0|[1-9][0-9]*)(?:\.0*)?")  # such as `1`, `01` and `1.0`, but not `1.10` or `1e2`
 
 
 def find_variants(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return two names that differ only in case, in spaces or in a suffix that marks a copy, or None.
+    """Return two names that are spellings of one name or differ in a suffix that marks a copy, or None.
 
-    Single letters may differ in case, because a dataset of letters may have the classes `A` and `a`.
+    Spellings of one name differ only in case, in spaces, in invisible characters, in quotation marks around them, in
+    compatible characters, such as full-width letters, or in the form of an integer, such as `1`, `01` and `1.0`.
     """
     by_key: dict[str, str] = {}
     for name in names:
-        key = " ".join(name.split())
-        key = key if len(key) == 1 else key.lower()
+        key = _normalize(name)
         if key in by_key:
             return by_key[key], name
         by_key[key] = name
@@ -33,5 +37,25 @@ def find_variants(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def means_unlabeled(name: str) -> bool:
-    """Return whether a label or the name of a folder, such as `nan` or `unlabeled`, means that images are unlabeled."""
-    return _UNLABELED.fullmatch(name.strip().lower()) is not None
+    """Return whether a label or the name of a folder, such as `nan` or `unlabeled`, means that images are unlabeled.
+
+    A name without visible characters has the same meaning.
+    """
+    return _UNLABELED.fullmatch(_normalize(name)) is not None
+
+
+def _normalize(name: str) -> str:
+    """Return the form of a name that is the same for all its spellings (see `find_variants`).
+
+    Single letters stay as they are, because a dataset of letters may have the classes `A` and `a`.
+    """
+    visible = (char for char in name if char.isspace() or not _is_invisible(char))
+    key = " ".join("".join(visible).split()).strip('"')
+    if len(key) == 1 and not key.isdecimal():
+        return key
+    key = unicodedata.normalize("NFKC", key).lower()
+    return "".join(integer.groups()) if (integer := _INTEGER.fullmatch(key)) else key
+
+
+def _is_invisible(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf") or char in _INVISIBLE

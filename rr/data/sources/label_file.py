@@ -17,7 +17,8 @@ from rr.data.sources.split_names import MAX_SPLITS, TRAIN, assigns_splits, find_
 from rr.errors import UserError
 from rr.runtime.formatting import format_count, format_names
 
-_DELIMITERS = ",;\t"
+_LINE_BREAK = re.compile(r"\r\n?|\n")
+_SEPARATOR = re.compile(r"[,;\t\r\n]")
 _TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
 _CUTS = (str.partition, str.rpartition)
 _MISSING = re.compile(r"#?n/?a", re.IGNORECASE)  # how R and spreadsheets write a missing value
@@ -53,8 +54,38 @@ class ImageLabels(NamedTuple):
 
 
 class _Row(NamedTuple):
-    number: int  # of the line in the file, from 1
+    number: int  # of its first line in the file, from 1
     fields: list[str]
+
+
+class _Match(NamedTuple):
+    """Columns whose values may be names of images, in one form.
+
+    Attributes:
+        counts: for each of these columns, the number of values that are names of images.
+        values: values of each column, in the form in which they are compared with the names of images.
+        by_name: images with each name.
+        make_relative: function that converts a path in the file to this form.
+    """
+
+    counts: dict[int, int]
+    values: dict[int, list[str]]
+    by_name: dict[str, list[str]]
+    make_relative: Callable[[str], str]
+
+    @property
+    def max_count(self) -> int:
+        """The largest number of values of a column that are names of images."""
+        return max(self.counts.values(), default=0)
+
+    @property
+    def candidates(self) -> list[int]:
+        """The columns in which most values are names of images."""
+        return [column for column, count in self.counts.items() if 2 * count > len(self.values[column])]
+
+    def find_images(self, text: str) -> list[str]:
+        """Return the images that a field of the file names."""
+        return self.by_name.get(self.make_relative(_normalize(text)), [])
 
 
 def read_label_file(path: Path, images: Sequence[str], root: Path, *, reads_splits: bool) -> ImageLabels:
@@ -65,24 +96,32 @@ def read_label_file(path: Path, images: Sequence[str], root: Path, *, reads_spli
     file, are unlabeled. If `reads_splits` is false, a column of splits is ignored.
 
     Raises:
-        UserError: if the file cannot be read, if a column cannot be recognized, if an image is missing or has two
-            different labels or splits, if two labels seem to be the same class, or if a split has an unknown name.
+        UserError: if the file cannot be read, if a column cannot be recognized, if a quotation mark joins lines, if an
+            image is missing or has two different labels or splits, if two labels seem to be the same class, or if a
+            split has an unknown name.
     """
     try:
         data = path.read_bytes()
-        header, rows = _parse_csv(path, data.decode("utf-8-sig"))
-    except (OSError, ValueError, csv.Error) as error:  # ValueError also covers bytes that are not UTF-8
+        table = _parse_csv(path, data.decode("utf-8-sig"))
+    except (OSError, ValueError) as error:  # ValueError also covers bytes that are not UTF-8
         raise UserError(
             f"labels: {display_name(path)} cannot be read as CSV in UTF-8 ({error}): fix the file, or fix `labels` in "
             "this dataset's source in params.yaml"
         ) from error
-    image_column, matches = _find_image_column(path, header, rows, images, root)
+    header, rows = table[0].fields, table[1:]
+    image_column, match = _find_image_column(path, header, rows, images, root)
+    _reject_joined_lines(path, table, image_column, match)
+    matches = _match_images(path, header, rows, image_column, match, root)
     split_columns = _find_split_columns(header, rows, image_column)
     label_column = _choose_label_column(path, header, {image_column, *split_columns})
     by_image: dict[str, str] = {}
+    lines: dict[str, int] = {}
     for row, image in zip(rows, matches, strict=True):
         label = normalize_unicode(row.fields[label_column])
-        if means_unlabeled(label) or _MISSING.fullmatch(label):
+        lines.setdefault(label, row.number)
+        if _LINE_BREAK.search(label):
+            raise _joined_lines_error(path, row, label_column)
+        if label and (means_unlabeled(label) or _MISSING.fullmatch(label)):
             raise _error(path, row, f"the label is '{printable(label)}'; leave it empty for unlabeled images")
         if label != by_image.setdefault(image, label):
             labels = " and ".join(f"'{printable(text)}'" for text in (by_image[image], label))
@@ -91,7 +130,7 @@ def read_label_file(path: Path, images: Sequence[str], root: Path, *, reads_spli
     if not labeled:
         raise UserError(f"labels: {display_name(path)} has no labels in the column '{printable(header[label_column])}'")
     if similar := find_variants(sorted(set(labeled.values()))):
-        first, second = (f"'{printable(name)}'" for name in similar)
+        first, second = (f"'{printable(name)}' (line {lines[name]})" for name in similar)
         raise UserError(
             f"labels: the labels {first} and {second} in {display_name(path)} seem to be the same class: spell them "
             "the same way or, if they are different classes, rename one of them"
@@ -103,107 +142,160 @@ def read_label_file(path: Path, images: Sequence[str], root: Path, *, reads_spli
     return ImageLabels(labeled, roles, *titles, split_title, sha256(data).hexdigest())
 
 
-def _parse_csv(path: Path, text: str) -> tuple[list[str], list[_Row]]:
-    """Return the column names and the other rows of a CSV file. Empty lines are left out."""
+def _parse_csv(path: Path, text: str) -> list[_Row]:
+    """Return the rows of a CSV file, of which the first one contains the column names. Empty lines are left out."""
     if text[:4].lower() == "sep=":  # a line that tells Excel the delimiter
         text = text[len(text.split("\n", 1)[0]) :]
-    first_line = text.lstrip().split("\n", 1)[0]
-    delimiter = max(_DELIMITERS, key=first_line.count)
-    lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    rows = [_Row(reader.line_num, [field.strip() for field in fields]) for fields in reader]
+    first_line = _LINE_BREAK.split(text.lstrip(" \r\n"), maxsplit=1)[0]
+    is_tsv = path.suffix.lower() == ".tsv" and "\t" in first_line
+    delimiter = "\t" if is_tsv else max(",;\t", key=first_line.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows: list[_Row] = []
+    line = 1
+    try:
+        for fields in reader:
+            rows.append(_Row(line, [field.strip() for field in fields]))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _error(
+            path,
+            _Row(line, []),
+            "a quotation mark in this line is not closed, or is closed in the middle of a field "
+            f"({error}, line {reader.line_num}): remove or move it; within a quoted field, write quotation marks twice",
+        ) from error
     rows = [row for row in rows if any(row.fields)]
     if len(rows) < 2:
         raise UserError(
             f"labels: {display_name(path)} needs a line of column names, and one line for each labeled image"
         )
-    header = rows.pop(0)
     for row in rows:
-        if len(row.fields) != len(header.fields):
+        if len(row.fields) != len(rows[0].fields):
+            if joined := [column for column, field in enumerate(row.fields) if _LINE_BREAK.search(field)]:
+                raise _joined_lines_error(path, row, joined[0])
             raise _error(
-                path, row, f"{format_count(len(row.fields), 'fields')}, but the first line has {len(header.fields)}"
+                path, row, f"{format_count(len(row.fields), 'fields')}, but the first line has {len(rows[0].fields)}"
             )
-    return header.fields, rows
+    return rows
 
 
 def _find_image_column(
     path: Path, header: list[str], rows: list[_Row], images: Sequence[str], root: Path
-) -> tuple[int, list[str]]:
-    """Return the number of the column of image names, and the image that each row names.
+) -> tuple[int, _Match]:
+    """Return the number of the column of image names, and the form in which its values are compared with these names.
 
     Columns that are named like labels, and columns without a name, such as the row numbers that pandas writes, have
-    the lowest priority.
+    the lowest priority. Columns of numbers are not used if another column contains file names. If there is no column in
+    which most values are names of images, the column with the largest number of names is returned.
     """
-    columns = [[_normalize(row.fields[column]) for row in rows] for column in range(len(header))]
-    priority = [column for column, title in enumerate(header) if title and not LABEL_LIKE.fullmatch(title.lower())]
-    others = [column for column in range(len(header)) if column not in priority]
-    folders = {normalize_unicode(path_to_text(path.name)) for path in (root, root.resolve())}
-    conversions: list[Callable[[str], str]] = [str]
-    conversions += [partial(_below_folder, folder=folder, cut=cut) for folder in folders for cut in _CUTS]
-    for make_relative in conversions:
-        values = [[make_relative(name) for name in names] for names in columns]
-        candidates, by_name = _match_columns(priority, values, images)
-        if not candidates:
-            candidates, by_name = _match_columns(others, values, images)
-        if candidates:
-            break
-    else:
+    numbers = {column for column in range(len(header)) if all(row.fields[column].isdecimal() for row in rows)}
+    texts = [column for column in range(len(header)) if column not in numbers]
+    columns = texts if _contain_file_names(texts, rows, images) else range(len(header))
+    priority = [column for column in columns if header[column] and not LABEL_LIKE.fullmatch(header[column].lower())]
+    others = [column for column in columns if column not in priority]
+    match = _match_columns(priority, rows, images, root)
+    if not match.candidates:
+        fallback = _match_columns(others, rows, images, root)
+        match = fallback if fallback.candidates or not match.max_count else match
+    numbers.intersection_update(others)
+    chosen = match.candidates or [
+        column for column, count in match.counts.items() if count == match.max_count > 0 and column not in numbers
+    ]
+    if not chosen:
         example = f", such as {display_name(images[0])}" if images else ""
         contents = [
-            f"'{printable(title)}' ({printable(value)}, …)" for title, value in zip(header, rows[0].fields, strict=True)
+            f"'{printable(title)}' ({_describe(value)}, …)" for title, value in zip(header, rows[0].fields, strict=True)
         ]
         raise UserError(
             f"labels: no column of {display_name(path)} contains names of images in {display_name(root)}{example}. Its "
             f"columns are {format_names(contents)}. Write paths relative to this folder, and separate columns by "
             "commas, semicolons or tabs"
         )
-    column = candidates[0]
-    if different := [other for other in candidates if values[other] != values[column]]:
+    column = chosen[0]
+    if different := [other for other in match.candidates if match.values[other] != match.values[column]]:
         names = " and ".join(f"'{printable(header[number])}'" for number in (column, different[0]))
         raise UserError(
             f"labels: the columns {names} of {display_name(path)} both contain names of images: remove one of them or, "
             "if it contains the labels, rename it to `label`"
         )
     title = _normalize(header[column])
-    if {title, make_relative(title)} & by_name.keys() and title not in columns[column]:
+    is_name = bool({title, match.make_relative(title)} & match.by_name.keys())
+    if is_name and all(_normalize(row.fields[column]) != title for row in rows):
         raise UserError(
             f"labels: the first line of {display_name(path)} must contain column names, such as file,label; it "
             f"contains {printable(title)}"
         )
-    matches = [by_name.get(value, []) for value in values[column]]
+    return column, match
+
+
+def _match_images(path: Path, header: list[str], rows: list[_Row], column: int, match: _Match, root: Path) -> list[str]:
+    """Return the image that each row names in the column `column`.
+
+    Raises:
+        UserError: if a name matches no image or several images.
+    """
+    matches = [match.by_name.get(value, []) for value in match.values[column]]
     where = f"names in the column '{printable(header[column])}' of {display_name(path)}"
-    if missing := [row for row, match in zip(rows, matches, strict=True) if not match]:
+    if missing := [row for row, images in zip(rows, matches, strict=True) if not images]:
         raise UserError(
-            f"labels: {where} match no image in {display_name(root)}: {_list_values(missing, column)}. Remove these "
-            "lines, or write the images' paths relative to this folder"
+            f"labels: {len(missing):,} of {len(rows):,} {where} match no image in {display_name(root)}: "
+            f"{_list_values(missing, column)}. Remove these lines, or write the images' paths relative to this folder"
         )
-    if ambiguous := [row for row, match in zip(rows, matches, strict=True) if len(match) > 1]:
+    if ambiguous := [row for row, images in zip(rows, matches, strict=True) if len(images) > 1]:
         raise UserError(
             f"labels: {where} match several images in {display_name(root)}: {_list_values(ambiguous, column)}. Write "
             "the images' paths relative to this folder"
         )
-    return column, [image for (image,) in matches]
+    return [image for (image,) in matches]
 
 
-def _match_columns(
-    columns: Sequence[int], values: Sequence[Sequence[str]], images: Sequence[str]
-) -> tuple[list[int], dict[str, list[str]]]:
-    """Return the columns in which most values are names of images, and the images with each name.
+def _reject_joined_lines(path: Path, table: list[_Row], image_column: int, match: _Match) -> None:
+    """Raise UserError if a quoted field seems to contain other lines, because of a stray quotation mark.
 
-    The names may be relative paths or file names, with or without suffix. The first of these forms in which a column
-    matches is used. If no column matches in any form, the list of columns is empty.
+    An image name must not contain line breaks. Other fields, such as descriptions, may contain line breaks, but then
+    not the names of images that have no row.
+    """
+    joined = [row for row in table if any(map(_LINE_BREAK.search, row.fields))]
+    if not joined:
+        return
+    with_row = {image for row in table for image in match.find_images(row.fields[image_column])}
+    for row in joined:
+        for column, field in enumerate(row.fields):
+            images = {image for part in _SEPARATOR.split(field) for image in match.find_images(part.strip())}
+            is_name = column == image_column and row is not table[0]
+            if _LINE_BREAK.search(field) and (is_name or images - with_row):
+                raise _joined_lines_error(path, row, column)
+
+
+def _contain_file_names(columns: Sequence[int], rows: Sequence[_Row], images: Sequence[str]) -> bool:
+    """Return whether columns contain names of images, even if their suffixes differ from those of the images."""
+    stems = {_without_suffix(basename(_normalize(path_to_text(image)))) for image in images}
+    names = (basename(_normalize(row.fields[column])) for column in columns for row in rows)
+    return any(re.search(r"\.[A-Za-z]\w*$", name) and _without_suffix(name) in stems for name in names)
+
+
+def _match_columns(columns: Sequence[int], rows: Sequence[_Row], images: Sequence[str], root: Path) -> _Match:
+    """Return columns in the first form in which most values of a column are names of images.
+
+    The values may be paths relative to `root`, paths that lead to `root`, or file names, with or without suffix. If no
+    column matches in any form, the form in which a column has the largest number of names is returned.
     """
     texts = [_normalize(path_to_text(image)) for image in images]
-    for shorten in (str, _without_suffix, basename, lambda text: _without_suffix(basename(text))):
-        by_name: dict[str, list[str]] = defaultdict(list)
-        for text, image in zip(texts, images, strict=True):
-            by_name[shorten(text)].append(image)
-        candidates = [
-            column for column in columns if 2 * sum(value in by_name for value in values[column]) > len(values[column])
-        ]
-        if candidates:
-            return candidates, by_name
-    return [], {}
+    folders = {normalize_unicode(path_to_text(path.name)) for path in (root, root.resolve())}
+    conversions: list[Callable[[str], str]] = [str]
+    conversions += [partial(_below_folder, folder=folder, cut=cut) for folder in folders for cut in _CUTS]
+    best = _Match({}, {}, {}, str)
+    for make_relative in conversions:
+        values = {column: [make_relative(_normalize(row.fields[column])) for row in rows] for column in columns}
+        for shorten in (str, _without_suffix, basename, lambda text: _without_suffix(basename(text))):
+            by_name: dict[str, list[str]] = defaultdict(list)
+            for text, image in zip(texts, images, strict=True):
+                by_name[shorten(text)].append(image)
+            counts = {column: sum(name in by_name for name in names) for column, names in values.items()}
+            match = _Match(counts, values, by_name, make_relative)
+            if match.candidates:
+                return match
+            best = max(best, match, key=lambda match: match.max_count)
+    return best
 
 
 def _below_folder(name: str, folder: str, cut: Callable[[str, str], tuple[str, str, str]]) -> str:
@@ -233,6 +325,11 @@ def _choose_label_column(path: Path, header: list[str], others: Collection[int])
     candidates = next(filter(None, [*named, label_like, columns]), [])
     if len(candidates) == 1:
         return candidates[0]
+    if any(named):
+        raise UserError(
+            f"labels: {display_name(path)} has {len(candidates)} columns named '{titles[candidates[0]]}': rename or "
+            f"remove all but one of them. Its columns are {_list_titles(header)}"
+        )
     raise UserError(
         f"labels: {display_name(path)} must have exactly one column of labels besides "
         f"{_list_titles([header[column] for column in sorted(others)])}: rename the column of labels to `label`, or "
@@ -295,11 +392,26 @@ def _read_splits(
 
 
 def _list_values(rows: Sequence[_Row], column: int) -> str:
-    return format_names([f"{printable(row.fields[column])} (line {row.number})" for row in rows])
+    return format_names([f"{_describe(row.fields[column])} (line {row.number})" for row in rows])
+
+
+def _describe(field: str) -> str:
+    return printable(field) or "an empty field"
 
 
 def _list_titles(header: Sequence[str]) -> str:
     return format_names([f"'{printable(title)}'" for title in header])
+
+
+def _joined_lines_error(path: Path, row: _Row, column: int) -> UserError:
+    first = row.number + len(_LINE_BREAK.findall("".join(row.fields[:column])))
+    last = first + len(_LINE_BREAK.findall(row.fields[column]))
+    return _error(
+        path,
+        row._replace(number=first),
+        f"a quotation mark in this line opens a field that ends only in line {last}: remove stray quotation marks or, "
+        "if these lines are one field, write it in a single line",
+    )
 
 
 def _error(path: Path, row: _Row, problem: str) -> UserError:

@@ -136,6 +136,13 @@ def test_ambiguous_layout_raises(tmp_path: Path, counts: dict[str, int], seen: s
         ({"cat": 2, "cat - Copy (2)": 2}, "images has folders named 'cat' and 'cat - Copy (2)'"),
         ({"cat": 2, "cat copy": 2}, "images has folders named 'cat' and 'cat copy'"),
         ({"Cat": 2, "cat (another copy)": 2}, "images has folders named 'Cat' and 'cat (another copy)'"),
+        ({"7": 2, "007": 2}, "images has folders named '007' and '7'"),
+        ({"1": 2, "1.0": 2}, "images has folders named '1' and '1.0'"),
+        ({"cat": 2, "cat\u200b": 2}, "images has folders named 'cat' and 'cat\\u200b'"),
+        ({"cat": 2, "\ufeffcat": 2}, "images has folders named 'cat' and '\\ufeffcat'"),
+        ({"cat": 2, "cat\x07 ": 2}, "images has folders named 'cat' and 'cat\\x07 '"),
+        ({"cat": 2, 'cat"': 2}, "images has folders named 'cat' and 'cat\"'"),
+        ({"cat": 2, "\uff43\uff41\uff54": 2}, "images has folders named 'cat' and '\uff43\uff41\uff54'"),
     ],
 )
 def test_similar_class_names_raise(tmp_path: Path, counts: dict[str, int], seen: str) -> None:
@@ -185,6 +192,8 @@ def test_similar_class_names_are_accepted_if_they_may_be_meant(tmp_path: Path) -
         "no label": 2,
     }
     assert fetch_folder(save_tree(tmp_path / "a", counts))["classes"] == 8
+    numbers = ["01", "02", "10", "1.1", "1.10", "1e1", "4e00", "\uff21", "A"]
+    assert fetch_folder(save_tree(tmp_path / "numbers", dict.fromkeys(numbers, 2)))["classes"] == 9
     root = save_tree(tmp_path / "b", {"Turkey": 2, "turkey": 2, "nan": 2})
     assert fetch_folder(root, splits="none")["classes"] == 3
 

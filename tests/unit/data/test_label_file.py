@@ -215,17 +215,27 @@ def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
         (["file,label", *(f"others/{row}" for row in format_rows())], ["no column of", "such as 2024/0.png"]),
         (["file", *NAMES], ["exactly one column of labels besides 'file'"]),
         (["file,size,color", f"{NAMES[0]},1,red"], ["exactly one column of labels besides 'file'"]),
-        (["file,Label,label", f"{NAMES[0]},a,b"], ["exactly one column of labels besides 'file'"]),
+        (["file,class,kind,category", f"{NAMES[0]},a,b,c"], ["exactly one column of labels besides 'file'"]),
+        (["file,Label,label", f"{NAMES[0]},a,b"],
+         ["has 2 columns named 'label': rename or remove all but one of them. Its columns are 'file', 'Label', "]),
         (["file,label", *format_rows(), "9.png,wren", "x/1.png,wren"], ["9.png (line 12), x/1.png (line 13)"]),
+        (["file,label", *format_rows(), ",wren"], ["photos: an empty field (line 12)"]),
+        ([",label", *format_rows()[:4], *(f"{i}.png,wren" for i in range(5, 10))],
+         ["labels: 5 of 9 names in the column '' of", "match no image in", "5.png (line 6), 6.png (line 7), 7.png"]),
+        (["id,file,label", *(f"{i},{row}" for i, row in enumerate([*format_rows()[:4], *["x.png,wren"] * 5]))],
+         ["labels: 5 of 9 names in the column 'file' of", "x.png (line 6), x.png (line 7)"]),
         (["file,label", *(f"{i}.png,robin" for i in range(5))], ["match several images in", "0.png (line 2), 1.png"]),
         (["file,label", *format_rows(), "2024/0.png,wren"], ["line 12: 2024/0.png has two labels, 'robin' and 'wren'"]),
         (["file,label", "2024/0.png"], ["line 2: 1 field, but the first line has 2"]),
         (["file,label", "2024/0.png,robin,wren"], ["line 2: 3 fields, but the first line has 2"]),
-        (["file,label", '"2024/0.png,robin'], ["cannot be read as CSV in UTF-8 (unexpected end of data)"]),
         (["file,label", "2024/0.png,NaN"], ["line 2: the label is 'NaN'; leave it empty for unlabeled images"]),
         (["file,label", "2024/0.png,NA"], ["line 2: the label is 'NA'; leave it empty for unlabeled images"]),
         (["file,label", "2024/0.png,"], ["has no labels in the column 'label'"]),
-        (["file,label", *format_rows(labels=["robin", "Robin"] * 5)], ["'Robin' and 'robin'", "same class"]),
+        (["file,label", "2024/0.png,robin", "2024/1.png,-1.0"], ["line 3: the label is '-1.0'; leave it empty"]),
+        (["file,label", "2024/0.png,robin", "2024/1.png,\u200b"], ["line 3: the label is '\\u200b'; leave it empty"]),
+        (["file,label", *format_rows(labels=["robin", "Robin"] * 5)],
+         ["the labels 'Robin' (line 3) and 'robin' (line 2) in", "seem to be the same class"]),
+        (["file,label", *format_rows(labels=["1", "2", "1.0", "2", "1"] * 2)], ["'1' (line 2) and '1.0' (line 4) in"]),
         (["file,label,split", "2024/0.png,robin,train", "2024/1.png,wren,3"],
          ["line 3: '3' is not the name of a split in the column 'split'", "`splits: none`"]),
         (["file,label,Split", "2024/0.png,robin,"], ["line 2: there is no split in the column 'Split'"]),
@@ -246,6 +256,40 @@ def test_excluded_and_damaged_images_may_have_labels(photos: Path) -> None:
 )  # fmt: skip
 def test_invalid_files_raise(photos: Path, lines: list[str], parts: list[str]) -> None:
     check_raises(photos, lines, "labels: ", "labels.csv", *parts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({2: '2024/2.png,"robin,', 5: '2025/0.png,wren",'}, "line 4: a quotation mark in this line opens a field that "
+         "ends only in line 7: remove stray quotation marks or, if these lines are one field, write it in a single"),
+        ({2: '2024/2.png,"robin', 5: '2025/0.png",wren,'}, "line 4: a quotation mark in this line opens a field"),
+        ({2: '"2024/2.png,robin,', 5: '2025/0.png",wren,'}, "line 4: a quotation mark in this line opens a field"),
+        ({2: '2024/2.png,robin,"a', 3: '2024/3.png,wren,b"'}, "line 4: a quotation mark in this line opens a field"),
+        ({1: '2024/1.png,"robin\n",', 4: '2024/4.png,"do\ng",'}, "line 7: a quotation mark in this line opens a field"),
+        ({2: '2024/2.png,"robin,'}, "line 4: a quotation mark in this line is not closed, or is closed in the middle "
+         "of a field (unexpected end of data, line 11): remove or move it; within a quoted field, write quotation"),
+        ({2: '2024/2.png,"robin,', 5: '2025/0.png,"wren",'}, "line 4: a quotation mark in this line is not closed, or"),
+        ({-1: 'file,"label,note', 5: '2025/0.png,"wren",'}, "line 1: a quotation mark in this line is not closed, or"),
+        ({-1: 'file,label,"note', 5: '2025/0.png,wren,"'}, "line 1: a quotation mark in this line opens a field that"),
+        ({2: '2024/2.png,rob"in,'}, None),
+        ({2: '2024/2.png,robin,"2024/3.png,\n""wren"""'}, None),
+        ({-1: '"file\nname",label,"n\no"'}, None),
+    ],
+)  # fmt: skip
+def test_lines_that_a_quotation_mark_joins_raise(photos: Path, changes: dict[int, str], problem: str | None) -> None:
+    lines = [changes.get(i, line) for i, line in enumerate(["file,label,note", *(f"{r}," for r in format_rows())], -1)]
+    if problem:
+        check_raises(photos, lines, f"labels.csv, {problem}")
+    else:
+        assert fetch_folder(photos, labels=write_labels(photos, lines))["images"] == {"train": 8, "test": 2}
+
+
+@pytest.mark.parametrize("lines", [["\tlabel"], ["file\tlabel, or class"]])
+def test_tabs_separate_the_fields_of_a_tsv_file(photos: Path, lines: list[str]) -> None:
+    lines = [*lines, *(row.replace(",", "\t") for row in format_rows())]
+    fetch_folder(photos, labels=write_labels(photos, lines, "labels.TSV"))
+    assert [class_name for _, (_, class_name) in sorted(fetched_labels(photos).items())] == LABELS
 
 
 @pytest.fixture
@@ -269,10 +313,19 @@ def test_numbers_of_the_rows_are_not_the_names(numbered: Path, suffix: str) -> N
     assert facts["labels"].endswith("for the images in 'file'")
 
 
-def test_wrong_name_does_not_make_another_column_the_names(numbered: Path) -> None:
+@pytest.mark.parametrize(
+    ("ending", "message"),
+    [("26.png", "match no image in"), (".png", "no column of")],
+    ids=["one", "all"],
+)
+@pytest.mark.parametrize("title", ["", "id"])
+def test_wrong_name_does_not_make_another_column_the_names(
+    numbered: Path, title: str, ending: str, message: str
+) -> None:
     labels = numbered_labels()
-    rows = [f"{row},{name.replace('26.png', '26.jpg')},{label}" for row, (name, label) in enumerate(labels.items())]
-    check_raises(numbered, [",file,label", *rows], "match no image in", "26.jpg (line ")
+    names = [f"{name[:-4]}.JPG" if name.endswith(ending) else name for name in labels]
+    rows = [f"{row},{name},{label}" for row, (name, label) in enumerate(zip(names, labels.values(), strict=True))]
+    check_raises(numbered, [f"{title},file,label", *rows], message, ".JPG")
 
 
 def test_labels_that_are_numbers_are_not_the_names(numbered: Path) -> None:

@@ -542,6 +542,8 @@ def test_names_in_other_unicode_forms_are_one_class(tmp_path: Path) -> None:
         ((["a", "null"], None), None, "is the text 'null'; use null for unlabeled images (or, in a column of integers"),
         ((["unlabelled", "unlabeled"], None), None, "row 1: the label in column 'label' is the text 'unlabeled'; use"),
         ((["Cat", "dog"], None), (["cat"], None), "the labels 'Cat' and 'cat' in column 'label' seem to be the same"),
+        ((["1", "2"], None), (["1.0"], None), "the labels '1' and '1.0' in column 'label' seem to be the same class"),
+        ((["a", "-1.0"], None), None, "row 1: the label in column 'label' is the text '-1.0'; use null for unlabeled"),
         ((["cat", "cat (1)"], None), None, "the labels 'cat' and 'cat (1)' in column 'label' seem to be the same"),
         ((["a b", "a  b"], None), None, "the labels 'a  b' and 'a b' in column 'label' seem to be the same class"),
         ((["cat", "cat "], None), None, "the labels 'cat' and 'cat ' in column 'label' differ only in the spaces"),

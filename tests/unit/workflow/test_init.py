@@ -564,10 +564,13 @@ def test_run_outside_a_project_raises_before_anything_is_read(params_file: Path,
     assert params_file.read_text() == text
 
 
-def test_labels_in_a_csv_file_are_not_ignored_silently(params_file: Path, rr: RunRr) -> None:
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_labels_in_a_csv_file_are_not_ignored_silently(params_file: Path, rr: RunRr, suffix: str) -> None:
     save_images(Path("photos"), {"": 12}, (40, 40))
-    Path("photos/labels.csv").write_text("file,label\n0.png,robin\n")
-    message = "if a .csv file contains the labels: use rr init --labels FILE, or set `labels: FILE` in this dataset's"
+    Path(f"photos/labels{suffix}").write_text("file,label\n0.png,robin\n")
+    message = (
+        f"if a {suffix} file contains the labels: use rr init --labels FILE, or set `labels: FILE` in this dataset's"
+    )
     assert message in rr("init", "photos").out
     save_images(Path("birds"), {"robin": 12, "wren": 12}, (40, 40))
     Path("birds/labels.csv").touch()
@@ -577,15 +580,16 @@ def test_labels_in_a_csv_file_are_not_ignored_silently(params_file: Path, rr: Ru
     assert message not in rr("init", "tables").out
 
 
-def test_labels_of_a_csv_file_are_added(params_file: Path, rr: RunRr) -> None:
+@pytest.mark.parametrize("name", ["labels.csv", "labels.tsv"])
+def test_labels_of_a_csv_file_are_added(params_file: Path, rr: RunRr, name: str) -> None:
     save_images(Path("photos"), {"": 40}, (40, 40))
     rows = [f"{path.name},{'robin' if number % 2 else 'wren'}" for number, path in enumerate(Path("photos").iterdir())]
-    Path("labels.csv").write_text("\n".join(["file,label", *rows]))
-    assert rr("init", "photos", "--labels", "labels.csv").code == 0
+    Path(name).write_text("\n".join(["file,label", *rows]))
+    assert rr("init", "photos", "--labels", name).code == 0
     params = load_params(params_file)
     source = params.datasets["photos"].source
     assert isinstance(source, FolderSource)
-    assert source.labels == "labels.csv"
+    assert source.labels == name
     assert params.grid[0].protocol == ["linear", "knn", "retrieval", "embedding"]
 
 
@@ -595,8 +599,8 @@ def test_labels_option_requires_a_folder_and_a_csv_file(params_file: Path, rr: R
     text = params_file.read_text()
     for arguments, message in (
         (("photos", "--labels", "labels.csv", "--no-labels"), "--labels and --no-labels exclude each other"),
-        (("photos", "--labels", "labels.txt"), "--labels must be the path of a CSV file (.csv)"),
-        (("photos", "--labels", "none"), "--labels must be the path of a CSV file (.csv)"),
+        (("photos", "--labels", "labels.txt"), "--labels must be the path of a CSV file (.csv or .tsv)"),
+        (("photos", "--labels", "none"), "--labels must be the path of a CSV file (.csv or .tsv)"),
         (
             ("photos", "--labels", "\udcff.csv"),
             "\\xff.csv: the path is not valid UTF-8",
