@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -751,12 +751,17 @@ def main() -> None:
     gc.set_threshold(100_000)  # fewer garbage collections make imports 10% faster
     try:
         run()
+    except BrokenPipeError:  # while a message was printed to standard error
+        code = signals.CLOSED_PIPE_CODE
     except SystemExit as error:
         if not isinstance(error.code, int):
             raise
+        is_pipe_closed = isinstance(error.__context__, BrokenPipeError)  # Typer then exits with 1
+        code = signals.CLOSED_PIPE_CODE if is_pipe_closed else error.code
+    with suppress(BrokenPipeError):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(error.code)
+    os._exit(code)
 
 
 def _replace_closed_streams() -> None:

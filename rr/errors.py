@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+from rr.data.printable_names import printable
+
 # Packages that are installed only with one of this project's extras, and the name of that extra (see pyproject.toml).
 _EXTRAS = {
     **dict.fromkeys(("ffcv", "dvc", "snakemake", "matplotlib"), "workflow"),
@@ -21,7 +23,13 @@ class UserError(Exception):
 
     The message explains what is wrong, where, and what to do. The command line prints only this message and exits with
     code 2. Any other exception that `explain_error` does not recognize is a bug, and is printed with its traceback.
+
+    Names from files that others have written may contain characters that control the terminal. In each line of the
+    message, these are replaced by escapes.
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__("\n".join(map(printable, str(message).split("\n"))))
 
 
 class ReportedByAnotherProcess(Exception):

@@ -84,7 +84,8 @@ def load_backbone(path: Path, *, frozen: bool = True) -> backbones.Backbone:
         frozen: whether to freeze all parameters. If False, the same parameters are trainable as in a new backbone.
 
     Raises:
-        UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
+        UserError: if the file is missing, damaged or not a backbone file, or if a tensor has the wrong dtype or
+            contains NaN or infinity.
     """
     with _translate_read_errors(path), safe_open(path, "pt") as file:
         metadata = _read_metadata(file)
@@ -94,8 +95,7 @@ def load_backbone(path: Path, *, frozen: bool = True) -> backbones.Backbone:
         config = _load_config(path, metadata["config"]) if "config" in metadata else None
         backbone = backbones.build(metadata["backbone"], image_size, config)
         names = [name for name in file.keys() if not name.startswith(LAYER_PREFIXES)]  # noqa: SIM118
-        backbone.load_state_dict({name: file.get_tensor(name) for name in names})
-        _check_finite(backbone)
+        _load_tensors(backbone, {name: file.get_tensor(name) for name in names})
     return (backbone.requires_grad_(False) if frozen else backbone).eval()
 
 
@@ -140,7 +140,8 @@ def load_classifier(path: Path) -> nn.Linear | None:
     The classifier is in eval mode, with frozen weights.
 
     Raises:
-        UserError: if the file is missing, damaged or not a backbone file, or if a weight is NaN or infinite.
+        UserError: if the file is missing, damaged or not a backbone file, or if a tensor has the wrong dtype or
+            contains NaN or infinity.
     """
     with _translate_read_errors(path), safe_open(path, "pt") as file:
         num_features = _read_metadata(file)["features"]
@@ -151,13 +152,14 @@ def load_classifier(path: Path) -> nn.Linear | None:
         if state["weight"].shape[1:] != (num_features,):
             raise ValueError(f"its classifier does not have {num_features} inputs")
         classifier = nn.Linear(num_features, len(state["weight"]))
-        classifier.load_state_dict(state)
-        _check_finite(classifier, CLASSIFIER_PREFIX)
+        _load_tensors(classifier, state, CLASSIFIER_PREFIX)
     return classifier.requires_grad_(False).eval()
 
 
 def _read_metadata(file: Any) -> dict[str, Any]:
-    metadata: dict[str, Any] = json.loads((file.metadata() or {})["rr"])
+    metadata = json.loads((file.metadata() or {})["rr"])
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata entry 'rr' is not a JSON object")
     return metadata
 
 
@@ -166,8 +168,17 @@ def find_non_finite(module: nn.Module) -> str | None:
     return next((name for name, value in module.state_dict().items() if not value.isfinite().all()), None)
 
 
-def _check_finite(module: nn.Module, prefix: str = "") -> None:
-    """Raise ValueError if a weight is NaN or infinite. `prefix` is the beginning of the names in the file."""
+def _load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor], prefix: str = "") -> None:
+    """Load tensors into a module. `prefix` is the beginning of their names in the file.
+
+    Raises:
+        RuntimeError: if the names or shapes are not those of the module's tensors.
+        ValueError: if a dtype is not that of the module's tensor, or if a value is NaN or infinite.
+    """
+    for key, expected in module.state_dict().items():  # load_state_dict would convert other dtypes
+        if key in tensors and tensors[key].dtype != expected.dtype:
+            raise ValueError(f"{prefix}{key} has the dtype {tensors[key].dtype} instead of {expected.dtype}")
+    module.load_state_dict(tensors)
     if name := find_non_finite(module):
         raise ValueError(f"{prefix}{name} contains NaN or infinity")
 

@@ -9,9 +9,10 @@ pairs.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,7 @@ from rr.errors import UserError
 from rr.evaluate.classification_metrics import expected_calibration_error
 
 _PREFIX = "relation_head."  # as in rr.backbones.weights, which loads torch
+_AGGREGATIONS = ("cat", "sum", "mean", "max")
 MIN_CALIBRATION_IMAGES = 4  # two in each half
 _BATCH_NORM_EPS, _NEGATIVE_SLOPE = 1e-5, 0.01  # as in rr.methods.relation.head
 
@@ -107,15 +109,18 @@ def load_relation_head(weights: Path) -> NumpyRelationHead | None:
     """Load the relation head from a backbone file, or return None if the file has none.
 
     Raises:
-        UserError: if the file is missing or damaged.
+        UserError: if the file is missing or damaged, or if a tensor of the head has the wrong type or shape or contains
+            invalid values.
     """
     try:
         with safe_open(weights, "np") as file:
-            names = [name for name in file.keys() if name.startswith(_PREFIX)]  # noqa: SIM118
-            if not names:
+            if not any(name.startswith(_PREFIX) for name in file.keys()):  # noqa: SIM118
                 return None
-            aggregation = json.loads(file.metadata()["rr"])["aggregation"]
-            layer = {name.removeprefix(_PREFIX): file.get_tensor(name) for name in names}
+            metadata = json.loads((file.metadata() or {})["rr"])
+            aggregation = metadata["aggregation"]
+            if aggregation not in _AGGREGATIONS:
+                raise ValueError(f"its metadata has an invalid aggregation, {aggregation!r}")
+            layer = _read_tensors(file, metadata["features"] * (2 if aggregation == "cat" else 1))
         scale = layer["norm.weight"] / np.sqrt(layer["norm.running_var"] + _BATCH_NORM_EPS)
         return NumpyRelationHead(
             aggregation,
@@ -124,10 +129,33 @@ def load_relation_head(weights: Path) -> NumpyRelationHead | None:
             layer["output.weight"][0],
             float(layer["output.bias"][0]),
         )
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{weights} is missing or damaged ({error}): use the backbone.safetensors from a run with kind: relational"
         ) from error
+
+
+def _read_tensors(file: Any, num_inputs: int) -> dict[str, np.ndarray]:
+    """Return the tensors of a head with `num_inputs` inputs from an open safetensors file, as float32 arrays by name.
+
+    Raises:
+        ValueError: if a tensor has the wrong type or shape, or contains NaN, infinity or a negative variance.
+    """
+    H = math.prod(file.get_slice(f"{_PREFIX}linear.bias").get_shape())
+    shapes = {"linear.weight": [H, num_inputs], "linear.bias": [H], "output.weight": [1, H], "output.bias": [1]}
+    shapes |= {f"norm.{name}": [H] for name in ("weight", "bias", "running_mean", "running_var")}
+    arrays = {}
+    for name, shape in shapes.items():
+        stored = file.get_slice(_PREFIX + name)
+        if (stored.get_dtype(), stored.get_shape()) != ("F32", shape):
+            found = f"{stored.get_dtype()} {stored.get_shape()}"
+            raise ValueError(f"{_PREFIX}{name} has the type and shape {found} instead of F32 {shape}")
+        arrays[name] = file.get_tensor(_PREFIX + name)
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{_PREFIX}{name} contains NaN or infinity")
+    if (arrays["norm.running_var"] < 0).any():
+        raise ValueError(f"{_PREFIX}norm.running_var contains negative values")
+    return arrays
 
 
 def fit_calibration(logits: np.ndarray, is_positive: np.ndarray) -> Calibration:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from rr import backbones
 from rr.backbones.base import Backbone
-from rr.backbones.weights import list_saved_layers, load_backbone, read_metadata
+from rr.backbones.weights import list_saved_layers, load_backbone, load_classifier, read_metadata
 from rr.data.preprocessing import Preprocessing, parse_preprocessing
 from rr.errors import UserError
+from rr.evaluate.relation_head import load_relation_head
 from rr.exchange.model_card import write_model_card
 from rr.runtime.atomic import atomic_write
 from rr.runtime.output_path import check_output_path
@@ -78,6 +79,8 @@ def export_backbone(weights: Path, format: str, output: Path, image_size: int | 
     with atomic_write(output, concurrent=True) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # users cannot act on warnings from torch's exporters
         if format == "safetensors":
+            load_classifier(weights)  # this checks the layers that are copied with the backbone
+            load_relation_head(weights)
             temporary.write_bytes(weights.read_bytes())
         else:
             temporary.write_bytes(_serialize(backbone, format, example_B3SS))

@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rr import backbones
-from rr.backbones.weights import find_non_finite, load_backbone, read_metadata, save_backbone
+from rr.backbones.weights import find_non_finite, load_backbone, load_classifier, read_metadata, save_backbone
 from rr.data.image_decoding import identify_unreadable_content
 from rr.data.preprocessing import Preprocessing
+from rr.data.printable_names import printable
 from rr.errors import UserError, raise_if_lfs_pointer
+from rr.evaluate.relation_head import load_relation_head
 from rr.params import ExtensionBackboneConfig, load_params
 from rr.params.backbones import BUILTIN_BACKBONES, check_backbone_name, is_known_backbone
 from rr.paths import PARAMS_FILE
@@ -77,8 +79,8 @@ class Candidate(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The path and the prefix, as the `--key` option expects them; "." if both are empty."""
-        return ".".join(filter(None, [self.path, self.prefix.removesuffix(".")])) or "."
+        """The path and the prefix as printable text, as the `--key` option expects them; "." if both are empty."""
+        return printable(".".join(filter(None, [self.path, self.prefix.removesuffix(".")])) or ".")
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def find_architecture(name: str, image_size: int | None, params_file: Path, pref
         UserError: if the name is unknown. The message includes mistakes in the parameter file.
     """
     own_backbones = {}
-    if not is_known_backbone(name) and params_file.is_file():
+    if not is_known_backbone(name) and params_file.exists():
         try:
             own_backbones = load_params(params_file).backbones
         except UserError as error:
@@ -198,6 +200,8 @@ def import_backbone(
     architecture = find_architecture(backbone_name, image_size, params_file, f"--backbone {backbone_name}: ")
     preprocessing = _parse_preprocessing(image_size, mean, std)
     _check_image_size(backbone_name, image_size, preprocessing)
+    if file.is_dir():
+        raise UserError(f"{file} is a folder: use the path of a checkpoint")
     if not file.is_file():
         raise UserError(f"{file} does not exist or is not a file: use the path of a checkpoint")
     is_default, output = output is None, output or file.with_name(f"{file.stem}-{backbone_name}.safetensors")
@@ -210,6 +214,8 @@ def import_backbone(
         )
     if is_backbone_file:
         backbone, details = load_backbone(file), ""
+        load_classifier(file)  # this checks the layers that are copied with the backbone
+        load_relation_head(file)
     else:
         backbone, details = _convert_checkpoint(file, architecture, key)
     _check_weights(file, backbone)
@@ -249,7 +255,7 @@ def _convert_checkpoint(file: Path, architecture: Architecture, key: str | None)
     weights = _choose_candidate(file, architecture, state_dicts, key)
     backbone = architecture.build()
     backbone.load_state_dict(backbone.state_dict() | weights.state)
-    place = "" if weights.key == "." else f", from the weights under '{weights.key}'"
+    place = "" if weights.key == "." else f", from the weights under '{_shorten(weights.key)}'"
     return backbone, f"{place}{_describe_ignored(weights, state_dicts)}"
 
 
@@ -587,7 +593,7 @@ def _describe_mismatch(
     def describe(name: str, max_names: int) -> str:
         """Return how the weights in the file differ from the backbone `name`."""
         candidate = best.get(name)
-        place = f" under '{candidate.key}'" if candidate and candidate.key != "." else ""
+        place = f" under '{_shorten(candidate.key)}'" if candidate and candidate.key != "." else ""
         other = "" if name == architecture.name else f" or any other backbone; the closest one is {name}"
         first = next(iter(architecture.expected_weights))
         differences = candidate.describe_differences(max_names) if candidate else f"{first} is missing"
@@ -621,4 +627,10 @@ def _describe_ignored(weights: Candidate, state_dicts: dict[str, dict[str, Tenso
 
 
 def _abbreviate_names(names: list[str], max_names: int = 5) -> str:
-    return ", ".join([*names[:max_names], *(["…"] if len(names) > max_names else [])])
+    return ", ".join([*map(_shorten, names[:max_names]), *(["…"] if len(names) > max_names else [])])
+
+
+def _shorten(name: str) -> str:
+    """Return a name from a file as printable text, without its middle if it has more than 200 characters."""
+    text = printable(name)
+    return text if len(text) <= 200 else f"{text[:100]}…{text[-100:]}"

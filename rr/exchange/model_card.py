@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from rr import __version__, paths
 from rr.backbones.base import Backbone
 from rr.backbones.weights import read_metadata
+from rr.data.preprocessing import parse_preprocessing
 from rr.params.extensions import is_extension_kind
 from rr.report.method_roles import Role, find_role
 from rr.report.statistics import accuracy_confidence_interval
@@ -79,7 +80,7 @@ def write_model_card(backbone: Backbone, weights: Path, output: Path, format: st
         "source": f"{weights.name}, SHA-256 {sha256}",
     }
     sections = [_format_introduction(backbone, record, source_card), _format_table(facts)]
-    if format == "safetensors" and "mean" in metadata:
+    if format == "safetensors" and parse_preprocessing(metadata):
         sections.append(_USE.format(file=output.name, num_features=backbone.num_features))
     sections.append(_training_sections(source_card) or f"## Training\n\n{_describe_training(record)}")
     if record and (rows := list(_evaluation_rows(weights.parent, sha256))):
@@ -151,7 +152,7 @@ def _describe_input(metadata: dict[str, Any], format: str, image_size: int) -> s
     """Return which images the exported model accepts. `metadata` is that of the original backbone file."""
     size = metadata.get("side") if format in ("safetensors", "state-dict") else image_size
     images = f"RGB images of {size} × {size} pixels" if size else "RGB images"
-    if "mean" in metadata:
+    if parse_preprocessing(metadata):
         images += f", values in [0, 1], normalized with mean {metadata['mean']} and std {metadata['std']}"
     return images
 

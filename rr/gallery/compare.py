@@ -9,9 +9,8 @@ import numpy as np
 
 from rr.data.preprocessing import Preprocessing
 from rr.data.printable_names import display_name, path_to_text
-from rr.errors import UserError
 from rr.gallery.feature_extractor import load_feature_extractor
-from rr.gallery.images import read_images
+from rr.gallery.images import read_images, require_files
 from rr.gallery.pair_scorer import load_pair_scorer
 from rr.runtime.weights_lookup import find_weights
 
@@ -27,9 +26,7 @@ def compare(
     Raises:
         UserError: if an image cannot be read, if the backbone cannot be loaded, or if it has no relation head.
     """
-    for path in (first, second):
-        if not path.is_file():
-            raise UserError(f"{display_name(path)} does not exist or is not a file: use the path of an image")
+    require_files([first, second])
     extractor = load_feature_extractor(weights, preprocessing, device)
     scorer = load_pair_scorer(find_weights(weights), extractor.sha256)
     features = extractor.extract(np.stack(read_images([first, second], extractor.decode_and_resize)))

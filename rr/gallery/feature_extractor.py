@@ -179,7 +179,7 @@ class FeatureExtractor:
             UserError: if a file does not exist or cannot be read, if a path is that of a folder, or if a feature is NaN
                 or infinite.
             ValueError: if an image has another type, if an array or tensor has the wrong shape, type or range of
-                values, or if a PIL image has no defined range of values (modes I and F).
+                values, or if a PIL image has no pixels or no defined range of values (modes I and F).
         """
         if isinstance(images, torch.Tensor) and images.is_floating_point():
             return self._extract_in_batches(images[None] if images.ndim == 3 else images, self._normalize_floats)
@@ -268,6 +268,10 @@ class FeatureExtractor:
             if self.stored_size is None and pixels.shape[:2] == (self.image_size, self.image_size):
                 return pixels
             image = Image.fromarray(pixels)
+        if 0 in image.size:
+            raise ValueError(
+                f"a PIL image of {image.width} × {image.height} pixels cannot be used: pass an image with pixels"
+            )
         try:
             return self.decode_and_resize(image)
         except UnreadableImageError as error:

@@ -1,6 +1,7 @@
 """List the image files in a folder, detect changed files and decode images."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from rr.data.image_decoding import UnreadableImageError, decode_image
 from rr.data.printable_names import display_name, path_to_text
 from rr.data.skipped_files import SkippedFiles, format_skipped
 from rr.errors import UserError
+from rr.runtime.formatting import format_names
 from rr.runtime.ordered_map import DECODING_THREADS, map_ordered
 
 Decoder = Callable[[bytes], np.ndarray]
@@ -24,7 +26,7 @@ class ImageFile(NamedTuple):
 
     Attributes:
         path: path of the file.
-        name: path relative to the gallery folder, as text.
+        name: path relative to the gallery folder, as text (see `_unique_text`).
         size: size in bytes.
         change_time_ns: see `change_time`.
     """
@@ -72,7 +74,7 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
         except OSError as error:  # a file that was just deleted
             damaged.append(DamagedFile(name, UNREADABLE_FILE, f"{UNREADABLE_FILE} ({error.strerror})"))
         else:
-            images.append(ImageFile(path, path_to_text(name), info.st_size, change_time(info)))
+            images.append(ImageFile(path, _unique_text(name), info.st_size, change_time(info)))
     for damaged_file in damaged:
         skipped.add_damaged(damaged_file._replace(name=str(folder / damaged_file.name)))
     if not images:
@@ -83,6 +85,14 @@ def list_images(folder: Path, skipped: SkippedFiles) -> list[ImageFile]:
             "use a different folder"
         )
     return sorted(images, key=lambda image: image.name)
+
+
+def _unique_text(name: str) -> str:
+    r"""Return a path as text, with escapes for bytes that are not valid UTF-8; no other path has the same text.
+
+    If the path itself contains such an escape, as in the name `caf\xe9.png`, its backslash is written as `\x5c`.
+    """
+    return path_to_text(re.sub(r"\\(?=x[0-9a-f]{2})", r"\\x5c", name))
 
 
 class OwnRows:
@@ -103,6 +113,17 @@ class OwnRows:
         info = os.stat(query)
         candidates = self._rows.get((info.st_size, change_time(info)), [])
         return [row for row in candidates if os.path.samefile(query, self._images[row].path)]
+
+
+def require_files(paths: Sequence[Path]) -> None:
+    """Raise UserError if an image that is given by its path is a folder or does not exist."""
+    if folders := [display_name(path) for path in paths if path.is_dir()]:
+        raise UserError(
+            f"{format_names(folders)} {'is a folder' if len(folders) == 1 else 'are folders'}: use the path of an image"
+        )
+    if missing := [display_name(path) for path in paths if not path.is_file()]:
+        verb = "does not exist or is not a file" if len(missing) == 1 else "do not exist or are not files"
+        raise UserError(f"{format_names(missing)} {verb}: use the path of an image")
 
 
 def decode_images(paths: Iterable[Path], decode: Decoder, skipped: SkippedFiles) -> Iterator[np.ndarray | None]:

@@ -18,14 +18,14 @@ from rr.errors import UserError
 from rr.evaluate.similarity import cosine_similarities, find_nearest
 from rr.gallery import index_file
 from rr.gallery.feature_extractor import load_feature_extractor
-from rr.gallery.images import OwnRows, list_images, read_images
+from rr.gallery.images import OwnRows, list_images, read_images, require_files
 from rr.gallery.index_file import ImageVectors
 from rr.gallery.index_update import check_index_path, make_skipped_files, update_index
 from rr.gallery.pair_scorer import PairScorer, load_pair_scorer
 from rr.gallery.random_pairs import MIN_RANDOM_PAIRS, percentiles, sample_pairs
 from rr.gallery.search_results import Hit, QueryResult
 from rr.runtime.atomic import write_text
-from rr.runtime.formatting import format_count, format_names
+from rr.runtime.formatting import format_count
 from rr.runtime.output_path import check_output_path
 from rr.runtime.weights_lookup import find_weights
 
@@ -113,10 +113,8 @@ def retrieve(
 
 
 def _check_paths(queries: Sequence[Path], weights: Path, page_path: Path | None, index_path: Path | None) -> None:
-    """Raise UserError if a query does not exist, or if the page or the index would overwrite another file."""
-    if missing := [display_name(query) for query in queries if not query.is_file()]:
-        verb = "does not exist or is not a file" if len(missing) == 1 else "do not exist or are not files"
-        raise UserError(f"{format_names(missing)} {verb}: use the path of an image")
+    """Raise UserError if a query is not a file, or if the page or the index would overwrite another file."""
+    require_files(queries)
     if page_path:
         check_output_path("--output", page_path, [".html", ".htm"], weights)
     if index_path:

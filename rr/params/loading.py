@@ -29,9 +29,13 @@ def load_params(path: Path) -> Params:
     """Read and check a parameter file.
 
     Raises:
-        UserError: if the file is missing, is not valid YAML, or contains mistakes. The message has one line per
-            mistake.
+        UserError: if the file is missing or a folder, is not valid YAML, or contains mistakes. The message has one line
+            per mistake.
     """
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder: specify a parameter file, such as {path / 'params.yaml'}, with --params or RR_PARAMS"
+        )
     if not path.is_file():
         raise UserError(
             f"{path} not found: run rr in the root folder of a project (rr init creates one), or specify the file with "

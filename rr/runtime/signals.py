@@ -18,6 +18,8 @@ EXIT_MESSAGES = {
     128 + signal.SIGTERM: "terminated",
     128 + signal.SIGUSR1: "stopped before a time limit",
 }
+# Exit code if the program that reads the output, such as `head`, has ended. No message is printed.
+CLOSED_PIPE_CODE = 128 + signal.SIGPIPE
 
 
 def exit_for_signal(signum: int) -> NoReturn:

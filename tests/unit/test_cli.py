@@ -180,6 +180,27 @@ def test_missing_params_file_raises(tmp_path: Path, rr: RunRr, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
+    "command", [("verify",), ("suite", "use", "quick"), ("import", __file__, "--backbone", "mine"), ("plan",)]
+)
+def test_folder_in_place_of_the_params_file_raises(
+    tmp_path: Path, rr: RunRr, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RR_PARAMS", "/tmp")
+    outcome = rr(*command)
+    assert (outcome.code, os.listdir()) == (2, [])
+    expected = "rr: /tmp is a folder: specify a parameter file, such as /tmp/params.yaml, with --params or RR_PARAMS\n"
+    assert outcome.err.startswith(expected)
+
+
+def test_folder_in_place_of_a_checkpoint_raises(tmp_path: Path, rr: RunRr) -> None:
+    assert (
+        rr("import", tmp_path, "--backbone", "conv4").err
+        == f"rr: {tmp_path} is a folder: use the path of a checkpoint\n"
+    )
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("embed", "", "-o", "f.parquet", "--weights", "w"), "the argument after embed is empty: check that your"),
@@ -254,6 +275,25 @@ def test_standard_streams_may_be_closed(params_file: Path, closed: str, name: st
     assert result.returncode == code
     assert result.stdout.startswith("#") == (code == 0 and "1>&-" not in closed)
     assert result.stderr.startswith("rr: unknown suite") == (code == 2 and "2>&-" not in closed)
+
+
+@pytest.mark.parametrize(
+    ("command", "closed"),
+    [
+        (["suite", "list"], "stdout"),
+        (["--help"], "stdout"),
+        (["--version"], "stdout"),
+        (["suite", "show", "nosuch"], "stderr"),
+        (["nosuch"], "stderr"),
+    ],
+)
+def test_closed_pipe_ends_the_command_quietly(params_file: Path, command: list[str], closed: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: writer}
+    done = subprocess.run([sys.executable, "-m", "rr", *command], **streams)  # type: ignore[call-overload]
+    os.close(writer)
+    assert (done.returncode, done.stdout or b"", done.stderr or b"") == (141, b"", b"")
 
 
 def test_bug_is_printed_with_its_traceback(project: Path) -> None:

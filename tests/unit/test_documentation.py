@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 import rr
 from rr.params import load_params
-from rr.runtime.signals import EXIT_MESSAGES
+from rr.runtime.signals import CLOSED_PIPE_CODE, EXIT_MESSAGES
 
 generate = runpy.run_path(str(ROOT / "docs/generate.py"))
 results_tables = runpy.run_path(str(ROOT / "docs/results_tables.py"))
@@ -143,4 +143,4 @@ def test_site_is_built_without_warnings(tmp_path: Path) -> None:
 def test_page_of_exit_codes_has_the_code_of_each_signal() -> None:
     page = (ROOT / "docs/reference/exit-codes.md").read_text(encoding="utf-8")
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
-    assert codes == {0, 1, 2, *EXIT_MESSAGES}
+    assert codes == {0, 1, 2, *EXIT_MESSAGES, CLOSED_PIPE_CODE}

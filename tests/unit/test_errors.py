@@ -6,7 +6,7 @@ from multiprocessing import shared_memory
 
 import pytest
 
-from rr.errors import explain_error, explain_os_error
+from rr.errors import UserError, explain_error, explain_os_error
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS])
@@ -35,3 +35,7 @@ def test_too_many_open_files_are_explained() -> None:
 def test_missing_folder_for_compiled_code_is_explained() -> None:
     error = RuntimeError("cannot cache function 'resize_box': no locator available for file '/opt/rr/resize_kernel.py'")
     assert "set NUMBA_CACHE_DIR to a writable folder" in str(explain_error(error))
+
+
+def test_control_characters_in_a_message_are_escaped() -> None:
+    assert str(UserError("x\x1b[31m.pt is damaged:\nuse\ta café")) == "x\\x1b[31m.pt is damaged:\nuse\\ta café"

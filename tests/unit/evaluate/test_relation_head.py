@@ -1,5 +1,7 @@
 """Compare the relation head in numpy with the network in torch, and test the calibration of its scores."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -7,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from networks import random_backbone
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
-from rr.backbones.weights import save_backbone
+from rr.backbones.weights import read_metadata, save_backbone
 from rr.errors import UserError
 from rr.evaluate.relation_head import (
     Calibration,
@@ -58,6 +61,43 @@ def test_files_without_a_head(tmp_path: Path) -> None:
     for name in ("w", "missing"):
         with pytest.raises(UserError, match="missing or damaged"):
             load_relation_head(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "alter", "message"),
+    [
+        ("linear.weight", lambda value: value * torch.nan, "contains NaN or infinity"),
+        ("output.bias", lambda value: value + torch.inf, "contains NaN or infinity"),
+        ("norm.running_var", lambda value: -value, "contains negative values"),
+        (
+            "linear.weight",
+            lambda value: value[:, :64],
+            r"has the type and shape F32 \[256, 64\] instead of F32 \[256, 128",
+        ),
+        ("output.bias", lambda value: value[0], r"has the type and shape F32 \[\] instead of F32 \[1\]"),
+        (
+            "norm.bias",
+            lambda value: value.to(torch.int32),
+            r"has the type and shape I32 \[256\] instead of F32 \[256\]",
+        ),
+        ("output.weight", lambda value: value.bfloat16(), r"has the type and shape BF16 \[1, 256\] instead of F32 "),
+    ],
+)
+def test_damaged_head_raises(tmp_path: Path, name: str, alter: Callable, message: str) -> None:
+    save_head(tmp_path / "w", "cat")
+    tensors, metadata = load_file(tmp_path / "w"), {"rr": json.dumps(read_metadata(tmp_path / "w"))}
+    key = f"relation_head.{name}"
+    save_file(tensors | {key: alter(tensors[key]).contiguous()}, tmp_path / "w", metadata)
+    with pytest.raises(UserError, match=rf"w is missing or damaged \({key} {message}"):
+        load_relation_head(tmp_path / "w")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"aggregation": "median"}, {"aggregation": ["cat"]}, []])
+def test_head_without_a_valid_aggregation_raises(tmp_path: Path, metadata: dict | list) -> None:
+    save_head(tmp_path / "w", "sum")
+    save_file(load_file(tmp_path / "w"), tmp_path / "w", {"rr": json.dumps(metadata)})
+    with pytest.raises(UserError, match="w is missing or damaged"):
+        load_relation_head(tmp_path / "w")
 
 
 def test_calibration_is_a_logistic_regression() -> None:

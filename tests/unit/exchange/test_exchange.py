@@ -157,6 +157,21 @@ def test_backbone_file_is_imported_unchanged(tmp_path: Path) -> None:
     assert (tmp_path / "b.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("layer", ["relation_head", "trained_classifier"])
+def test_damaged_layer_of_a_backbone_file_is_not_copied(tmp_path: Path, layer: str) -> None:
+    module = RelationHead(64) if layer == "relation_head" else nn.Linear(64, 10)
+    next(module.parameters()).data[0] = torch.nan
+    weights, output = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_backbone(random_backbone("conv4"), weights, None, {layer: module}, "cat")
+    for copy in (
+        lambda: import_backbone(weights, "conv4", output),
+        lambda: export_backbone(weights, FORMATS[0], output),
+    ):
+        with pytest.raises(UserError, match=rf"damaged \({layer}\.(linear\.)?weight contains NaN or infinity\)"):
+            copy()
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
 @pytest.mark.parametrize("name", ["photo.jpg", "photo.NEF", "params.yaml", "notes"])
 def test_file_of_another_kind_is_not_replaced(tmp_path: Path, name: str) -> None:
     weights, file = tmp_path / "a.safetensors", tmp_path / name
@@ -167,6 +182,22 @@ def test_file_of_another_kind_is_not_replaced(tmp_path: Path, name: str) -> None
     with pytest.raises(UserError, match=rf"--output .*{name} does not end in \.pt or \.pth: use a name that does"):
         export_backbone(weights, "state-dict", file)
     assert file.read_bytes() == b"content"
+
+
+def test_names_of_tensors_are_escaped_and_shortened(tmp_path: Path, rr: RunRr) -> None:
+    file, keys = tmp_path / "c.pt", [r"\x1b[31m1\n", r"\x1b[31m2\n"]
+    command = ("import", file, "--backbone", "conv4", "-o", tmp_path / "b.safetensors")
+    state = random_backbone("conv4").state_dict()
+    several = {f"\x1b[31m{i}\n.{key}": value + i for i in (1, 2) for key, value in state.items()}
+    torch.save({"\x1b" + 400 * "x": torch.zeros(2)} | several, file)
+    ambiguous, chosen = rr(*command), rr(*command, "--key", keys[0])
+    assert ambiguous.err.endswith(f"under '{keys[0]}' and '{keys[1]}': choose one of them with --key\n")
+    ignored = rf"\x1b{96 * 'x'}…{100 * 'x'}, {keys[1]}.blocks.0.0.weight, "
+    assert f"from the weights under '{keys[0]}'; ignored 25 tensors: {ignored}" in chosen.out
+    torch.save({key: value[..., None] for key, value in several.items()}, file)
+    mismatch = rr(*command)
+    assert rf" under '{keys[0]}' do not match conv4: " in mismatch.err
+    assert (mismatch.code, mismatch.err.count("\n"), mismatch.err.count("\x1b")) == (2, 1, 0)
 
 
 @pytest.mark.parametrize("format", ["safetensors", "state-dict"])

@@ -10,9 +10,10 @@ import pytest
 from helpers import EVALUATE, EXTRACT, PRETRAIN, RunRr, pretrain_command
 from networks import random_backbone
 from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
 
 import rr as library
-from rr.backbones.weights import save_backbone
+from rr.backbones.weights import read_metadata, save_backbone
 from rr.data.preprocessing import Preprocessing
 from rr.exchange.export_weights import export_backbone
 from rr.runtime.hashing import file_sha256
@@ -117,6 +118,16 @@ def test_card_without_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "## Evaluation" not in card
     assert "## Use" not in card
     assert "| input | RGB images of 32 × 32 pixels |\n" in export(rr, Path("w.safetensors"), "traced.pt", "torchscript")
+
+
+def test_card_of_weights_with_incomplete_preprocessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rr: RunRr
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = Path("w.safetensors")
+    save_backbone(random_backbone("conv4"), weights)
+    save_file(load_file(weights), weights, {"rr": json.dumps(read_metadata(weights) | {"mean": [0.5, 0.5, 0.5]})})
+    assert "| input | RGB images |\n" in export(rr, weights, "out.safetensors")
 
 
 def test_card_of_released_weights_keeps_their_title_and_tag(

@@ -540,10 +540,13 @@ def test_unusual_names_are_escaped(folder: Path, rr: RunRr) -> None:
 
 def test_files_with_the_same_displayed_name_are_distinguished(folder: Path, rr: RunRr) -> None:
     Path("s").mkdir()
-    for seed, name in enumerate([b"a\xff.bmp", b"a\\xff.bmp"]):
+    names = {b"a\xff.bmp": r"a\xff.bmp", b"a\\xff.bmp": r"a\x5cxff.bmp", b"a\\x5cxff.bmp": r"a\x5cx5cxff.bmp"}
+    names |= {b"a\\\xff.bmp": r"a\\xff.bmp", b"a\\xyz.bmp": r"a\xyz.bmp"}
+    for seed, name in enumerate(names):
         make_image(seed).save(Path("s", os.fsdecode(name)))
         os.utime(os.path.join(b"s", name), ns=(0, 0))
-    for query in (b"a\xff.bmp", b"a\\xff.bmp"):
+    assert {os.fsencode(image.path.name): image.name for image in list_images(Path("s"))} == names
+    for query in names:
         shutil.copy(Path("s", os.fsdecode(query)), "copy.bmp")
         ask = ("retrieve", "copy.bmp", "--gallery", "s", "--weights", "w")
         for _ in range(2):
@@ -895,7 +898,9 @@ def replace_arguments(arguments: list[str], **replacements: str) -> list[str]:
     ("arguments", "message"),
     [
         (replace_arguments(ASK, image="none.png"), "none.png does not exist or is not a file"),
-        (replace_arguments(ASK, image="g"), "g does not exist or is not a file"),
+        (replace_arguments(ASK, image="g"), "g is a folder: use the path of an image"),
+        (["compare", "g/b.png", "none.png", "--weights", "w"], "none.png does not exist or is not a file"),
+        (["compare", "g/b.png", "g", "--weights", "w"], "g is a folder: use the path of an image"),
         (replace_arguments(ASK, image="text.png"), "text.png: not a readable image"),
         (replace_arguments(ASK, gallery="none"), "none does not exist or is not a folder"),
         (replace_arguments(ASK, gallery="empty"), "empty contains no images: add some"),

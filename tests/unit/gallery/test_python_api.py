@@ -380,6 +380,8 @@ def test_no_images_give_no_rows(backbone: FeatureExtractor) -> None:
         (np.zeros((1, SIZE, SIZE, 3)), r"uint8 \(H, W, 3\), got ndarray of float64 with shape \(16, 16, 3\)"),
         (np.zeros((1, 3, SIZE, SIZE), np.uint8), r"got ndarray of uint8 with shape \(3, 16, 16\)"),
         (np.zeros((0, 5, 3), np.uint8), r"got ndarray of uint8 with shape \(0, 5, 3\)"),
+        (Image.new("RGB", (0, 9)), "^a PIL image of 0 × 9 pixels cannot be used: pass an image with pixels$"),
+        ([PIXELS[0], Image.new("L", (9, 0))], "^a PIL image of 9 × 0 pixels cannot be used"),
         (np.zeros((9, 8), np.uint8), r"got ndarray of uint8 with shape \(9, 8\)"),
         (
             torch.zeros(3, 8, 9, dtype=torch.uint8),
