@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rr import paths
-from rr.compute.process_group import process_group, require_single_process
+from rr.compute.process_group import process_group, require_single_process, translate_comm_errors
 from rr.errors import UserError
 from rr.evaluate.protocol_checks import DatasetLabels
 from rr.methods.requirements import depends_on_num_epochs
@@ -396,7 +396,7 @@ def run_pretrain(run: paths.PretrainPaths, device: str, params_file: Path, tenso
             from rr.runtime.tensorboard import EventWriter
 
             event_writer = EventWriter(tensorboard.joinpath(run.dataset, run.backbone, run.method, str(run.seed)))
-        with record_run(stage_run, is_main=group.is_main) as recorder:
+        with record_run(stage_run, is_main=group.is_main) as recorder, translate_comm_errors():
             from rr.compute.device import device_name
             from rr.compute.torch_threads import configure_torch
             from rr.data.dataset_index import read_class_names, read_preprocessing

@@ -184,7 +184,7 @@ def process_group() -> Iterator[ProcessGroup]:
                 devnull = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(devnull))
                 stack.enter_context(contextlib.redirect_stderr(devnull))
-            stack.enter_context(_translate_comm_errors())
+            stack.enter_context(translate_comm_errors())
             yield group
         dist.destroy_process_group()
     except BaseException as error:
@@ -236,7 +236,7 @@ def _rendezvous(group: ProcessGroup) -> "Store":
 
 
 @contextmanager
-def _translate_comm_errors() -> Iterator[None]:
+def translate_comm_errors() -> Iterator[None]:
     """Convert torch's errors about a lost connection into a UserError."""
     try:
         yield
