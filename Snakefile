@@ -23,9 +23,6 @@ min_version("9.19")  # the first version that reads profile.yaml and compares to
 patch_snakemake()
 
 
-configfile: "params.yaml"
-
-
 # This image is built from workflow/Dockerfile and is used only with `--sdm apptainer`.
 container: "docker-daemon://relational-reasoning:latest"
 

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -758,9 +758,11 @@ def main() -> None:
             raise
         is_pipe_closed = isinstance(error.__context__, BrokenPipeError)  # Typer then exits with 1
         code = signals.CLOSED_PIPE_CODE if is_pipe_closed else error.code
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            code = signals.CLOSED_PIPE_CODE
     os._exit(code)
 
 

@@ -396,6 +396,7 @@ def run_pretrain(run: paths.PretrainPaths, device: str, params_file: Path, tenso
             from rr.runtime.tensorboard import EventWriter
 
             event_writer = EventWriter(tensorboard.joinpath(run.dataset, run.backbone, run.method, str(run.seed)))
+        # The error is translated here, too, for the status file.
         with record_run(stage_run, is_main=group.is_main) as recorder, translate_comm_errors():
             from rr.compute.device import device_name
             from rr.compute.torch_threads import configure_torch

@@ -1,6 +1,7 @@
 """Errors that the command line reports without a traceback."""
 
 import errno
+import re
 import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -17,6 +18,9 @@ _EXTRAS = {
     **dict.fromkeys(("kornia", "lightly", "albumentations"), "bench"),
 }
 
+# Control characters except tabs and line breaks, halves of surrogate pairs, and characters that reverse the direction.
+_TERMINAL_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 
 class UserError(Exception):
     """A mistake in the input, or a problem with the machine, that the user can fix.
@@ -24,12 +28,12 @@ class UserError(Exception):
     The message explains what is wrong, where, and what to do. The command line prints only this message and exits with
     code 2. Any other exception that `explain_error` does not recognize is a bug, and is printed with its traceback.
 
-    Names from files that others have written may contain characters that control the terminal. In each line of the
-    message, these are replaced by escapes.
+    Names from files that others have written may contain characters that control the terminal. These are replaced by
+    escapes in the message.
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__("\n".join(map(printable, str(message).split("\n"))))
+        super().__init__(_TERMINAL_CONTROL.sub(lambda match: printable(match[0]), str(message)))
 
 
 class ReportedByAnotherProcess(Exception):

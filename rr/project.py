@@ -75,7 +75,7 @@ def create_project(folder: Path) -> tuple[bool, list[str]]:
 
 def check_can_create_project(folder: Path) -> None:
     """Raise UserError if `create_project` would refuse to create a project in `folder`."""
-    is_in_work_tree(folder)
+    is_in_work_tree(folder)  # raises if git cannot be used
     _check_folder(folder)
 
 
@@ -85,10 +85,11 @@ def is_in_work_tree(folder: Path) -> bool:
     Raises:
         UserError: if git is not installed, or if the repository is damaged, bare or not trusted by git.
     """
-    status = _run_git(folder, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
-    if status.returncode and "not a git repository" not in status.stderr:
-        raise UserError(f"git cannot be used in {folder}: {status.stderr.strip()}")
-    return not status.returncode
+    # This command reads the index and, unlike `git status`, neither submodules nor files outside this folder.
+    listing = _run_git(folder, "ls-files", "--deleted", "--", ".")
+    if listing.returncode and "not a git repository (or any" not in listing.stderr:
+        raise UserError(f"git cannot be used in {folder}: {listing.stderr.strip().expandtabs()}")
+    return not listing.returncode
 
 
 def _initialize_git(folder: Path) -> None:
@@ -99,12 +100,12 @@ def _initialize_git(folder: Path) -> None:
     if init.returncode:
         if is_new:
             shutil.rmtree(repository, ignore_errors=True)
-        raise UserError(f"git could not create a repository in {folder}: {init.stderr.strip()}")
+        raise UserError(f"git could not create a repository in {folder}: {init.stderr.strip().expandtabs()}")
 
 
 def _run_git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("git") is None:
-        raise UserError("git is not installed, and DVC needs it: install git")
+        raise UserError("git is not installed: install it")
     environment = os.environ | {"LC_ALL": "C"}  # English messages
     return subprocess.run(
         ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, errors="replace"

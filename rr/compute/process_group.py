@@ -168,7 +168,8 @@ def process_group() -> Iterator[ProcessGroup]:
     failed, a UserError, an interrupt or an exit in another process is raised as ReportedByAnotherProcess.
 
     Raises:
-        UserError: if torchrun's environment variables are invalid, or the processes cannot connect.
+        UserError: if torchrun's environment variables are invalid, if the processes cannot connect, or if they lose the
+            connection.
     """
     group = _read_environment()
     if group.world_size == 1:

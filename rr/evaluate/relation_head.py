@@ -21,7 +21,7 @@ from rr.errors import UserError
 from rr.evaluate.classification_metrics import expected_calibration_error
 
 _PREFIX = "relation_head."  # as in rr.backbones.weights, which loads torch
-_AGGREGATIONS = ("cat", "sum", "mean", "max")
+_AGGREGATIONS = ("cat", "sum", "mean", "max")  # as in rr.params.methods
 MIN_CALIBRATION_IMAGES = 4  # two in each half
 _BATCH_NORM_EPS, _NEGATIVE_SLOPE = 1e-5, 0.01  # as in rr.methods.relation.head
 

@@ -162,7 +162,12 @@ class _Disk:
 
 def _folder_bytes(folder: Path) -> int:
     """Return the total size of the files in a folder, which may be missing."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    num_bytes = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # another process has just renamed or deleted the file
+                num_bytes += os.stat(os.path.join(parent, name)).st_size
+    return num_bytes
 
 
 def _find_disk(folder: Path, disk_usage: Callable[[Path], Any]) -> _Disk:

@@ -1,8 +1,8 @@
 """Read suites and combine them with `params.yaml`. A suite is a named experiment: a grid and method variants.
 
-Each file in `workflow/suites` contains one suite, under its name in the `suites` section, so that Snakemake can merge
-several `--configfile` arguments. The stages read a single parameter file. `use_suite` writes a suite into that file,
-for both engines; `merge_suites` writes several suites, such as those passed to Snakemake, into a new file.
+Each file in `workflow/suites` contains one suite, under its name in the `suites` section. The stages read a single
+parameter file. `use_suite` writes a suite into that file, for both engines; `merge_suites` writes several suites, such
+as those that are passed to Snakemake, into a new file.
 """
 
 import copy
@@ -108,7 +108,7 @@ def merge_suites(suites: dict[str, Any], params_file: Path) -> Path:
             raise UserError(f"suites: the name {name!r} is not text: put it in quotes in the suite file")
     load_params(params_file)
     for name, suite in suites.items():
-        # Names come from Snakemake's command line, and become part of a file name.
+        # Names become part of a file name.
         if not re.fullmatch(NAME, name):
             raise UserError(
                 f"invalid suite name '{name}': use letters, digits, - and _, and start with a letter or digit"
@@ -179,13 +179,15 @@ def load_suite(name: str) -> dict[str, Any]:
 
 
 def read_suite_files(files: Iterable[Path]) -> dict[str, Any]:
-    """Return the suites in several files by name, as Snakemake's --configfile accepts them.
+    """Return the suites in several files by name. Snakemake's `--configfile` specifies these files.
 
     Raises:
         UserError: if a file contains anything else than suites, or if two files contain a suite with the same name.
     """
     suites: dict[str, Any] = {}
     for file in dict.fromkeys(files):
+        if file.resolve() == paths.PARAMS_FILE.resolve():
+            raise UserError(f"--configfile {file}: Snakemake always uses this file: specify only suites")
         for name, suite in _read_suites(file).items():
             if name in suites:
                 raise UserError(f"{file}: another file also contains a suite named {name}: rename one of them")

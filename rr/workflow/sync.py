@@ -19,6 +19,8 @@ from rr.workflow.records import code_hashes
 from rr.workflow.stage_runs import STAGE_PARAMETERS, StageRun, iter_stage_runs
 from rr.workflow.verify import find_grid_mismatches, find_mismatches
 
+_ANSI_SEQUENCE = re.compile(r"\x1b\[[0-9;]*m")  # DVC colors its messages
+
 
 def sync_dvc(params: Params) -> tuple[int, int, int]:
     """Register with DVC all runs in the grid that match their records.
@@ -96,6 +98,7 @@ def _register_with_dvc(runs: Sequence[StageRun]) -> None:
 
     `dvc commit --force` with the names of the runs does the same, but reads and writes the lock file once per name.
     """
+    from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo, lock_repo
 
@@ -111,11 +114,18 @@ def _register_with_dvc(runs: Sequence[StageRun]) -> None:
                 stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
     except LockError as error:
         blocking = [f"process {pid}, {command}" for pid, command in re.findall(r"\(PID (\d+)\): (.*)", str(error))]
-        raise UserError(f"DVC is busy ({'; '.join(blocking)})" if blocking else f"DVC is busy: {error}") from error
+        if not blocking:
+            raise UserError(f"DVC is busy: {_ANSI_SEQUENCE.sub('', str(error))}") from error
+        raise UserError(
+            f"DVC is busy ({'; '.join(blocking)}): wait until it has ended or, if there is no such process, delete "
+            ".dvc/tmp/rwlock"
+        ) from error
+    except DvcException as error:
+        raise UserError(f"DVC could not commit the outputs: {_ANSI_SEQUENCE.sub('', str(error))}") from error
     except OSError:
         raise
-    except Exception as error:  # DVC, dulwich and SQLite raise errors of many types, such as ValueError
-        is_in_work_tree(Path.cwd())  # raises if git is the cause
+    except Exception as error:  # dulwich and SQLite raise errors of many types, such as AssertionError
+        is_in_work_tree(Path.cwd())  # raises if git cannot be used, which is then the cause
         raise UserError(f"DVC could not commit the outputs: {str(error) or type(error).__name__}") from error
 
 

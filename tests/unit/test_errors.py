@@ -38,4 +38,9 @@ def test_missing_folder_for_compiled_code_is_explained() -> None:
 
 
 def test_control_characters_in_a_message_are_escaped() -> None:
-    assert str(UserError("x\x1b[31m.pt is damaged:\nuse\ta café")) == "x\\x1b[31m.pt is damaged:\nuse\\ta café"
+    assert str(UserError("x\x1b[31m.pt\r is damaged:\nuse\ta café")) == "x\\x1b[31m.pt\\r is damaged:\nuse\ta café"
+
+
+def test_names_in_a_message_can_be_copied() -> None:
+    text = "path: 写真\u30002024/a\u00a0b"
+    assert str(UserError(text)) == text

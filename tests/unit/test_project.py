@@ -1,6 +1,7 @@
 """Tests of `rr init`, which creates a project for an installed `rr`."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,19 @@ def test_unusable_repository_is_reported_before_anything_is_written(
     with pytest.raises(UserError, match=f"git cannot be used in {tmp_path}: (.|\n)*{expected[fault]}"):
         create_project(tmp_path)
     assert list_tree(tmp_path) == before
+
+
+def test_damaged_submodule_elsewhere_in_the_repository_does_not_matter(tmp_path: Path) -> None:
+    git = ("git", "-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "protocol.file.allow=always")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "init", "-q", "other"], cwd=tmp_path, check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], cwd=tmp_path / "other", check=True)
+    subprocess.run([*git, "submodule", "--quiet", "add", "./other", "sub"], cwd=tmp_path, check=True)
+    shutil.rmtree(tmp_path / ".git/modules/sub")
+    assert subprocess.run(["git", "status"], cwd=tmp_path, capture_output=True).returncode == 128
+    (tmp_path / "project").mkdir()
+    create_project(tmp_path / "project")
+    assert not (tmp_path / "project/.git").exists()
 
 
 def test_failure_of_git_init_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ _COPY = re.compile(
 _UNLABELED = re.compile(r"(?:-1|nan|null|<na>|unlabell?ed(?:[ _-]?(?:data|images?))?)?")
 # Invisible characters that do not belong to the Unicode categories of control (Cc) and format characters (Cf).
 _INVISIBLE = "\u034f\u115f\u1160\u3164\ufe0e\ufe0f"
+_FLAG_TAGS = re.compile("[\U000e0020-\U000e007f]")  # format characters that distinguish the flags of regions
 _INTEGER = re.compile(r"\+?(-?)0*(0|[1-9][0-9]*)(?:\.0*)?")  # such as `1`, `01` and `1.0`, but not `1.10` or `1e2`
 
 
@@ -50,7 +51,8 @@ def _normalize(name: str) -> str:
     Single letters stay as they are, because a dataset of letters may have the classes `A` and `a`.
     """
     visible = (char for char in name if char.isspace() or not _is_invisible(char))
-    key = " ".join("".join(visible).split()).strip('"')
+    key = " ".join("".join(visible).split())
+    key = key.strip('"') or key
     if len(key) == 1 and not key.isdecimal():
         return key
     key = unicodedata.normalize("NFKC", key).lower()
@@ -58,4 +60,5 @@ def _normalize(name: str) -> str:
 
 
 def _is_invisible(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cf") or char in _INVISIBLE
+    is_control_or_format = unicodedata.category(char) in ("Cc", "Cf") and not _FLAG_TAGS.match(char)
+    return is_control_or_format or char in _INVISIBLE

@@ -149,6 +149,7 @@ def _parse_csv(path: Path, text: str) -> list[_Row]:
     first_line = _LINE_BREAK.split(text.lstrip(" \r\n"), maxsplit=1)[0]
     is_tsv = path.suffix.lower() == ".tsv" and "\t" in first_line
     delimiter = "\t" if is_tsv else max(",;\t", key=first_line.count)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     rows: list[_Row] = []
     line = 1
@@ -185,7 +186,8 @@ def _find_image_column(
 
     Columns that are named like labels, and columns without a name, such as the row numbers that pandas writes, have
     the lowest priority. Columns of numbers are not used if another column contains file names. If there is no column in
-    which most values are names of images, the column with the largest number of names is returned.
+    which most values are names of images, the column with the largest number of names is returned, unless it is named
+    like labels.
     """
     numbers = {column for column in range(len(header)) if all(row.fields[column].isdecimal() for row in rows)}
     texts = [column for column in range(len(header)) if column not in numbers]
@@ -198,7 +200,9 @@ def _find_image_column(
         match = fallback if fallback.candidates or not match.max_count else match
     numbers.intersection_update(others)
     chosen = match.candidates or [
-        column for column, count in match.counts.items() if count == match.max_count > 0 and column not in numbers
+        column
+        for column, count in match.counts.items()
+        if count == match.max_count > 0 and column not in numbers and not LABEL_LIKE.fullmatch(header[column].lower())
     ]
     if not chosen:
         example = f", such as {display_name(images[0])}" if images else ""
@@ -267,10 +271,14 @@ def _reject_joined_lines(path: Path, table: list[_Row], image_column: int, match
 
 
 def _contain_file_names(columns: Sequence[int], rows: Sequence[_Row], images: Sequence[str]) -> bool:
-    """Return whether columns contain names of images, even if their suffixes differ from those of the images."""
+    """Return whether more than a tenth of a column's values are file names of images, which may have other suffixes."""
     stems = {_without_suffix(basename(_normalize(path_to_text(image)))) for image in images}
-    names = (basename(_normalize(row.fields[column])) for column in columns for row in rows)
-    return any(re.search(r"\.[A-Za-z]\w*$", name) and _without_suffix(name) in stems for name in names)
+
+    def is_file_name(row: _Row, column: int) -> bool:
+        name = basename(_normalize(row.fields[column]))
+        return bool(re.search(r"\.[A-Za-z]\w*$", name)) and _without_suffix(name) in stems
+
+    return any(10 * sum(is_file_name(row, column) for row in rows) > len(rows) for column in columns)
 
 
 def _match_columns(columns: Sequence[int], rows: Sequence[_Row], images: Sequence[str], root: Path) -> _Match:

@@ -328,6 +328,30 @@ def test_wrong_name_does_not_make_another_column_the_names(
     check_raises(numbered, [f"{title},file,label", *rows], message, ".JPG")
 
 
+def test_file_name_in_another_column_does_not_exclude_the_names(numbered: Path) -> None:
+    labels = numbered_labels()
+    rows = [
+        f"{name.removesuffix('.png')},cam/{row == 3 and 7}.jpg,{label}"
+        for row, (name, label) in enumerate(labels.items())
+    ]
+    fetch_folder(numbered, labels=write_labels(numbered, ["id,original,label", *rows]))
+    assert {name: class_name for name, (_, class_name) in fetched_labels(numbered).items()} == labels
+
+
+def test_column_of_labels_is_not_the_names_because_of_one_image(photos: Path) -> None:
+    save_tree(photos, {"": 1})
+    (photos / "0.png").rename(photos / "wren.png")
+    check_raises(
+        photos, ["file,label", *(f"x{row},{'wren' if row < 4 else 'robin'}" for row in range(10))], "no column of"
+    )
+
+
+def test_long_fields_are_read(photos: Path) -> None:
+    """Some files contain masks."""
+    rows = [f"{row},{'0 1 ' * 50_000}" for row in format_rows()]
+    assert fetch_folder(photos, labels=write_labels(photos, ["file,label,mask", *rows]))["images_per_class"]
+
+
 def test_labels_that_are_numbers_are_not_the_names(numbered: Path) -> None:
     check_raises(numbered, ["mass,id,label", *(f"{29 - i},{i},a" for i in range(30))], "the columns 'mass' and 'id'")
     rows = [f"{number % 3},{number}" for number in range(30)]

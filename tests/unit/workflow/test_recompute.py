@@ -1,5 +1,6 @@
 """Tests of rerunning the last epoch of a run from the state that is saved before it."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 from golden import PARAMS, small_config, train
 from safetensors.torch import load_file, save_file
 
+from rr.data.view_loader import Batch
 from rr.errors import UserError
 from rr.params import DynamicsConfig, MethodConfig
 from rr.paths import PretrainFolder
 from rr.pretrain import Job
+from rr.pretrain.loop import Trainer
 from rr.workflow.recompute import RecomputedEpoch, find_difference, recompute_last_epoch
 
 DYNAMICS = DynamicsConfig(every_n_epochs=1, images=60)
@@ -48,6 +51,25 @@ def test_empty_accuracy_is_compared(exact: bool) -> None:
     assert find_difference(other, exact=exact) == "accuracy is 0.25 instead of empty"
     close = replace(epoch, repeated={"loss": "0.5001", "accuracy": ""})
     assert find_difference(close, exact=exact) == ("loss is 0.5001 instead of 0.5" if exact else None)
+
+
+def test_interrupted_epoch_saves_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config("simclr", epochs=2, batch_size=20)
+    outputs = train(data, tmp_path / "run", config, dynamics=DYNAMICS)
+    capsys.readouterr()
+    original = Trainer.run_step
+
+    def run_step(trainer: Trainer, batch: Batch) -> None:
+        original(trainer, batch)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "run_step", run_step)
+    with pytest.raises(SystemExit) as exit_info:
+        repeat(data, outputs, config)
+    assert exit_info.value.code == 128 + signal.SIGTERM
+    assert "saved" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

@@ -130,6 +130,11 @@ def test_suite_files_are_read_as_yaml_1_2(params_file: Path) -> None:
         suites.merge_suites(suites.read_suite_files([mine]), params_file)
 
 
+def test_parameter_file_in_place_of_a_suite_raises(params_file: Path) -> None:
+    with pytest.raises(UserError, match="Snakemake always uses this file: specify only suites"):
+        suites.read_suite_files([params_file])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

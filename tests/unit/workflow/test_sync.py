@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from helpers import ROOT, RunRr, write_params
 
@@ -123,12 +124,13 @@ def test_failed_registration_is_reported_with_the_command_for_later(
     [
         (AssertionError("Invalid index file header"), "DVC could not commit the outputs: Invalid index file header"),
         (AssertionError(), "DVC could not commit the outputs: AssertionError"),
+        (DvcException("see \x1b[36mthe manual\x1b[39m"), "DVC could not commit the outputs: see the manual"),
         (
             LockError(
                 "'runs' is busy, it is being blocked by:\n  (PID 7): dvc repro\n\nIf there are no processes with such "
                 "PIDs, you can manually remove '.dvc/tmp/rwlock' and try again."
             ),
-            r"DVC is busy \(process 7, dvc repro\)",
+            r"DVC is busy \(process 7, dvc repro\): wait until it has ended or, .* delete .dvc/tmp/rwlock",
         ),
     ],
 )
@@ -138,6 +140,7 @@ def test_errors_of_dvc_and_its_libraries_are_user_errors(
     def fail() -> None:
         raise error
 
+    subprocess.run(["git", "init", "-q"], check=True)
     monkeypatch.setattr("dvc.repo.Repo", fail)
     with pytest.raises(UserError, match=f"^{message}$"):
         sync._register_with_dvc([])
