@@ -56,7 +56,7 @@ def test_failed_run_keeps_the_former_outputs_and_their_record(error: type[BaseEx
     def write_and_fail() -> None:
         with record_run(RUN._replace(params={"key": 2})):
             write_outputs("new")
-            raise error
+            raise error("failed")
 
     with pytest.raises(error):
         write_and_fail()
