@@ -194,6 +194,9 @@ def test_similar_class_names_are_accepted_if_they_may_be_meant(tmp_path: Path) -
     assert fetch_folder(save_tree(tmp_path / "a", counts))["classes"] == 8
     numbers = ["01", "02", "10", "1.1", "1.10", "1e1", "4e00", "\uff21", "A"]
     assert fetch_folder(save_tree(tmp_path / "numbers", dict.fromkeys(numbers, 2)))["classes"] == 9
+    england, scotland = ("\U0001f3f4" + "".join(chr(0xE0000 + ord(char)) for char in code) for code in ("eng", "sct"))
+    symbols = dict.fromkeys(['"', "'", england, scotland], 2)
+    assert fetch_folder(save_tree(tmp_path / "symbols", symbols))["classes"] == 4
     root = save_tree(tmp_path / "b", {"Turkey": 2, "turkey": 2, "nan": 2})
     assert fetch_folder(root, splits="none")["classes"] == 3
 
